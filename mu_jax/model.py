@@ -1,0 +1,394 @@
+"""How a model computes: adapters from linen, nnx and raw functions to one small interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mu_jax.data import Batch
+
+PyTree = Any
+Loss = Callable[[PyTree, PyTree], jax.Array]
+
+
+class Variables(NamedTuple):
+    """The arrays of a raw-function model: what is trained, and what is not (batch statistics)."""
+
+    params: PyTree
+    state: PyTree = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """How to compute, as pure functions; the arrays stay with the caller.
+
+    `variables` are the model's arrays in its framework's own form: linen's dict, nnx's `State`, or
+    `Variables(params, state)`. They go in and come out of everything as one value, so a chain of
+    edits never works with stale batch statistics.
+
+    Attributes:
+      predict: `(params, state, inputs) -> outputs` in inference mode: running statistics, no
+        dropout; the state never moves.
+      predict_train: `(params, state, inputs, key) -> (outputs, state)` in training mode.
+      loss: `(outputs, targets) -> f32[B]`, one value per example, not reduced.
+      split: `variables -> (params, state)`; `params` is what is differentiated and edited.
+      join: `(params, state) -> variables`, the inverse of `split`.
+      observe: `(params, state, inputs) -> (outputs, {name: activation})`, or None.
+      refresh: `(variables, fresh) -> variables`: fresh variables, but for what `restrict` froze.
+    """
+
+    predict: Callable[[PyTree, PyTree, PyTree], PyTree]
+    predict_train: Callable[[PyTree, PyTree, PyTree, jax.Array | None], tuple[PyTree, PyTree]]
+    loss: Loss
+    split: Callable[[PyTree], tuple[PyTree, PyTree]]
+    join: Callable[[PyTree, PyTree], PyTree]
+    observe: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, dict]] | None = None
+    refresh: Callable[[PyTree, PyTree], PyTree] = lambda variables, fresh: fresh
+
+    def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
+        """Outputs in inference mode."""
+        return self.predict(*self.split(variables), inputs)
+
+    def apply_train(
+        self, variables: PyTree, inputs: PyTree, key: jax.Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs in training mode, and the variables with their statistics moved."""
+        params, state = self.split(variables)
+        outputs, state = self.predict_train(params, state, inputs, key)
+        return outputs, self.join(params, state)
+
+    def losses(self, variables: PyTree, batch: Batch) -> jax.Array:
+        """Per-example losses f32[B] in inference mode."""
+        return self.per_example(self.apply(variables, batch.inputs), batch)
+
+    def per_example(self, outputs: PyTree, batch: Batch) -> jax.Array:
+        """Apply `loss` to outputs, checking that it gives one number per example, in float32."""
+        try:
+            losses = self.loss(outputs, batch.targets)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                "Expected the loss to accept the model's outputs and the targets, found outputs "
+                f"{_describe(outputs)} and targets {_describe(batch.targets)} ({_first(error)}): "
+                "check the dtype and shape of the labels."
+            ) from error
+        if losses.shape != batch.weight.shape:
+            raise ValueError(
+                f"Expected one loss per example, shape {batch.weight.shape}, found shape "
+                f"{losses.shape}: give a loss that does not reduce over the batch and reduces "
+                "over everything else."
+            )
+        return losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+
+    def params(self, variables: PyTree) -> PyTree:
+        """The part of the variables that is trained and edited."""
+        return self.split(variables)[0]
+
+    def with_params(self, variables: PyTree, params: PyTree) -> PyTree:
+        """The same variables with other parameters; statistics are untouched."""
+        return self.join(params, self.split(variables)[1])
+
+
+def from_function(
+    predict: Callable[[PyTree, PyTree, PyTree], PyTree],
+    loss: Loss,
+    *,
+    predict_train: Callable[..., tuple[PyTree, PyTree]] | None = None,
+) -> Model:
+    """Wrap raw functions of pytrees (haiku- or equinox-style models as well).
+
+    Args:
+      predict: `(params, state, inputs) -> outputs`, inference mode.
+      loss: `(outputs, targets) -> f32[B]`.
+      predict_train: `(params, state, inputs, key) -> (outputs, state)`; default: `predict`, with
+        the state unchanged.
+
+    Returns:
+      A `Model` whose variables are `Variables(params, state)`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+      >>> model.apply(mu.Variables(jnp.ones(3)), jnp.ones((2, 3)))
+      Array([3., 3.], dtype=float32)
+    """
+
+    def unchanged(params, state, inputs, key):
+        del key
+        return predict(params, state, inputs), state
+
+    return Model(predict, predict_train or unchanged, loss, _split_raw, Variables)
+
+
+def _split_raw(variables: Variables) -> tuple[PyTree, PyTree]:
+    if not isinstance(variables, Variables):
+        raise TypeError(
+            "Expected mu.Variables(params, state) for a model made by from_function, found "
+            f"{type(variables).__name__}: wrap the parameters as mu.Variables(params)."
+        )
+    return variables.params, variables.state
+
+
+def from_linen(
+    module: Any,
+    loss: Loss,
+    *,
+    train_arguments: dict[str, Any] | None = None,
+    inference_arguments: dict[str, Any] | None = None,
+) -> Model:
+    """Wrap a `flax.linen` module; variables are its own dict of collections.
+
+    Args:
+      module: the module; `module.apply({'params': ..., **state}, inputs)` gives the outputs.
+      loss: `(outputs, targets) -> f32[B]`.
+      train_arguments: keyword arguments of `__call__` in training mode. Default: `train=True`,
+        `training=True`, `is_training=True` or `deterministic=False`, whichever the module's
+        `__call__` names; none otherwise.
+      inference_arguments: the same for inference mode, with the opposite values.
+
+    Returns:
+      A `Model`. Training mode moves every collection but `params` and gives the key to the
+      `dropout` stream; inference mode moves nothing. Activations are what the module sows into
+      `intermediates`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, flax.linen as nn, mu_jax as mu
+      >>> module = nn.Dense(3)
+      >>> model = mu.from_linen(module, optax.softmax_cross_entropy_with_integer_labels)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 2)))
+      >>> model.apply(variables, jnp.ones((4, 2))).shape
+      (4, 3)
+    """
+    training, inference = _mode_arguments(module)
+    training = training if train_arguments is None else train_arguments
+    inference = inference if inference_arguments is None else inference_arguments
+
+    def predict(params, state, inputs):
+        return module.apply({"params": params, **state}, inputs, **inference)
+
+    def predict_train(params, state, inputs, key):
+        rngs = None if key is None else {"dropout": key}
+        outputs, moved = module.apply(
+            {"params": params, **state}, inputs, **training, rngs=rngs, mutable=list(state)
+        )
+        return outputs, {**state, **moved}
+
+    def observe(params, state, inputs):
+        outputs, sown = module.apply(
+            {"params": params, **state}, inputs, **inference, mutable=["intermediates"]
+        )
+        return outputs, _flat_names(sown.get("intermediates", {}))
+
+    return Model(predict, predict_train, loss, _split_linen, _join_linen, observe)
+
+
+_NOT_VARIABLES = ("intermediates", "perturbations", "losses")
+
+
+def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
+    if "params" not in variables:
+        raise TypeError(
+            "Expected linen variables with a 'params' collection, found collections "
+            f"{sorted(variables)}: pass what module.init returned."
+        )
+    state = {k: v for k, v in variables.items() if k != "params" and k not in _NOT_VARIABLES}
+    return variables["params"], state
+
+
+def _join_linen(params: PyTree, state: PyTree) -> PyTree:
+    return {"params": params, **state}
+
+
+def _mode_arguments(module: Any) -> tuple[dict[str, bool], dict[str, bool]]:
+    """The keyword that switches a module between training and inference, read off `__call__`."""
+    names = inspect.signature(type(module).__call__).parameters
+    for name, in_training in [
+        ("train", True),
+        ("training", True),
+        ("is_training", True),
+        ("deterministic", False),
+    ]:
+        if name in names:
+            return {name: in_training}, {name: not in_training}
+    return {}, {}
+
+
+def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
+    """Wrap a `flax.nnx` module; variables are its own `nnx.State`, as `nnx.state(module)` gives.
+
+    The module serves as the template of the computation only: its arrays are not kept, and it is
+    never changed. Put a result back with `nnx.update(module, variables)`.
+
+    Args:
+      module: an `nnx.Module` called as `module(inputs)`.
+      loss: `(outputs, targets) -> f32[B]`.
+      trainable: an nnx filter; default `nnx.Param`.
+
+    Returns:
+      A `Model`. Inference mode is `module.eval()`, training mode `module.train()` with the random
+      streams reseeded from the key. Activations are what the module sows as `nnx.Intermediate`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> from flax import nnx
+      >>> net = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+      >>> model = mu.from_nnx(net, optax.softmax_cross_entropy_with_integer_labels)
+      >>> model.apply(nnx.state(net), jnp.ones((4, 2))).shape
+      (4, 3)
+    """
+    from flax import nnx
+
+    trainable = nnx.Param if trainable is None else trainable
+    graphdef = nnx.graphdef(module)
+
+    def build(params, state, *, train: bool):
+        copy = nnx.merge(graphdef, params, state)
+        copy.train() if train else copy.eval()
+        return copy
+
+    def predict(params, state, inputs):
+        return build(params, state, train=False)(inputs)
+
+    def predict_train(params, state, inputs, key):
+        copy = build(params, state, train=True)
+        if key is not None:
+            nnx.reseed(copy, default=key)
+        outputs = copy(inputs)
+        moved = nnx.split_state(nnx.state(copy), trainable, nnx.RngState, ...)[2]
+        streams = nnx.split_state(state, nnx.RngState, ...)[0]
+        return outputs, nnx.merge_state(moved, streams)
+
+    def observe(params, state, inputs):
+        capture = nnx.capture(build(params, state, train=False), nnx.Intermediate)
+        outputs, sown = capture(inputs)
+        return outputs, _flat_names(nnx.to_pure_dict(sown))
+
+    def split(variables):
+        if not isinstance(variables, nnx.State):
+            raise TypeError(
+                "Expected the nnx.State of the module, found "
+                f"{type(variables).__name__}: pass nnx.state(module)."
+            )
+        return nnx.split_state(variables, trainable, ...)
+
+    return Model(predict, predict_train, loss, split, nnx.merge_state, observe)
+
+
+def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
+    """The same model with fewer trainable leaves; the others count as state and never move.
+
+    Args:
+      model: a model.
+      trainable: `name -> bool` over names such as `Dense_0/kernel`, or a tree of bools shaped like
+        the parameters.
+
+    Returns:
+      A `Model` whose `params` has None in place of every frozen leaf: statistics, optimizers and
+      edits do not see those, and no gradient is taken for them.
+
+    Raises:
+      TypeError: masks of array elements, which no model can express; for those end the optimizer
+        with `mu.edits.where(mask)`.
+    """
+    if callable(trainable):
+        return _restrict(model, trainable)
+    leaves = jax.tree_util.tree_leaves_with_path(trainable)
+    if any(jnp.ndim(leaf) for _, leaf in leaves):
+        raise TypeError(
+            "Expected one bool per leaf, found masks of array elements: end the optimizer with "
+            "mu.edits.where(mask), or pass the transform through it."
+        )
+    return _restrict(model, _Names(frozenset(path_name(path) for path, leaf in leaves if leaf)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """A set of names as a predicate that hashes by value."""
+
+    names: frozenset[str]
+
+    def __call__(self, name: str) -> bool:
+        return name in self.names
+
+
+@functools.lru_cache(maxsize=64)
+def _restrict(model: Model, trainable: Callable[[str], bool]) -> Model:
+    def none(x):
+        return x is None
+
+    def split(variables):
+        params, state = model.split(variables)
+        chosen = jax.tree_util.tree_map_with_path(lambda p, _: trainable(path_name(p)), params)
+        if not any(jax.tree.leaves(chosen)):
+            names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise ValueError(
+                "Expected at least one trainable leaf, found that the mask chooses none of "
+                f"{', '.join(names[:4])}, ...: check the names."
+            )
+        kept = jax.tree.map(lambda x, keep: x if keep else None, params, chosen)
+        frozen = jax.tree.map(lambda x, keep: None if keep else x, params, chosen)
+        return kept, (frozen, state)
+
+    def whole(params, frozen):
+        return jax.tree.map(lambda a, b: b if a is None else a, params, frozen, is_leaf=none)
+
+    def predict(params, state, inputs):
+        return model.predict(whole(params, state[0]), state[1], inputs)
+
+    def predict_train(params, state, inputs, key):
+        outputs, moved = model.predict_train(whole(params, state[0]), state[1], inputs, key)
+        return outputs, (state[0], moved)
+
+    def observe(params, state, inputs):
+        return model.observe(whole(params, state[0]), state[1], inputs)
+
+    def join(params, state):
+        return model.join(whole(params, state[0]), state[1])
+
+    def refresh(variables, fresh):
+        frozen = split(variables)[1][0]
+        params, (_, state) = split(model.refresh(variables, fresh))
+        return join(params, (frozen, state))
+
+    return dataclasses.replace(
+        model,
+        refresh=refresh,
+        predict=predict,
+        predict_train=predict_train,
+        split=split,
+        join=join,
+        observe=None if model.observe is None else observe,
+    )
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A parameter's name, `Dense_0/kernel`, the same for linen and nnx trees."""
+    from jax.tree_util import GetAttrKey, keystr
+
+    if path and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return keystr(tuple(path), simple=True, separator="/")
+
+
+def _flat_names(tree: PyTree) -> dict[str, jax.Array]:
+    """Flatten sown activations to `{path: array}`; a tuple of one call loses its index."""
+    flat = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_name(path)
+        flat[name.removesuffix("/0")] = leaf
+    return flat
+
+
+def _describe(tree: PyTree) -> str:
+    shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree)]
+    return ", ".join(shapes)
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

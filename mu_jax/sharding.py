@@ -1,0 +1,104 @@
+"""Meshes: where arrays lie, and the one wrapper for per-example work on them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mu_jax.data import Batch, Batches
+
+PyTree = Any
+Statistic = TypeVar("Statistic")
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None, *, axis: str = "data") -> Mesh:
+    """A mesh of one axis over `devices` (default: all), for data parallelism.
+
+    Its axis is of the automatic kind, which takes every model as it is; meshes with explicit axes
+    work too.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def shard(batches: Batches, mesh: Mesh, *, axis: str = "data") -> Batches:
+    """Let every batch be sharded over `axis` of `mesh`; the arrays are copied to each device.
+
+    Example:
+      >>> import numpy as np, mu_jax as mu
+      >>> data = mu.batches(np.ones((4, 2)), np.arange(4), batch_size=2)
+      >>> mu.shard(data, mu.data_mesh()).mesh.shape["data"] == jax.device_count()
+      True
+    """
+    if axis not in mesh.shape:
+        raise ValueError(
+            f"Expected a mesh with an axis named {axis!r}, found axes {tuple(mesh.shape)}: "
+            "give the name of the data axis."
+        )
+    return place(batches, mesh).replace(mesh=mesh, axis=axis)
+
+
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Copy to every device of the mesh what does not lie on all of them yet."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    devices = set(mesh.devices.flat)
+
+    def move(leaf):
+        lies_there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+        return leaf if lies_there else jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(move, tree)
+
+
+def over_mesh(statistic: Statistic, mesh: Mesh, *, axis: str = "data") -> Statistic:
+    """A statistic whose every update runs shard by shard and is summed once.
+
+    Per-example gradients of a convolution kernel under plain `jit` on a batch that is sharded
+    automatically come out wrong; so do they inside `shard_map` with replicated parameters, whose
+    gradient is summed over the devices before it is squared. Here the parameters are first made
+    varying over the axis, each device works on its own rows, and the sums are added by one
+    all-reduce per update.
+
+    Args:
+      statistic: a `Statistic`.
+      mesh: the mesh; other axes than `axis` stay automatic.
+      axis: the data axis. The batch size must be a multiple of its size times the statistic's
+        group size.
+    """
+    return _over_mesh(statistic, mesh, axis)
+
+
+@functools.lru_cache(maxsize=128)
+def _over_mesh(statistic: Any, mesh: Mesh, axis: str) -> Any:
+    return statistic.replace(terms=sum_over_mesh(statistic.terms, mesh, axis))
+
+
+def sum_over_mesh(
+    terms: Callable[[PyTree, Batch], PyTree], mesh: Mesh, axis: str
+) -> Callable[[PyTree, Batch], PyTree]:
+    """`terms(variables, batch)`, a tree of sums, computed shard by shard and added up."""
+
+    def local(variables, batch):
+        varying = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), variables)
+        return jax.lax.psum(terms(varying, batch), axis)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(axis)),
+        out_specs=PartitionSpec(),
+        axis_names={axis},
+    )
+
+
+def mesh_of(batch: Batch) -> tuple[Mesh, str] | None:
+    """The mesh and data axis over which a batch of arrays is sharded; None if it is not."""
+    sharding = getattr(batch.weight, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
+        return None
+    first = sharding.spec[0]
+    return sharding.mesh, first if isinstance(first, str) else first[0]

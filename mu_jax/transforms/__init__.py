@@ -1,0 +1,23 @@
+"""Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
+
+from mu_jax.transforms.finetune import finetune
+from mu_jax.transforms.gradient_ascent import gradient_ascent
+from mu_jax.transforms.iau import IAUInfo, iau
+from mu_jax.transforms.magnitude_prune import magnitude_prune
+from mu_jax.transforms.retrain import retrain
+from mu_jax.transforms.ssd import SSDInfo, ssd
+from mu_jax.transforms.transform import Info, Transform, UnlearningWarning
+
+__all__ = [
+    "IAUInfo",
+    "Info",
+    "SSDInfo",
+    "Transform",
+    "UnlearningWarning",
+    "finetune",
+    "gradient_ascent",
+    "iau",
+    "magnitude_prune",
+    "retrain",
+    "ssd",
+]

@@ -1,0 +1,61 @@
+"""Gradient ascent on the forget set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from mu_jax.fitting import Gradients, fit
+from mu_jax.model import Model
+from mu_jax.objectives.supervised import supervised
+from mu_jax.transforms.transform import Transform, report_fit
+
+PyTree = Any
+
+
+def gradient_ascent(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    epochs: int = 1,
+    steps: int | None = None,
+    training_mode: bool = False,
+    gradients: Gradients | None = None,
+) -> Transform:
+    """Raise the loss of the forget set, step by step.
+
+    It has no target: each example over- or undershoots at a different time, and too many steps
+    destroy the model. Keep the steps few, and compare with retraining.
+
+    Args:
+      model: the model.
+      optimizer: any optax optimizer, from a fresh state; it descends on the negative loss.
+      epochs: passes over the forget set. steps: number of steps instead.
+      training_mode: move batch statistics and use dropout; default inference mode.
+      gradients: how to take the gradient, see `mu.fit`.
+
+    Returns:
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
+      `info.details` is a `FitInfo` of the negative loss. The retain set is not read.
+
+    Cost: `epochs` passes over the forget set.
+    """
+
+    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        objective = supervised(model, sign=-1.0, training_mode=training_mode)
+        result = fit(
+            model,
+            objective,
+            optimizer,
+            variables,
+            forget,
+            key=key,
+            epochs=epochs,
+            steps=steps,
+            gradients=gradients,
+        )
+        return report_fit(model, variables, result, (forget, retain))
+
+    return Transform(model, unlearn)

@@ -1,0 +1,55 @@
+"""Magnitude pruning, a preparation that other methods profit from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mu_jax import edits
+from mu_jax.model import Model
+from mu_jax.transforms.transform import Transform, report
+
+PyTree = Any
+
+
+def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transform:
+    """Set the weights of least magnitude to 0, over all matrices and kernels together.
+
+    Args:
+      model: the model.
+      sparsity: fraction of the entries of leaves with two or more axes to remove, may be traced.
+        Vectors (biases, norm scales) stay.
+
+    Returns:
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; no data are read.
+
+    Cost: one sort of the weights.
+
+    References:
+      J. Jia, J. Liu, P. Ram, Y. Yao, G. Liu, Y. Liu, P. Sharma, S. Liu. Model Sparsity Can
+      Simplify Machine Unlearning. NeurIPS 2023 (pruning before unlearning).
+    """
+
+    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        del key
+        params = model.params(variables)
+        matrices = [jnp.abs(x).ravel() for x in jax.tree.leaves(params) if x.ndim > 1]
+        if not matrices:
+            raise ValueError(
+                "Expected at least one leaf with two or more axes to prune, found none: "
+                "vectors are not pruned."
+            )
+        magnitudes = jnp.concatenate([x.astype(jnp.float32) for x in matrices])
+        threshold = jnp.quantile(magnitudes, sparsity)
+
+        def update(x):
+            small = (x.ndim > 1) & (jnp.abs(x) < threshold)
+            return jnp.where(small, -x, 0)
+
+        updates = jax.tree.map(update, params)
+        after = model.with_params(variables, edits.apply(params, updates))
+        return report(model, variables, after, (forget, retain), steps=0, example_passes=0)
+
+    return Transform(model, unlearn)

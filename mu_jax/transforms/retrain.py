@@ -1,0 +1,64 @@
+"""Retraining from scratch on the retain set: the reference of every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from mu_jax.fitting import Gradients, fit
+from mu_jax.model import Model
+from mu_jax.objectives.supervised import supervised
+from mu_jax.transforms.transform import Transform, report_fit
+
+PyTree = Any
+
+
+def retrain(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    init: Callable[[jax.Array], PyTree],
+    epochs: int = 1,
+    steps: int | None = None,
+    training_mode: bool = True,
+    gradients: Gradients | None = None,
+) -> Transform:
+    """Train a new model on the retain set, with the recipe of the original.
+
+    Everything is initialised again, parameters and batch statistics; some published "retrain" rows
+    reset the last layer only and are warm starts.
+
+    Args:
+      model: the model.
+      optimizer: the optimizer of the original training, with its schedule.
+      init: `key -> variables`, fresh ones in the form of the model's own variables.
+      epochs: passes over the retain set. steps: number of steps instead.
+      training_mode: move batch statistics and use dropout; default True, as in training.
+      gradients: how to take the gradient, see `mu.fit`.
+
+    Returns:
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initialises and
+      shuffles; the given variables and the forget set are not read. `info.details` is a `FitInfo`.
+
+    Cost: `epochs` passes over the retain set.
+    """
+
+    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        fresh = model.refresh(variables, init(jax.random.fold_in(key, 0)))
+        result = fit(
+            model,
+            supervised(model, training_mode=training_mode),
+            optimizer,
+            fresh,
+            retain,
+            key=jax.random.fold_in(key, 1),
+            epochs=epochs,
+            steps=steps,
+            gradients=gradients,
+        )
+        return report_fit(model, variables, result, (forget, retain))
+
+    return Transform(model, unlearn)
