@@ -17,8 +17,10 @@ from mu_jax.model import (
     restrict,
 )
 from mu_jax.objectives import gradient_restriction, supervised
+from mu_jax.resuming import progress, resumable
 from mu_jax.sharding import data_mesh, over_mesh, shard
 from mu_jax.statistics.accumulator import Accumulator, Statistic, collect
+from mu_jax.streaming import Stream, stream
 from mu_jax.transforms import (
     Info,
     Transform,

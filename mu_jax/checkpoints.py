@@ -122,9 +122,9 @@ class Store:
             The number of the version, one more than the highest ever given.
 
         Raises:
-            ValueError: a leaf is not finite or not numeric, or the record does not fit JSON.
-            FileNotFoundError: there is no version `parent`.
-            (In each case nothing was written.)
+            ValueError: a leaf is not finite or not numeric, or JSON cannot hold the record;
+                nothing was written.
+            FileNotFoundError: there is no version `parent`; nothing was written.
 
         Cost: one pass over the arrays to look for non-finite values, one to write them.
         """
@@ -139,6 +139,7 @@ class Store:
             "note": note,
             "created": _now(),
         }
+        record = durable.as_json(record, "a record")
         if parent is not None:
             self._require_known(parent)
         with durable.exclusive(self.directory):

@@ -96,6 +96,7 @@ class Batches:
         batch = batch._replace(
             weight=jnp.where(valid, batch.weight, 0), index=jnp.where(valid, batch.index, -1)
         )
+        batch = without_padding_values(batch)
         return batch if self.mesh is None else constrain(batch, self.mesh, self.axis)
 
     def __iter__(self) -> Iterator[Batch]:

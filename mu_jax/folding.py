@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data import Batch, Batches, pad, without_padding_values
-from mu_jax.sharding import place
+from mu_jax.sharding import mesh_of, place
 
 PyTree = Any
 Step = Callable[..., PyTree]
@@ -119,8 +119,7 @@ def _run(
         epoch, position = position // per_epoch, position % per_epoch
         if order is not None:
             order = jax.lax.cond(position == 0, lambda: shuffle(epoch), lambda: order)
-        batch = without_padding_values(batches.at(position, order))
-        return step(carry, batch, *frozen), order
+        return step(carry, batches.at(position, order), *frozen), order
 
     order = None if key is None else shuffle(start // per_epoch)
     return jax.lax.fori_loop(start, stop, body, (carry, order))[0]
@@ -150,9 +149,11 @@ def _in_segments(
     return _end(carry, position)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _compiled_step(step: Step, carry: PyTree, batch: Batch, frozen: tuple) -> PyTree:
-    return step(carry, without_padding_values(batch), *frozen)
+@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=1)
+def _compiled_step(
+    step: Step, carry: PyTree, batch: Batch, frozen: tuple, overwrite_padding: bool
+) -> PyTree:
+    return step(carry, without_padding_values(batch) if overwrite_padding else batch, *frozen)
 
 
 def _over_iterable(
@@ -170,7 +171,7 @@ def _over_iterable(
     size = None
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
         size = batch.weight.shape[0] if size is None else size
-        carry = _compiled_step(step, carry, pad(batch, size), frozen)
+        carry = _compiled_step(step, carry, pad(batch, size), frozen, mesh_of(batch) is None)
         position += 1
         _advance(carry, position)
     if position == 0:

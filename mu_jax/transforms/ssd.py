@@ -111,12 +111,12 @@ def ssd(
     Example:
       >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
       >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
-      >>> data = mu.batches(jnp.eye(3), jnp.array([2.0, 3.0, 4.0]), batch_size=3)
-      >>> forget, retain = mu.split(data, [2])
-      >>> variables = mu.Variables(jnp.ones(3))
+      >>> data = mu.batches(jnp.eye(4), jnp.array([2.0, 3.0, 4.0, 5.0]), batch_size=4)
+      >>> forget, retain = mu.split(data, [3])
+      >>> variables = mu.Variables(jnp.ones(4))
       >>> edited, info = mu.ssd(model, alpha=2.0)(jax.random.key(0), variables, forget, retain)
       >>> edited.params, float(info.details.largest_ratio)
-      (Array([1. , 1. , 0.33333334], dtype=float32), 3.0)
+      (Array([1.  , 1.  , 1.  , 0.25], dtype=float32), 4.0)
     """
     adaptive = isinstance(alpha, str)
     if adaptive and alpha != "adaptive":

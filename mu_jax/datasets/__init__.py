@@ -1,0 +1,16 @@
+"""Datasets whose examples carry stable ids, and the forget requests that name those ids."""
+
+from mu_jax.datasets.loading import DatasetInfo, Examples, Source, info, load, source
+from mu_jax.datasets.requests import digest, read_request, write_request
+
+__all__ = [
+    "DatasetInfo",
+    "Examples",
+    "Source",
+    "digest",
+    "info",
+    "load",
+    "read_request",
+    "source",
+    "write_request",
+]

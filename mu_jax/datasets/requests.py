@@ -1,0 +1,274 @@
+"""Forget requests: which training examples are to be forgotten, as sorted example ids."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20")
+_ID_COLUMNS = ("id", "index")
+
+
+def read_request(
+    request: str | os.PathLike[str],
+    *,
+    index: np.ndarray,
+    targets: np.ndarray | None = None,
+) -> np.ndarray:
+    """The example ids that a forget request names.
+
+    A request is a file or a selector. A file has one id per line: CSV (the column named `id` or
+    `index`, else, without a header, the first column) or JSON lines (`{"id": 3}` or a bare
+    integer). Ids named twice count once. The selectors:
+
+    - `class:3` or `class:3,5`: every example of these classes;
+    - `random:0.05:seed=0` or `random:75:seed=0`: a fraction in (0, 1), rounded to a whole count,
+      or a count, drawn without replacement; the seed is 0 unless given. The draw is the beginning
+      of one permutation of the sorted ids, so it does not depend on the order of the data, and a
+      smaller request of the same seed is part of a larger one;
+    - `ids:1,5,9` or `ids:1,10-20`: these ids; a range holds both its ends.
+
+    Args:
+        request: path of a file, or a selector.
+        index: integer [n], the ids of the training set.
+        targets: integer [n], the classes of these examples; only `class:` needs them.
+
+    Returns:
+        int32 [m], 1 <= m < n: sorted unique ids, all of them in `index`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown selector, a malformed line or selector, a class or id that the
+            training set lacks, or a request for no example or for all of them.
+
+    Cost: O(n log n) on the host.
+
+    Example:
+        >>> import numpy as np
+        >>> from mu_jax.datasets import read_request
+        >>> index, labels = np.array([7, 3, 5, 1]), np.array([0, 1, 1, 0])
+        >>> read_request("class:1", index=index, targets=labels)
+        array([3, 5], dtype=int32)
+        >>> read_request("ids:1,3-3", index=index)
+        array([1, 3], dtype=int32)
+    """
+    request = os.fspath(request)
+    index = np.asarray(index)
+    kind, colon, argument = request.partition(":")
+    if colon and kind == "class":
+        ids = _of_classes(argument, index, targets)
+    elif colon and kind == "random":
+        ids = _random(argument, index)
+    elif colon and kind == "ids":
+        ids = _listed(argument, len(index))
+    elif Path(request).is_file():
+        ids = _read_file(Path(request))
+    elif colon and re.fullmatch(r"\w+", kind):
+        raise ValueError(
+            f"expected a selector such as {_join(_SELECTORS)} or the path of a file, "
+            f"found {request!r}; use one of these forms"
+        )
+    else:
+        raise FileNotFoundError(
+            f"expected a CSV or JSON-lines file of ids or a selector such as {_join(_SELECTORS)}, "
+            f"found no file {request!r}; check the path"
+        )
+    return _checked(ids, index, request)
+
+
+def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray) -> None:
+    """Writes example ids as a CSV file with the header `id`, whole or not at all.
+
+    Args:
+        path: where to; missing folders are made, a file already there is replaced.
+        ids: integer [m], m >= 1; written sorted, each once.
+
+    Raises:
+        ValueError: no ids, or ids that are not integers.
+
+    Cost: O(m log m); the file is first written beside `path` and then renamed.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from mu_jax.datasets import write_request
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_request(f"{folder}/forget.csv", [9, 4, 4])
+        ...     pathlib.Path(folder, "forget.csv").read_text()
+        'id\\n4\\n9\\n'
+    """
+    unique = _sorted_unique(ids)
+    if not unique.size:
+        raise ValueError("expected at least one id to write, found none; pass the ids to forget")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        scratch.write_text("id\n" + "".join(f"{i}\n" for i in unique.tolist()), encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def digest(ids: Iterable[int] | np.ndarray) -> str:
+    """A fingerprint of a set of example ids: SHA-256 of the sorted little-endian int64 bytes.
+
+    Args:
+        ids: integer [m], in any order; an id named twice counts once.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: the ids are not integers.
+
+    Cost: O(m log m).
+
+    Example:
+        >>> from mu_jax.datasets import digest
+        >>> digest([3, 1, 2]) == digest([1, 2, 3, 3])
+        True
+    """
+    return hashlib.sha256(_sorted_unique(ids).astype("<i8").tobytes()).hexdigest()
+
+
+def _of_classes(argument: str, index: np.ndarray, targets: np.ndarray | None) -> list[int]:
+    if targets is None or not np.issubdtype(np.asarray(targets).dtype, np.integer):
+        found = "no targets" if targets is None else f"{np.asarray(targets).dtype} targets"
+        raise ValueError(
+            f"expected integer class labels for the selector 'class:{argument}', found {found}; "
+            "select by ids: or random: instead"
+        )
+    targets = np.asarray(targets)
+    if targets.shape != index.shape:
+        raise ValueError(
+            f"expected one target per id, found shapes {targets.shape} and {index.shape}; "
+            "pass the targets of the same split"
+        )
+    wanted = [_integer(part, f"class:{argument}") for part in argument.split(",")]
+    classes = np.unique(targets).tolist()
+    absent = [c for c in wanted if c not in classes]
+    if absent:
+        raise ValueError(
+            f"expected classes among {_join(classes)}, found {_join(absent)}; "
+            "choose a class that the training set holds"
+        )
+    return index[np.isin(targets, wanted)].tolist()
+
+
+def _random(argument: str, index: np.ndarray) -> list[int]:
+    match = re.fullmatch(r"(\d+|\d*\.\d+)(?::seed=(\d+))?", argument)
+    amount = match[1] if match else "0"
+    count = int(amount) if amount.isdigit() else round(float(amount) * len(index))
+    if count < 1 or ("." in amount and float(amount) >= 1) or count > len(index):
+        raise ValueError(
+            f"expected random:AMOUNT or random:AMOUNT:seed=N with a fraction in (0, 1) or a count "
+            f"from 1 to {len(index) - 1} that selects at least one of the {len(index)} examples, "
+            f"found 'random:{argument}'; change the amount"
+        )
+    generator = np.random.Generator(np.random.PCG64(int(match[2] or 0) if match else 0))
+    return generator.permutation(np.sort(index))[:count].tolist()
+
+
+def _listed(argument: str, size: int) -> list[int]:
+    ids: list[int] = []
+    for part in argument.split(","):
+        if match := re.fullmatch(r"\s*(\d+)-(\d+)\s*", part):
+            first, last = int(match[1]), int(match[2])
+            # Checked before the range is built: a typing error could ask for billions of ids.
+            if not first <= last < first + size:
+                raise ValueError(
+                    f"expected a range of ids from low to high with at most the {size} ids of the "
+                    f"training set, found {part.strip()!r}; correct the range"
+                )
+            ids.extend(range(first, last + 1))
+        else:
+            ids.append(_integer(part, f"ids:{argument}"))
+    return ids
+
+
+def _read_file(path: Path) -> list[int]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected a CSV or JSON-lines text file of ids, found binary data in {str(path)!r}; "
+            "write the ids as text, one a line"
+        ) from error
+    ids: list[int] = []
+    column: int | None = None
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("{"):
+            ids.append(_from_json(line, where))
+            continue
+        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        if column is None:
+            header = [cell.lower() for cell in cells]
+            named = [header.index(name) for name in _ID_COLUMNS if name in header]
+            column = named[0] if named else 0
+            if named:
+                continue
+        ids.append(_integer(cells[column] if column < len(cells) else "", where))
+    return ids
+
+
+def _from_json(line: str, where: str) -> int:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        value = {}
+    found = [value[name] for name in _ID_COLUMNS if name in value]
+    if not found or type(found[0]) is not int:
+        raise ValueError(
+            f'expected {{"id": INTEGER}} at {where}, found {line.strip()[:60]!r}; correct the line'
+        )
+    return found[0]
+
+
+def _integer(text: str, where: str) -> int:
+    if not re.fullmatch(r"\s*-?\d{1,19}\s*", text):
+        raise ValueError(f"expected an integer at {where}, found {text[:60]!r}; correct it")
+    return int(text)
+
+
+def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:
+    """Sorted unique ids; a request for nothing, for everything or for unknown ids is an error."""
+    known = set(index.tolist())
+    wanted = set(ids)
+    if not wanted:
+        raise ValueError(
+            f"expected at least one id to forget, found none in {request!r}; name some examples"
+        )
+    if unknown := sorted(wanted - known):
+        raise ValueError(
+            f"expected ids of the training set only, found {len(unknown)} others in {request!r} "
+            f"({_join(unknown, 5)}); remove them"
+        )
+    if len(wanted) == len(known):
+        raise ValueError(
+            f"expected a request that leaves examples to retain, found all {len(known)} examples "
+            f"of the training set in {request!r}; select fewer"
+        )
+    return np.array(sorted(wanted), np.int32)
+
+
+def _sorted_unique(ids: Iterable[int] | np.ndarray) -> np.ndarray:
+    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"expected integer example ids, found {array.dtype}; pass integers")
+    return np.unique(array).astype(np.int64)
+
+
+def _join(values: Iterable[object], limit: int = 20) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")

@@ -1,0 +1,17 @@
+"""Small reference architectures as flax modules, and the convolution they use."""
+
+from mu_jax.models.cnn import CNN
+from mu_jax.models.convolution import convolution_by_backend, patch_convolution
+from mu_jax.models.mlp import MLP
+from mu_jax.models.resnet import ResNet9, ResNet18
+from mu_jax.models.vit import ViTTiny
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "ResNet9",
+    "ResNet18",
+    "ViTTiny",
+    "convolution_by_backend",
+    "patch_convolution",
+]

@@ -1,0 +1,36 @@
+"""Reporting: result records on disk, and tables made from them."""
+
+from mu_jax.reporting.records import (
+    Cost,
+    ForgetSet,
+    Metric,
+    Oracle,
+    Record,
+    append,
+    from_json,
+    missing,
+    read,
+    to_json,
+)
+from mu_jax.reporting.summary import Cell, Column, Row, Table, summarise
+from mu_jax.reporting.tables import render, to_rich
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Cost",
+    "ForgetSet",
+    "Metric",
+    "Oracle",
+    "Record",
+    "Row",
+    "Table",
+    "append",
+    "from_json",
+    "missing",
+    "read",
+    "render",
+    "summarise",
+    "to_json",
+    "to_rich",
+]

@@ -1,0 +1,187 @@
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from mu_jax.models import convolution_by_backend, patch_convolution
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def arrays(*shapes, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def uses_xla_convolution(function, *args):
+    return "conv_general_dilated" in str(jax.make_jaxpr(function)(*args))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"),
+    [
+        ((3, 3), (1, 1), "SAME"),
+        ((3, 3), (2, 2), "SAME"),
+        ((3, 3), (2, 1), "SAME_LOWER"),
+        ((5, 3), (1, 2), "VALID"),
+        ((5, 5), (2, 2), ((2, 2), (2, 2))),
+        ((2, 3), (3, 2), ((0, 1), (2, 0))),
+        ((3, 3), (1, 1), ((-1, 1), (0, -2))),
+        ((1, 1), (1, 1), "SAME"),
+        ((1, 1), (2, 2), "VALID"),
+        ((4, 4), (4, 4), "VALID"),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_values_and_gradients_equal_those_of_lax(kernel, strides, padding, dtype, tolerance):
+    with jax.enable_x64(dtype == np.float64):
+        x, k = arrays((2, 9, 8, 3), (*kernel, 3, 5), dtype=dtype)
+        native = partial(
+            lax.conv_general_dilated,
+            window_strides=strides,
+            padding=padding,
+            dimension_numbers=NHWC,
+        )
+        ours = partial(
+            patch_convolution, window_strides=strides, padding=padding, dimension_numbers=NHWC
+        )
+        assert not uses_xla_convolution(ours, x, k)
+        expected, pull_expected = jax.vjp(native, x, k)
+        found, pull_found = jax.vjp(ours, x, k)
+        (cotangent,) = arrays(expected.shape, dtype=dtype)
+        pairs = zip((found, *pull_found(cotangent)), (expected, *pull_expected(cotangent)))
+        for value, reference in pairs:
+            assert value.dtype == dtype
+            scale = float(jnp.abs(reference).max())
+            np.testing.assert_allclose(value, reference, rtol=0, atol=tolerance * scale)
+
+
+def test_derivatives_of_both_orders_and_modes():
+    with jax.enable_x64(True):
+        x, k = arrays((1, 4, 4, 2), (3, 3, 2, 2), dtype=np.float64)
+        convolve = partial(
+            patch_convolution, window_strides=(2, 2), padding="SAME", dimension_numbers=NHWC
+        )
+        check_grads(convolve, (x, k), order=2, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "k_shape", "options"),
+    [
+        ((2, 6, 6, 4), (3, 3, 2, 6), {"feature_group_count": 2}),
+        ((4, 6, 6, 2), (3, 3, 2, 6), {"batch_group_count": 2}),
+        ((2, 8, 8, 2), (3, 3, 2, 3), {"rhs_dilation": (2, 1)}),
+        ((2, 8, 8, 2), (3, 3, 2, 3), {"lhs_dilation": (1, 2)}),
+        ((2, 2, 8, 8), (3, 2, 3, 3), {"dimension_numbers": None}),
+        ((2, 2, 8, 8), (3, 3, 2, 3), {"dimension_numbers": ("NCHW", "HWIO", "NCHW")}),
+    ],
+)
+def test_what_is_not_plain_goes_to_lax(x_shape, k_shape, options):
+    options = {"dimension_numbers": NHWC, **options}
+    x, k = arrays(x_shape, k_shape)
+    ours = partial(patch_convolution, window_strides=(1, 1), padding="SAME", **options)
+    native = partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", **options)
+    assert uses_xla_convolution(ours, x, k)
+    np.testing.assert_array_equal(ours(x, k), native(x, k))
+
+
+def test_one_and_three_dimensional_convolutions_go_to_lax():
+    for rank in (1, 3):
+        (x,) = arrays((2, *(5,) * rank, 3))
+        plain = nn.Conv(4, (3,) * rank)
+        ours = nn.Conv(4, (3,) * rank, conv_general_dilated=patch_convolution)
+        variables = plain.init(jax.random.key(0), x)
+        np.testing.assert_array_equal(ours.apply(variables, x), plain.apply(variables, x))
+
+
+def test_mixed_types_and_unknown_options_fail_as_in_lax():
+    x, k = arrays((2, 6, 6, 3), (3, 3, 3, 5))
+    with pytest.raises(TypeError, match="dtype"):
+        patch_convolution(x, k.astype(jnp.bfloat16), (1, 1), "SAME", dimension_numbers=NHWC)
+    with pytest.raises(TypeError, match="strides_of_window"):
+        patch_convolution(x, k, (1, 1), "SAME", dimension_numbers=NHWC, strides_of_window=2)
+
+
+def test_preferred_element_type_is_the_type_of_the_output():
+    x, k = arrays((2, 6, 6, 3), (3, 3, 3, 5), dtype=jnp.bfloat16)
+    y = patch_convolution(
+        x, k, (1, 1), "SAME", dimension_numbers=NHWC, preferred_element_type=jnp.float32
+    )
+    expected = patch_convolution(
+        x.astype(np.float32), k.astype(np.float32), (1, 1), "SAME", dimension_numbers=NHWC
+    )
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_empty_batch():
+    (k,) = arrays((3, 3, 3, 5))
+    y = patch_convolution(jnp.zeros((0, 6, 6, 3)), k, (2, 2), "SAME", dimension_numbers=NHWC)
+    assert y.shape == (0, 3, 3, 5)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_linen_and_nnx_layers_accept_it(strides):
+    (x,) = arrays((2, 7, 7, 3))
+    options = {"kernel_size": (3, 3), "strides": strides, "padding": 1}
+    linen = nn.Conv(5, **options)
+    variables = linen.init(jax.random.key(0), x)
+    expected = linen.apply(variables, x)
+    ours = nn.Conv(5, **options, conv_general_dilated=patch_convolution)
+    assert not uses_xla_convolution(partial(ours.apply, variables), x)
+    np.testing.assert_allclose(ours.apply(variables, x), expected, atol=1e-5)
+
+    layer = nnx.Conv(3, 5, **options, conv_general_dilated=patch_convolution, rngs=nnx.Rngs(0))
+    layer.kernel.set_value(variables["params"]["kernel"])
+    assert not uses_xla_convolution(layer, x)
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+
+
+def test_vmap_over_kernels_is_the_loop():
+    x, kernels = arrays((2, 6, 6, 3), (4, 3, 3, 3, 5))
+
+    def gradient(k):
+        convolve = partial(patch_convolution, window_strides=(1, 1), padding="SAME")
+        return jax.grad(lambda k: (convolve(x, k, dimension_numbers=NHWC) ** 2).sum())(k)
+
+    looped = jnp.stack([gradient(k) for k in kernels])
+    np.testing.assert_allclose(jax.vmap(gradient)(kernels), looped, rtol=1e-5, atol=1e-3)
+    assert not uses_xla_convolution(jax.vmap(gradient), kernels)
+
+
+@pytest.mark.parametrize("axis_type", list(jax.sharding.AxisType)[:2])
+def test_per_example_gradients_of_a_sharded_batch(axis_type):
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    x, k = arrays((4, 6, 6, 3), (3, 3, 3, 5))
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0))
+    def gradients(k, x):
+        convolve = partial(patch_convolution, window_strides=(2, 2), padding="SAME")
+        return jax.grad(lambda k: (convolve(x[None], k, dimension_numbers=NHWC) ** 2).sum())(k)
+
+    expected = gradients(k, x)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        found = gradients(jax.device_put(k, NamedSharding(mesh, PartitionSpec())), sharded)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=1e-5, atol=1e-4)
+
+
+def test_choice_by_backend(monkeypatch):
+    x, k = arrays((2, 6, 6, 3), (3, 3, 3, 5))
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC}
+    on_cpu = convolution_by_backend(x, k, **options)
+    # A new function each time: traces are cached by function.
+    assert not uses_xla_convolution(lambda *a: convolution_by_backend(*a, **options), x, k)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert uses_xla_convolution(lambda *a: convolution_by_backend(*a, **options), x, k)
+    np.testing.assert_allclose(convolution_by_backend(x, k, **options), on_cpu, atol=1e-5)

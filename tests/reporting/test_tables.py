@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mu_jax import reporting
+from mu_jax.reporting import Cost, ForgetSet, Metric, Record
+
+CLASS_3 = ForgetSet("class 3", 125, "ab12cd34ef")
+
+
+def record(method, seed, retain, forget, *, forget_set=CLASS_3, klom=None, **fields):
+    metrics = {
+        "retain accuracy": Metric(retain, unit="fraction"),
+        "forget accuracy": Metric(forget, unit="fraction"),
+    }
+    if klom is not None:
+        metrics["klom"] = Metric(klom, n=100, null=0.35, direction="lower is better")
+    return Record(method, forget_set, seed, metrics, **fields)
+
+
+def study():
+    """Three methods, two seeds, one of them collapsed; retrain and the untouched model."""
+    collapsed = {"status": "collapsed", "reason": "constant predictions: class 0"}
+    return [
+        record("blindspot", 0, 0.90, 0.10, klom=3.0),
+        record("blindspot", 1, 0.92, 0.10, klom=5.0),
+        record("ssd", 0, 0.94, 0.04, cost=Cost(wall_s=1.5)),
+        record("ssd", 1, 0.96, 0.04),
+        record("ascent", 0, 0.96, 0.02),
+        record("ascent", 1, 0.10, 0.10, **collapsed),
+        record("retrain", 0, 0.96, 0.02),
+        record("retrain", 1, 0.98, 0.02),
+        record("do nothing", 0, 0.98, 0.99),
+    ]
+
+
+def rows_of(text):
+    """Cells of the table by method, over all blocks: what stands between a rule and a gap."""
+    found, inside = {}, False
+    for line in text.splitlines():
+        if re.fullmatch(r"[\s─-]*[─-]{5,}[\s─-]*", line):
+            inside = True
+        elif inside and line.strip():
+            method, *cells = re.split(r"\s{2,}", line.strip())
+            found.setdefault(method, []).extend(cells)
+        else:
+            inside = False
+    return found
+
+
+def test_rows_are_reference_baseline_then_by_gap_then_collapsed():
+    (table,) = reporting.summarise(study())
+    assert [row.label for row in table.rows] == [
+        *("retrain", "do nothing", "ssd", "blindspot", "ascent")
+    ]
+    assert [row.best for row in table.rows] == [False, False, True, False, False]
+    assert [row.collapsed for row in table.rows] == [False, False, False, False, True]
+    assert [row.seeds for row in table.rows] == [2, 1, 2, 2, 2]
+
+
+def test_cells_are_mean_and_sample_standard_deviation_over_seeds():
+    (table,) = reporting.summarise(study())
+    columns = [column.name for column in table.columns]
+    blindspot = dict(zip(columns, table.rows[3].cells))
+    values = [3.0, 5.0]
+    assert blindspot["klom"] == (4.0, pytest.approx(np.std(values, ddof=1)), 2)
+    assert blindspot["retain accuracy"].mean == pytest.approx(0.91)
+    assert table.rows[1].cells[0] == (0.98, None, 1)
+    assert "91.00 ± 1.41" in reporting.render(study(), width=200)
+
+
+def test_gap_is_paired_by_seed_and_the_floor_is_between_retrained_seeds():
+    (table,) = reporting.summarise(study())
+    gaps = {
+        row.label: row.cells[[column.name for column in table.columns].index("average gap")]
+        for row in table.rows
+    }
+    # ssd: both seeds are 2 points off in each accuracy; against the mean they would not agree.
+    assert gaps["ssd"].mean == pytest.approx(2.0, abs=1e-4)
+    assert gaps["ssd"].std == pytest.approx(0.0, abs=1e-4)
+    assert gaps["retrain"].mean == pytest.approx(1.0, abs=1e-4)  # (2 + 0) / 2 between its seeds
+    assert gaps["do nothing"].mean == pytest.approx((2 + 97) / 2, abs=1e-3)
+
+
+def test_a_seed_that_retrain_lacks_is_compared_with_all_of_them():
+    records = [r for r in study() if r.method == "retrain"] + [record("ssd", 7, 0.90, 0.02)]
+    (table,) = reporting.summarise(records)
+    gap = table.rows[-1].cells[-1]
+    assert gap.mean == pytest.approx(((6 + 0) / 2 + (8 + 0) / 2) / 2, abs=1e-4)
+
+
+def test_collapsed_rows_are_flagged_explained_and_never_best():
+    text = reporting.render(study(), width=200)
+    rows = rows_of(text)
+    assert "ascent [collapsed]" in rows
+    assert "ascent collapsed (1 of 2 seeds, not ranked): constant predictions: class 0." in text
+    stars = [label for label, cells in rows.items() if any("*" in cell for cell in cells)]
+    assert stars == ["ssd"]
+    # Were it not collapsed it would win.
+    honest = [r for r in study() if r.method != "ascent"] + [record("ascent", 0, 0.96, 0.02)]
+    (table,) = reporting.summarise(honest)
+    assert [row.label for row in table.rows if row.best] == ["ascent"]
+
+
+def test_titles_say_unit_and_direction():
+    text = reporting.render(study(), markdown=True)
+    assert "retain accuracy (%, closer to retrain)" in text
+    assert "klom (lower is better)" in text
+    assert "average gap (points, lower is better)" in text
+    assert "wall_s (lower is better)" in text
+    assert "klom: a perfect unlearner scores 0.35 (N = 100)." in text
+    assert "over retain accuracy, forget accuracy, in percentage points" in text
+
+
+def test_missing_is_a_dash_with_a_sentence():
+    # In the seed where nothing is missing iau would have the smallest gap.
+    records = [*study(), record("iau", 0, 0.96, 0.02), record("iau", 1, 0.96, float("nan"))]
+    text = reporting.render(records, width=200)
+    assert "klom is missing (-): not recorded (retrain, do nothing, ssd, iau, ascent)." in text
+    assert "*" in "".join(rows_of(text)["ssd"])
+    assert "forget accuracy is missing (-): the value was nan (iau)." in text
+    assert "wall_s is missing (-): not measured" in text
+    assert "A run that lacks one of these has no average gap, and its row is not ranked." in text
+    iau = rows_of(text)["iau"]
+    assert iau[2] == "2.00 (n=1)" and "-" in iau
+    assert "nan" not in "".join(iau)
+
+
+def test_absent_reference_and_baseline_have_empty_rows_and_sentences():
+    text = reporting.render([r for r in study() if r.method in ("ssd", "blindspot")], width=200)
+    rows = rows_of(text)
+    assert set(rows["retrain"]) == set(rows["do nothing"]) == {"0", "-"}
+    assert "retrain: no record, so the row is empty." in text
+    assert "No average gap: it is measured against retrain." in text
+    assert "average gap  " not in text and "*" not in text
+
+
+def test_one_retrained_seed_has_no_noise_level():
+    text = reporting.render([r for r in study() if r.seed == 0], width=200)
+    assert "retrain has one seed, so the level of noise of the gap is not known." in text
+    assert "±" not in text.split("\n\n")[1]
+
+
+def test_other_names_of_the_special_rows():
+    records = [record("oracle", 0, 0.9, 0.1), record("original", 0, 0.9, 0.9)]
+    (table,) = reporting.summarise(records, reference="oracle", baseline="original")
+    assert [row.label for row in table.rows] == ["oracle", "original"]
+    assert "between its own seeds" not in " ".join(table.notes)
+
+
+def test_settings_of_one_method_are_separate_rows():
+    records = [
+        record("ssd", 0, 0.9, 0.1, hyperparameters={"alpha": alpha, "dampening": 1.0})
+        for alpha in (2, 10)
+    ] + [record("ssd", 1, 0.8, 0.1, hyperparameters={"dampening": 1.0, "alpha": 2})]
+    (table,) = reporting.summarise(records)
+    seeds = {row.label: row.seeds for row in table.rows}
+    assert seeds == {"retrain": 0, "do nothing": 0, "ssd (alpha=2)": 2, "ssd (alpha=10)": 1}
+
+
+def test_selection_is_stated_and_tells_settings_apart():
+    records = [
+        record("dmm", 0, 0.9, 0.1, selection="tuned with the oracle"),
+        record("dmm", 0, 0.8, 0.1, selection="fixed default"),
+    ]
+    text = reporting.render(records, width=200)
+    assert "dmm (tuned with the oracle)" in rows_of(text)
+    assert "Hyper-parameters: tuned with the oracle (dmm (tuned with the oracle));" in text
+
+
+def test_a_repeated_seed_counts_once_and_is_said():
+    text = reporting.render([*study(), record("ssd", 0, 0.90, 0.04)], width=200)
+    assert rows_of(text)["ssd"][:2] == ["2", "93.00 ± 4.24"]
+    assert "ssd: 1 earlier record(s) of the same seeds do not count." in text
+
+
+def test_failed_runs_are_counted_and_explained():
+    failed = Record("ssd", CLASS_3, 2, status="failed", reason="out of memory")
+    text = reporting.render([*study(), failed], width=200)
+    assert "ssd failed (1 of 3 seeds): out of memory." in text
+    assert rows_of(text)["ssd"][0] == "2"
+
+
+def test_every_forget_set_has_its_own_table():
+    other = ForgetSet("random 10 %", 120)
+    records = [*study(), record("ssd", 0, 0.5, 0.5, forget_set=other)]
+    tables = reporting.summarise(records)
+    assert [table.title for table in tables] == [
+        "Forget set: class 3, 125 examples (ab12cd34)",
+        "Forget set: random 10 %, 120 examples",
+    ]
+    assert reporting.render(tables) == reporting.render(records)
+    first, second = reporting.summarise(records, metrics=["klom"], costs=["wall_s"])
+    assert second.rows[-1].cells[0].mean is None  # no record of this forget set has it
+    assert "klom is missing (-): not recorded (ssd)." in second.notes
+    assert [column.name for column in first.columns] == ["klom", "wall_s"]
+    assert [column.name for column in second.columns] == ["klom"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_plain_and_rich_fit_the_terminal_and_lose_nothing(width):
+    label = {"hyperparameters": {"a_long_name_of_a_parameter": 1.5, "layers": "all but first"}}
+    records = [*study(), record("ssd", 0, 0.5, 0.5, **label)]
+    expected = rows_of(reporting.render(records, width=1000))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(reporting.to_rich(records, width=width))
+    for text in (reporting.render(records, width=width), console.file.getvalue()):
+        assert max(map(len, text.splitlines())) <= width
+        rows = rows_of(text)
+        assert rows["blindspot"] == expected["blindspot"]
+        assert rows["retrain"] == expected["retrain"]
+    narrow = reporting.render(records, width=width)
+    assert (narrow.count("\nmethod ") > 1) == (width < 140)
+
+
+def test_rich_shows_brackets_and_styles():
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system="truecolor")
+    console.print(reporting.to_rich(study(), width=200))
+    text = console.file.getvalue()
+    assert "ascent [collapsed]" in text
+    (line,) = [line for line in text.splitlines() if "ascent [collapsed]" in line]
+    assert "\x1b[2m" in line  # dim
+    (line,) = [line for line in text.splitlines() if re.search(r"ssd\b", line) and "*" in line]
+    assert "\x1b[1m" in line  # bold
+
+
+def test_markdown_is_one_table_with_pipes_escaped():
+    records = [record("a|b", 0, 0.9, 0.1), *study()]
+    lines = reporting.render(records, markdown=True).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {8}
+    assert any("a\\|b" in line for line in table)
+
+
+def test_columns_and_gap_can_be_chosen_and_a_metric_may_be_called_average_gap():
+    own = {"average gap": Metric(0.5, unit="fraction"), "x": Metric(12.0)}
+    records = [*study(), Record("iau", CLASS_3, 0, own)]
+    (table,) = reporting.summarise(
+        records, metrics=["x", "average gap"], gap_metrics=["retain accuracy"], costs=[]
+    )
+    assert [column.name for column in table.columns] == ["x", "average gap", "average gap"]
+    cells = {row.label: row.cells for row in table.rows}
+    assert [cell.mean for cell in cells["iau"]] == [12.0, 0.5, None]
+    assert cells["ssd"][2].mean == pytest.approx(2.0, abs=1e-4)
+
+
+def test_decimals_suit_the_size_of_a_column():
+    def text(*values):
+        records = [
+            Record(name, CLASS_3, 0, {"m": Metric(value)}) for name, value in zip("abc", values)
+        ]
+        rows = rows_of(reporting.render(records))
+        return [rows[name][1] for name, _ in zip("abc", values)]
+
+    assert text(11.0, 0.36) == ["11.00", "0.36"]
+    assert text(0.0123, 0.5) == ["0.5000", "0.0123"][::-1]
+    assert text(123456.0) == ["123456"]
+    assert text(1.5e9, 3e-7) == ["1.5e+09", "3e-07"]
+    assert text(0.0) == ["0.00"]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: reporting.render([]), "at least one record"),
+        (lambda: reporting.render(study(), metrics=["auc"]), "found auc"),
+        (lambda: reporting.render(study(), gap_metrics=["auc"]), "found auc"),
+        (lambda: reporting.render(study(), costs=["hours"]), "found hours"),
+        (lambda: reporting.render(study(), width=30), "at least 40"),
+        (lambda: reporting.render([*study(), *reporting.summarise(study())]), "alone"),
+        (
+            lambda: reporting.render(
+                [record(name, 0, 1, 1, klom=2.0) for name in ("retrain", "ssd")],
+                gap_metrics=["klom"],
+            ),
+            "fractions",
+        ),
+        (
+            lambda: reporting.render([*study(), record("retrain", 0, 1, 1, selection="other")]),
+            "one setting of 'retrain'",
+        ),
+        (
+            lambda: reporting.render(
+                [*study(), Record("iau", CLASS_3, 0, {"retain accuracy": Metric(95.0)})]
+            ),
+            "one direction and unit of 'retain accuracy'",
+        ),
+    ],
+)
+def test_what_cannot_be_tabulated_is_refused(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
