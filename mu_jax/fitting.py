@@ -93,6 +93,7 @@ def fit(
     key: jax.Array,
     epochs: int = 1,
     steps: int | None = None,
+    batch_size: int | None = None,
     frozen: dict[str, PyTree] | None = None,
     gradients: Gradients | None = None,
     shuffle: bool = True,
@@ -113,6 +114,7 @@ def fit(
       batches: `Batches`, a `Stream`, or a re-iterable of `Batch`.
       key: a PRNG key.
       epochs: passes over the batches. steps: number of steps instead.
+      batch_size: examples per step, of `Batches` or a `Stream`; default their own.
       frozen: named trees handed to the objective.
       gradients: how to take the gradient; default `plain`.
       shuffle: draw a new order of the examples in every epoch.
@@ -127,6 +129,8 @@ def fit(
     Cost: one forward and backward pass per example and epoch with `plain` gradients; memory of
     parameters, optimizer state, one gradient and one batch.
     """
+    if batch_size is not None:
+        batches = batches.replace(batch_size=batch_size)  # type: ignore[union-attr]
     total = steps
     if total is None:
         per_epoch = folding.num_batches(batches)

@@ -245,9 +245,12 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
 
     trainable = nnx.Param if trainable is None else trainable
     graphdef = nnx.graphdef(module)
+    found = (node.key.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream))
+    streams = sorted(set(found))
 
     def build(params, state, *, train: bool):
-        copy = nnx.merge(graphdef, params, state)
+        # Without `copy`, the module shares the caller's Variables and would change them in place.
+        copy = nnx.merge(graphdef, params, state, copy=True)
         copy.train() if train else copy.eval()
         return copy
 
@@ -257,11 +260,11 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
     def predict_train(params, state, inputs, key):
         copy = build(params, state, train=True)
         if key is not None:
-            nnx.reseed(copy, default=key)
+            keys = {name: jax.random.fold_in(key, n) for n, name in enumerate(streams)}
+            nnx.reseed(copy, **keys)
         outputs = copy(inputs)
         moved = nnx.split_state(nnx.state(copy), trainable, nnx.RngState, ...)[2]
-        streams = nnx.split_state(state, nnx.RngState, ...)[0]
-        return outputs, nnx.merge_state(moved, streams)
+        return outputs, nnx.merge_state(moved, nnx.split_state(state, nnx.RngState, ...)[0])
 
     def observe(params, state, inputs):
         capture = nnx.capture(build(params, state, train=False), nnx.Intermediate)
@@ -274,7 +277,8 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
                 "Expected the nnx.State of the module, found "
                 f"{type(variables).__name__}: pass nnx.state(module)."
             )
-        return nnx.split_state(variables, trainable, ...)
+        own = jax.tree.map(lambda x: x, variables)  # Variables of our own, or results would share
+        return nnx.split_state(own, trainable, ...)
 
     return Model(predict, predict_train, loss, split, nnx.merge_state, observe)
 

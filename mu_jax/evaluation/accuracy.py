@@ -67,12 +67,14 @@ def _accuracy_by_group(logits: jax.Array, labels: jax.Array, weight: jax.Array) 
     """Weighted accuracy `[..., G]` for group weights `[n, G]`; NaN where it is undefined."""
     # argmax takes NaN for the largest logit, so a broken model would score as class 0.
     broken = jnp.isnan(logits).any(-1)
-    correct = (jnp.argmax(logits, -1) == labels) & ~broken
+    predictions = jnp.argmax(logits, -1)
+    correct = predictions == jnp.broadcast_to(labels, predictions.shape)
 
     def total(flags: jax.Array) -> jax.Array:
         return jnp.matmul(flags.astype(weight.dtype), weight, precision="highest")
 
-    return jnp.where(total(broken) > 0, jnp.nan, total(correct) / jnp.sum(weight, 0))
+    shares = total(correct) / total(jnp.ones_like(correct))
+    return jnp.where(total(broken) > 0, jnp.nan, shares)
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike, weight: ArrayLike | None = None) -> jax.Array:

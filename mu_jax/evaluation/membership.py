@@ -115,7 +115,9 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     _refuse_constant("losses", np.concatenate([forget, test]), ROUNDING)
     n = min(forget.size, test.size)
     random = np.random.default_rng(seed)
-    sides = [random.choice(side, n, replace=False) for side in (test, forget)]
+    sides = [
+        side if side.size == n else random.choice(side, n, replace=False) for side in (test, forget)
+    ]
     splits = StratifiedShuffleSplit(n_splits=10, test_size=0.1, random_state=seed)
     found = cross_val_score(
         LogisticRegression(), np.concatenate(sides)[:, None], np.repeat([0, 1], n), cv=splits

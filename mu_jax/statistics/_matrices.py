@@ -1,7 +1,9 @@
-"""A `dot_general` or a convolution with a kernel, as matrix products.
+"""Equations that are linear in a kernel, as matrix products.
 
-Either is `y[n] = a[n] @ kernel[n]` for a[n, t, i], kernel[n, i, o] and y[n, t, o]: t runs over
-positions (rows, tokens, pixels), n over kernels side by side (batch axes, groups of channels).
+A matrix product, a convolution and a lookup of rows all are `y[n] = a[n] @ kernel[n]` for
+a[n, t, i], kernel[n, i, o] and y[n, t, o]: t runs over positions (tokens, pixels), n over kernels
+side by side (batch axes, groups of channels). A lookup's a is one-hot and kept as row numbers,
+a[1, t, 1]. With d[n, t, o] the gradient of y, the gradient of the kernel is `a[n].T @ d[n]`.
 """
 
 from __future__ import annotations
@@ -34,8 +36,20 @@ def sort_axes(order: Iterable[int], lead: Shape = ()) -> Steps:
     return ((jnp.transpose, (*range(first), *(first + int(k) for k in np.argsort(order)))),)
 
 
+def bilinear_form(equation: JaxprEqn, operand: int) -> Dot | Convolution | Lookup | None:
+    """Return the matrix form of an equation in which the operand is the kernel, if it has one."""
+    name = equation.primitive.name
+    if name == "dot_general":
+        return Dot.of(equation, operand)
+    if name == "conv_general_dilated" and operand == 1:
+        return Convolution.of(equation)
+    if name == "gather" and operand == 0:
+        return Lookup.of(equation)
+    return None
+
+
 class Dot(NamedTuple):
-    """A `dot_general` with a kernel as one operand."""
+    """A `dot_general`."""
 
     kernel: Shape
     kernel_axes: tuple[Shape, Shape, Shape]  # of n, i, o
@@ -68,12 +82,12 @@ class Dot(NamedTuple):
         return ((jnp.reshape, spread), *sort_axes(order, lead))
 
     def inputs(self, x: Array) -> Array:
-        """Return a[n, t, i]."""
+        """Return a[n, t, i] for the other operand."""
         n, i, _ = self.shape
         return x.transpose(sum(self.input_axes, ())).reshape(n, -1, i)
 
     def outputs(self, y: Array) -> Array:
-        """Return y[n, t, o]."""
+        """Return y[n, t, o] for the result."""
         n, _, o = self.shape
         return y.reshape(n, o, -1).swapaxes(1, 2) if self.other else y.reshape(n, -1, o)
 
@@ -82,18 +96,20 @@ class Convolution(NamedTuple):
     """A `conv_general_dilated` over any spatial axes, with strides, dilations and groups."""
 
     kernel: Shape  # spatial axes, channels in, channels out
-    output: Shape  # batch, spatial axes, channels
+    result: Shape  # batch, spatial axes, channels
     parameters: dict[str, Any]
     other: int = 0
 
     @classmethod
-    def of(cls, equation: JaxprEqn) -> Convolution:
-        """Read an equation; its kernel is the second operand."""
+    def of(cls, equation: JaxprEqn) -> Convolution | None:
+        """Read an equation; None for the transpose rule's own kind, with groups of examples."""
+        if equation.params["batch_group_count"] != 1:
+            return None
         _, rhs, out = equation.params["dimension_numbers"]
-        kernel, output = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+        kernel, result = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
         return cls(
             tuple(kernel[axis] for axis in (*rhs[2:], rhs[1], rhs[0])),
-            tuple(output[axis] for axis in (out[0], *out[2:], out[1])),
+            tuple(result[axis] for axis in (out[0], *out[2:], out[1])),
             equation.params,
         )
 
@@ -107,11 +123,15 @@ class Convolution(NamedTuple):
         """Return the steps from x[*lead, n, i, o] to the layout of the operand."""
         n, i, o = self.shape
         rhs = self.parameters["dimension_numbers"].rhs_spec
-        apart = (jnp.reshape, (*lead, n, i, o)), *sort_axes((1, 0, 2), lead)
-        return *apart, (jnp.reshape, (*lead, *self.kernel)), *sort_axes((*rhs[2:], rhs[1], rhs[0]), lead)
+        return (
+            (jnp.reshape, (*lead, n, i, o)),
+            *sort_axes((1, 0, 2), lead),
+            (jnp.reshape, (*lead, *self.kernel)),
+            *sort_axes((*rhs[2:], rhs[1], rhs[0]), lead),
+        )
 
     def inputs(self, x: Array) -> Array:
-        """Return a[n, t, i], the patches that the kernel meets.
+        """Return a[n, t, i], the patches under the kernel.
 
         They are cut by slices along one axis after another: `conv_general_dilated_patches` is
         itself a convolution, several times slower on a CPU.
@@ -133,19 +153,61 @@ class Convolution(NamedTuple):
         return x.transpose(2, 0, 1, 3).reshape(n, -1, i)
 
     def outputs(self, y: Array) -> Array:
-        """Return y[n, t, o]."""
+        """Return y[n, t, o] for the result."""
         out = self.parameters["dimension_numbers"].out_spec
         n, _, o = self.shape
         return y.transpose(out[0], *out[2:], out[1]).reshape(-1, n, o).swapaxes(0, 1)
 
     def __call__(self, a: Array, kernel: Array) -> Array:
-        """Return the output for patches a[n, t, i] as a matrix product."""
+        """Return the result for patches a[n, t, i], by a matrix product."""
         n, i, o = self.shape
         _, rhs, out = self.parameters["dimension_numbers"]
         kernel = kernel.transpose(*rhs[2:], rhs[1], rhs[0]).reshape(i, n, o)
-        options = {"precision": self.parameters["precision"], "preferred_element_type": self.parameters["preferred_element_type"]}
+        options = {k: self.parameters[k] for k in ("precision", "preferred_element_type")}
         if n == 1:
             y = jnp.matmul(a[0], kernel[:, 0], **options)
         else:
             y = jnp.einsum("nti,ino->tno", a, kernel, **options)
-        return replay(sort_axes((out[0], *out[2:], out[1])), y.reshape(self.output))
+        return replay(sort_axes((out[0], *out[2:], out[1])), y.reshape(self.result))
+
+
+class Lookup(NamedTuple):
+    """A `gather` of whole rows along the first axis."""
+
+    table: Shape
+    row_axes: Shape  # of the result
+    clips: bool
+    other: int = 1
+
+    @classmethod
+    def of(cls, equation: JaxprEqn) -> Lookup | None:
+        """Read an equation; None if it gathers anything but whole rows."""
+        numbers, table = equation.params["dimension_numbers"], equation.invars[0].aval.shape
+        rows = numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
+        whole = equation.params["slice_sizes"] == (1, *table[1:])
+        if not rows or not whole or numbers.operand_batching_dims:
+            return None
+        clips = equation.params["mode"] == lax.GatherScatterMode.CLIP
+        return cls(table, numbers.offset_dims, clips)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The sizes n, i, o."""
+        return 1, self.table[0], math.prod(self.table[1:])
+
+    def back(self, lead: Shape) -> Steps:
+        """Return the steps from x[*lead, 1, i, o] to the layout of the operand."""
+        return ((jnp.reshape, (*lead, *self.table)),)
+
+    def inputs(self, x: Array) -> Array:
+        """Return the row numbers as a[1, t, 1], beyond the table where nothing is gathered."""
+        if self.clips:
+            x = jnp.clip(x, 0, self.table[0] - 1)
+        else:
+            x = jnp.where(x < 0, self.table[0], x)
+        return x.reshape(1, -1, 1)
+
+    def outputs(self, y: Array) -> Array:
+        """Return y[1, t, o] for the result."""
+        last = tuple(range(y.ndim - len(self.row_axes), y.ndim))
+        return jnp.moveaxis(y, self.row_axes, last).reshape(1, -1, self.shape[2])

@@ -21,6 +21,7 @@ def finetune(
     *,
     epochs: int = 1,
     steps: int | None = None,
+    batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
 ) -> Transform:
@@ -30,6 +31,7 @@ def finetune(
       model: the model.
       optimizer: any optax optimizer, from a fresh state.
       epochs: passes over the retain set. steps: number of steps instead.
+      batch_size: examples per step; default that of the set.
       training_mode: move batch statistics and use dropout; default inference mode.
       gradients: how to take the gradient, see `mu.fit`.
 
@@ -51,6 +53,7 @@ def finetune(
             key=key,
             epochs=epochs,
             steps=steps,
+            batch_size=batch_size,
             gradients=gradients,
         )
         return report_fit(model, variables, result, (forget, retain))

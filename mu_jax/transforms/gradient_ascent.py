@@ -21,6 +21,7 @@ def gradient_ascent(
     *,
     epochs: int = 1,
     steps: int | None = None,
+    batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
 ) -> Transform:
@@ -33,6 +34,7 @@ def gradient_ascent(
       model: the model.
       optimizer: any optax optimizer, from a fresh state; it descends on the negative loss.
       epochs: passes over the forget set. steps: number of steps instead.
+      batch_size: examples per step; default that of the set.
       training_mode: move batch statistics and use dropout; default inference mode.
       gradients: how to take the gradient, see `mu.fit`.
 
@@ -54,6 +56,7 @@ def gradient_ascent(
             key=key,
             epochs=epochs,
             steps=steps,
+            batch_size=batch_size,
             gradients=gradients,
         )
         return report_fit(model, variables, result, (forget, retain))

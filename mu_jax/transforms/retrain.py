@@ -23,6 +23,7 @@ def retrain(
     init: Callable[[jax.Array], PyTree],
     epochs: int = 1,
     steps: int | None = None,
+    batch_size: int | None = None,
     training_mode: bool = True,
     gradients: Gradients | None = None,
 ) -> Transform:
@@ -36,6 +37,7 @@ def retrain(
       optimizer: the optimizer of the original training, with its schedule.
       init: `key -> variables`, fresh ones in the form of the model's own variables.
       epochs: passes over the retain set. steps: number of steps instead.
+      batch_size: examples per step; default that of the set.
       training_mode: move batch statistics and use dropout; default True, as in training.
       gradients: how to take the gradient, see `mu.fit`.
 
@@ -57,6 +59,7 @@ def retrain(
             key=jax.random.fold_in(key, 1),
             epochs=epochs,
             steps=steps,
+            batch_size=batch_size,
             gradients=gradients,
         )
         return report_fit(model, variables, result, (forget, retain))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -58,10 +59,12 @@ def test_golden_numbers_of_the_published_program(golden, tag):
     assert evaluation.entropy_mia(retain, unseen, forget) == attacks[1]
 
 
-def test_loss_mia_equals_the_kit_procedure_written_out():
+@pytest.mark.parametrize("n_test", [200, 350])
+def test_loss_mia_equals_the_kit_procedure_written_out(n_test):
     rng = np.random.default_rng(0)
-    forget, test = rng.exponential(1.0, 200), rng.exponential(1.6, 200)
-    features = np.concatenate([test, forget])[:, None]
+    forget, test = rng.exponential(1.0, 200), rng.exponential(1.6, n_test)
+    kept = test if n_test == 200 else np.random.default_rng(3).choice(test, 200, replace=False)
+    features = np.concatenate([kept, forget])[:, None]
     classes = np.repeat([0, 1], 200)
     scores = []
     for fit, score in StratifiedShuffleSplit(10, test_size=0.1, random_state=3).split(
@@ -70,11 +73,12 @@ def test_loss_mia_equals_the_kit_procedure_written_out():
         model = LogisticRegression().fit(features[fit], classes[fit])
         scores.append((model.predict(features[score]) == classes[score]).mean())
     found = evaluation.loss_mia(forget, test, seed=3)
-    # The sides are shuffled before splitting, so single splits differ, not what they estimate.
-    assert found.accuracy == pytest.approx(np.mean(scores), abs=0.05)
-    assert found.accuracy > 0.53
+    assert found.accuracy == pytest.approx(np.mean(scores), abs=1e-12)
+    assert found.accuracy_std == pytest.approx(np.std(scores, ddof=1), abs=1e-12)
+    assert (found.n, found.auc_null_std) == (200, evaluation.auc_null_std(200, n_test))
+    assert found.auc == evaluation.auc(-forget, -test)  # of all examples
     assert found == evaluation.loss_mia(forget, test, seed=3)
-    assert found != evaluation.loss_mia(forget, test, seed=4)
+    assert found.accuracy != evaluation.loss_mia(forget, test, seed=4).accuracy
 
 
 def test_loss_mia_of_one_distribution_is_near_one_half():
@@ -126,10 +130,20 @@ def test_auc_and_tpr_equal_sklearn_with_ties(levels):
         assert evaluation.tpr_at_fpr(members, others, rate) == expected
 
 
-def test_null_standard_deviation_is_that_of_simulated_aucs():
-    rng = np.random.default_rng(0)
-    found = [evaluation.auc(*np.split(rng.normal(size=130), [50])) for _ in range(3000)]
-    assert np.std(found) == pytest.approx(evaluation.auc_null_std(50, 80), rel=0.05)
+def test_rounding_of_the_rate_does_not_lose_an_allowed_false_positive():
+    others = np.arange(100.0)
+    assert 100 * 0.29 < 29
+    # The 29 allowed non-members are 71 to 99; members above 70 are 70.5 to 99.5.
+    assert evaluation.tpr_at_fpr(others + 0.5, others, 0.29) == 0.30
+
+
+def test_null_standard_deviation_is_exact_over_all_rankings():
+    ranks = np.arange(7.0)
+    found = []
+    for members in itertools.combinations(range(7), 3):
+        is_member = np.isin(ranks, members)
+        found.append(evaluation.auc(ranks[is_member], ranks[~is_member]))
+    assert np.std(found) == pytest.approx(evaluation.auc_null_std(3, 4), rel=1e-12)
     table = [round(evaluation.auc_null_std(n, n), 3) for n in (50, 200, 1000)]
     assert table == [0.058, 0.029, 0.013]
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import json
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -174,19 +175,20 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
         reporting.read(tmp_path / "none.jsonl")
 
 
-def _append_many(path, seed):
-    for i in range(20):
-        reporting.append(path, full_record(100 * seed + i))
-
-
-def test_processes_that_append_at_once_lose_nothing(tmp_path):
+def test_writers_at_once_lose_nothing(tmp_path):
     path = tmp_path / "records.jsonl"
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_append_many, args=(path, k)) for k in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    seeds = sorted(record.seed for record in reporting.read(path))
-    assert seeds == sorted(100 * k + i for k in range(3) for i in range(20))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: reporting.append(path, full_record(seed)), range(60)))
+    assert sorted(record.seed for record in reporting.read(path)) == list(range(60))
+
+
+def test_a_writer_waits_for_the_lock(tmp_path):
+    path = tmp_path / "records.jsonl"
+    with open(path, "w") as file, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writing = pool.submit(reporting.append, path, full_record())
+        with pytest.raises(TimeoutError):
+            writing.result(timeout=0.3)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        writing.result(timeout=10)
+    assert reporting.read(path) == [full_record()]

@@ -151,6 +151,7 @@ def test_other_names_of_the_special_rows():
     (table,) = reporting.summarise(records, reference="oracle", baseline="original")
     assert [row.label for row in table.rows] == ["oracle", "original"]
     assert "between its own seeds" not in " ".join(table.notes)
+    assert "smallest" not in " ".join(table.notes)  # there is nothing to rank
 
 
 def test_settings_of_one_method_are_separate_rows():

@@ -1,0 +1,43 @@
+# Every target sets up what it needs in .venv first; nothing else has to be installed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+ARGS ?=
+
+.PHONY: help quickstart test test-slow lint benchmark clean
+
+help:  ## Say what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+quickstart: $(VENV)/run  ## Run the main job on the embedded digits (ARGS="--request=...")
+	$(BIN)/python -m experiments.quickstart $(ARGS)
+
+test: $(VENV)/test  ## Check the style and the types, run the tests and the doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-slow: $(VENV)/test  ## Run the tests that take long or start several processes
+	$(BIN)/python -m pytest -m 'slow or multiprocess' $(ARGS)
+
+benchmark: $(VENV)/run  ## Print the speed and memory ratios (installs nothing; torch is optional)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:  ## Delete the environment and the caches
+	rm -rf $(VENV) .cache build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "expected Python 3.11 to 3.13, found $$($(PYTHON) --version); set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: $(VENV)/bin/python requirements.lock pyproject.toml setup.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test,tools]'
+	touch $@

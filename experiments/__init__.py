@@ -1,0 +1,1 @@
+"""Binaries: train, unlearn, evaluate, quickstart."""

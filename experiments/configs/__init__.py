@@ -1,0 +1,1 @@
+"""Configurations of the experiments, one task a file."""

@@ -1,0 +1,88 @@
+"""Score the versions of a store on a request, beside models retrained without it.
+
+    python -m experiments.evaluate --workdir=runs/digits --request=class:3
+    python -m experiments.evaluate --workdir=runs/digits --request=ids.csv --versions=1,4 --retrain=5
+
+Every version descends from one training, so the spread over seeds is that of the retrained models;
+a version is compared with the mean of these. Records go to evaluation.jsonl in the workdir.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+from absl import app, flags
+
+from experiments import scoring
+from experiments.running import exit_with_sentence, read_config, stage, write_records
+from experiments.tasks import Task, make_task, retrain
+from experiments.unlearn import split
+from mu_jax import datasets, reporting
+from mu_jax.checkpoints import Store, Version
+
+VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.")
+RETRAIN = flags.DEFINE_integer("retrain", 3, "Number of models to retrain.", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    with exit_with_sentence():
+        values = flags.FLAGS
+        if values.request is None:
+            raise ValueError("expected a --request, found none; give the ids that were forgotten")
+        run(pathlib.Path(values.workdir), values.request)
+
+
+def run(workdir: pathlib.Path, request: str) -> None:
+    task = make_task(read_config(workdir))
+    forget, retain, ids = split(task, request)
+    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
+    records = retrained(task, forget, retain, forget_set)
+    store = Store(workdir / "store")
+    like = jax.eval_shape(task.init, jax.random.key(0))
+    for version in chosen(store):
+        variables = store.restore(version.version, like=like)
+        scored = scoring.score(task, variables, forget, retain, seed=0)
+        name = "do nothing" if version.parent is None else f"{version.version}: {version.method}"
+        hyperparameters = version.hyperparameters if version.parent is not None else {}
+        records.append(
+            scoring.record(name, forget_set, 0, scored, hyperparameters=hyperparameters)
+        )
+    print(reporting.render(records, width=110))
+    path = write_records(workdir / "evaluation.jsonl", records)
+    print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
+
+
+def retrained(task: Task, forget, retain, forget_set) -> list[reporting.Record]:
+    """Records of models trained from scratch without the forget set."""
+    program, records = jax.jit(retrain(task, retain)), []
+    for seed in range(1, RETRAIN.value + 1):  # no seed of a version: all of these are its reference
+        key = jax.random.key(10_000 + seed)
+        with stage(f"retrain, seed {seed}"):
+            variables, info = program(key, task.init(key), forget, retain)
+            scored = scoring.score(task, variables, forget, retain, seed=seed)
+        records.append(
+            scoring.record("retrain", forget_set, seed, scored, cost=scoring.cost(info))
+        )
+    return records
+
+
+def chosen(store: Store) -> list[Version]:
+    """The versions of the flag, in order, that can still be restored."""
+    history = {version.version: version for version in store.history()}
+    if not VERSIONS.value:
+        return [version for version in history.values() if version.restorable]
+    unknown = [text for text in VERSIONS.value if not text.isdigit() or int(text) not in history]
+    if unknown:
+        raise ValueError(
+            f"expected versions among {', '.join(map(str, history))}, found {unknown[0]!r}; "
+            "choose some of these"
+        )
+    return [history[int(text)] for text in VERSIONS.value]
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    app.run(main)

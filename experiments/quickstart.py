@@ -1,0 +1,170 @@
+"""The main job: train, take a deletion request, unlearn, compare with retraining, swap the best.
+
+    python -m experiments.quickstart
+    python -m experiments.quickstart --request=random:0.05:seed=1 --seeds=5
+    python -m experiments.quickstart --request=my_ids.csv --config.methods.ssd.alpha=3
+
+For every seed it trains a model on all data and one on the retain set alone, unlearns with every
+method of the configuration, and scores them all. It prints one table, writes the records behind it
+as JSON lines, publishes the models of the first seed as versions of a store, and lets the version
+with the smallest average gap to retraining serve.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+import warnings
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+import mu_jax as mu
+from experiments import scoring
+from experiments.methods import make_method, method_arguments
+from experiments.running import exit_with_sentence, stage, write_config, write_records
+from experiments.tasks import Task, make_task, retrain, train
+from mu_jax import datasets, reporting
+from mu_jax.checkpoints import Store
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to run."
+)
+REQUEST = flags.DEFINE_string(
+    "request",
+    "class:3",
+    "What to forget: a CSV or JSON-lines file of ids, class:3, random:0.05:seed=0, ids:1,5,9.",
+)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
+FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
+WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    with exit_with_sentence():
+        run(CONFIG.value, REQUEST.value)
+
+
+def run(config, request: str) -> None:
+    start = time.monotonic()
+    task = make_task(config)
+    if task.info.task != "classification":
+        raise ValueError(
+            f"expected a classification task, found {config.dataset}, a {task.info.task} task; "
+            "use experiments.train, unlearn and evaluate"
+        )
+    ids = datasets.read_request(
+        request, index=np.asarray(task.train.index), targets=np.asarray(task.train.targets)
+    )
+    forget, retain = mu.split(task.train, ids)
+    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
+    workdir = pathlib.Path(WORKDIR.value)
+    print(
+        f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
+        f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",
+        flush=True,
+    )
+
+    programs = compile_methods(task, forget, retain)
+    results, models = [], {}
+    for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
+        rows, variables = run_seed(task, programs, forget, retain, forget_set, seed)
+        results += rows
+        models = models or variables
+    (table,) = reporting.summarise(results)
+    print()
+    print(reporting.render([table], width=110))
+
+    path = write_records(workdir / "results.jsonl", results)
+    write_config(workdir, config)
+    publish(Store(workdir / "store"), task, models, results, table, forget_set)
+    print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
+    print(f"The table again: python -m experiments.report {path}")
+
+
+def compile_methods(task: Task, forget, retain) -> dict:
+    """Compile every method ahead of time, so that run times are run times: name -> (program, s)."""
+    key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
+    transforms = {"retrain": retrain(task, retain)}
+    transforms |= {name: make_method(task, name) for name in task.config.methods}
+    programs = {}
+    for name, transform in transforms.items():
+        with stage(f"compile {name}"):
+            start = time.monotonic()
+            lowered = jax.jit(transform).lower(key, variables, forget, retain)
+            programs[name] = lowered.compile(), time.monotonic() - start
+    return programs
+
+
+def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
+    """Records and variables of one seed: the original, the retrained model, every method."""
+    with stage(f"seed {seed}: train the original"):
+        original = train(task, jax.random.key(seed), task.train)
+    models = {"do nothing": original}
+    rows = [
+        scoring.record(
+            "do nothing",
+            forget_set,
+            seed,
+            scoring.score(task, original, forget, retain, seed=seed),
+            cost=scoring.cost(None, wall_s=0.0),
+        )
+    ]
+    for name, (program, compile_s) in programs.items():
+        with stage(f"seed {seed}: {name}"):
+            key = jax.random.key(10_000 + seed)
+            start = time.monotonic()
+            variables, info = jax.block_until_ready(program(key, original, forget, retain))
+            wall_s = time.monotonic() - start
+        for message in info.messages():
+            warnings.warn(f"{name}, seed {seed}: {message}", mu.UnlearningWarning, stacklevel=2)
+        models[name] = variables
+        rows.append(
+            scoring.record(
+                name,
+                forget_set,
+                seed,
+                scoring.score(task, variables, forget, retain, seed=seed),
+                cost=scoring.cost(info, wall_s=wall_s, compile_s=compile_s),
+                hyperparameters=method_arguments(task, name),
+                selection=task.config.selection if name in task.config.methods else "",
+            )
+        )
+    return rows, models
+
+
+def publish(store: Store, task: Task, models: dict, results, table, forget_set) -> None:
+    """Publish the models of the first seed, and serve the one with the smallest average gap."""
+    found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
+    parent = store.publish(
+        models["do nothing"], method="train", metrics=found["do nothing"], note=task.config.dataset
+    )
+    store.swap(parent)
+    versions = {}
+    for name in task.config.methods:
+        versions[name] = store.publish(
+            models[name],
+            parent=parent,
+            method=name,
+            hyperparameters=method_arguments(task, name),
+            forget_digest=forget_set.hash,
+            metrics=found[name],
+        )
+    best = [row.label for row in table.rows if row.best and row.label in versions]
+    if not best:
+        print("\nNo method is better than a collapsed model: the original keeps serving.")
+        return
+    store.swap(versions[best[0]])
+    print(
+        f"\nServing version {versions[best[0]]} ({best[0]}, smallest average gap); "
+        f"the original is version {parent} in {store.directory}"
+    )
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    app.run(main)

@@ -1,0 +1,67 @@
+"""What every binary shares: exit codes, stages, and the files of a working directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from absl import logging
+from ml_collections import ConfigDict
+
+import mu_jax as mu
+from mu_jax import reporting
+
+
+@contextlib.contextmanager
+def exit_with_sentence() -> Iterator[None]:
+    """Turn bad input into one line on stderr and exit code 2; a bug keeps its traceback."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def stage(label: str) -> Iterator[None]:
+    """Show progress of one stage, and one line with its time when it is done."""
+    start = time.monotonic()
+    with mu.progress(label):
+        yield
+    print(f"  {label}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def write_records(path: pathlib.Path, records: Iterable[reporting.Record]) -> pathlib.Path:
+    """Write records as JSON lines in place of what was there, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.unlink(missing_ok=True)
+    for record in records:
+        reporting.append(scratch, record)
+    os.replace(scratch, path)
+    return path
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Keep the configuration of a run beside its results."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    scratch = workdir / "config.json.partial"
+    scratch.write_text(config.to_json_best_effort(indent=2) + "\n")
+    os.replace(scratch, workdir / "config.json")
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """The configuration with which the model in `workdir` was trained."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"expected a trained model in {workdir}, found no config.json there; train one with "
+            f"python -m experiments.train --workdir={workdir}"
+        )
+    return ConfigDict(json.loads(path.read_text()))

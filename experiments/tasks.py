@@ -1,0 +1,138 @@
+"""What a configuration means: its data, its model and how that is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+import mu_jax as mu
+from mu_jax import datasets, models
+
+PyTree = Any
+
+OPTIMIZERS = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+}
+MODELS = {
+    "mlp": models.MLP,
+    "cnn": models.CNN,
+    "resnet9": models.ResNet9,
+    "resnet18": models.ResNet18,
+    "vit_tiny": models.ViTTiny,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data and model of one configuration.
+
+    Attributes:
+      train, test: the splits as `Batches`. info: what is known of the dataset.
+      model: the model with its loss. init: `key -> variables`.
+      config: the configuration.
+    """
+
+    train: mu.Batches
+    test: mu.Batches
+    info: datasets.DatasetInfo
+    model: mu.Model
+    init: Callable[[jax.Array], PyTree]
+    config: ConfigDict
+
+
+def make_task(config: ConfigDict) -> Task:
+    """Load the data of a configuration and build its model."""
+    info = datasets.info(config.dataset, data_dir=config.data_dir)
+    train, test = (
+        datasets.load(config.dataset, split, data_dir=config.data_dir, limit=limit)
+        for split, limit in (("train", config.limit), ("test", None))
+    )
+    module = make_module(config.model, info)
+    classify = info.task == "classification"
+    loss = mu.losses.cross_entropy if classify else mu.losses.squared_error
+
+    def init(key):
+        return module.init(key, train.inputs[:1])
+
+    return Task(
+        train=_batches(train, config.batch_size),
+        test=_batches(test, config.batch_size),
+        info=info,
+        model=mu.from_linen(module, loss),
+        init=jax.jit(init),
+        config=config,
+    )
+
+
+def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
+    """The linen module that `config.name` and the other fields describe."""
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    build = lookup(MODELS, arguments.pop("name"), "model")
+    return build(num_outputs=info.num_classes or 1, **arguments)
+
+
+def make_optimizer(
+    name: str, learning_rate: float | optax.Schedule
+) -> optax.GradientTransformation:
+    """One of the optimizers by name."""
+    return lookup(OPTIMIZERS, name, "optimizer")(learning_rate)
+
+
+def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
+    """Train from scratch, by the recipe of the configuration."""
+    training = task.config.training
+    state, _ = mu.fit(
+        task.model,
+        mu.supervised(task.model, training_mode=True),
+        training_optimizer(task, examples),
+        task.init(jax.random.fold_in(key, 0)),
+        examples,
+        key=jax.random.fold_in(key, 1),
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+    )
+    return state.variables
+
+
+def retrain(task: Task, retain: mu.Batches) -> mu.Transform:
+    """The same recipe as a transform that reads the retain set only."""
+    training = task.config.training
+    return mu.retrain(
+        task.model,
+        training_optimizer(task, retain),
+        init=task.init,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+    )
+
+
+def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransformation:
+    """The optimizer of the recipe: weight decay on the gradient, a cosine schedule to the end."""
+    training = task.config.training
+    steps = training.epochs * examples.replace(batch_size=training.batch_size).num_batches
+    schedule = optax.cosine_decay_schedule(training.learning_rate, steps)
+    return optax.chain(
+        optax.add_decayed_weights(training.weight_decay),
+        make_optimizer(training.optimizer, schedule),
+    )
+
+
+def lookup(table: dict[str, Any], name: str, what: str) -> Any:
+    """An entry of a table of names, or a sentence that lists them."""
+    if name not in table:
+        raise ValueError(f"expected a {what} among {', '.join(table)}, found {name!r}; choose one")
+    return table[name]
+
+
+def _batches(examples: datasets.Examples, batch_size: int) -> mu.Batches:
+    return mu.batches(
+        examples.inputs, examples.targets, batch_size=batch_size, index=examples.index
+    )

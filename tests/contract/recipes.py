@@ -1,0 +1,104 @@
+"""The transforms that the contract runs over, and the arguments it builds them with.
+
+These are all functions of `mu_jax.transforms.__all__` whose first parameter is `model`. A new
+transform joins by being listed there; where it needs a parameter that no other transform has,
+`ARGUMENTS` gets a line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+import pytest
+from settings import Setting
+
+import mu_jax as mu
+
+# One value for each parameter, whichever transform it belongs to. Plain SGD where an optimizer is
+# asked for: Adam divides rounding noise by itself where a gradient is 0.
+_SGD = optax.sgd(0.1)
+ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
+    "model": lambda setting: setting.model,
+    "init": lambda setting: setting.init,
+    "optimizer": lambda setting: _SGD,
+    "alpha": lambda setting: 1.3,
+    "dampening": lambda setting: 0.7,
+    "sparsity": lambda setting: 0.4,
+    "epochs": lambda setting: 2,
+}
+
+# Further ways to call a transform that must obey the contract as well.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
+    "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
+}
+
+
+class Case(NamedTuple):
+    """A transform, and the arguments that make a variant of it."""
+
+    factory: Callable
+    changes: dict[str, Any]
+
+    def build(self, setting: Setting, **changes: Any) -> Callable:
+        """The transform on the model of a setting, `changes` in place of the table's arguments."""
+        return self.factory(**{**arguments(self.factory, setting), **self.changes, **changes})
+
+    def default(self, parameter: str) -> Any:
+        """The default of a parameter; None if it is required or not there."""
+        found = inspect.signature(self.factory).parameters.get(parameter)
+        return None if found is None or found.default is found.empty else found.default
+
+    def takes(self, parameter: str) -> bool:
+        """Whether there is a parameter of that name."""
+        return parameter in inspect.signature(self.factory).parameters
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is an optimisation, whose result depends on the batch size."""
+        return self.takes("epochs") or self.takes("steps")
+
+
+def arguments(factory: Callable, setting: Setting) -> dict[str, Any]:
+    """The arguments of a factory, one for each parameter that `ARGUMENTS` knows."""
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name in ARGUMENTS:
+            found[name] = ARGUMENTS[name](setting)
+        elif parameter.default is parameter.empty:
+            raise ValueError(
+                f"Expected an argument for every required parameter of {factory.__name__}, "
+                f"found none for {name!r}: add it to ARGUMENTS in tests/contract/recipes.py."
+            )
+    return found
+
+
+def factories(namespace: Any = mu.transforms) -> dict[str, Callable]:
+    """Every function of a namespace's `__all__` whose first parameter is `model`."""
+    found = {name: getattr(namespace, name) for name in namespace.__all__}
+    return {
+        name: function
+        for name, function in found.items()
+        if inspect.isfunction(function)
+        and next(iter(inspect.signature(function).parameters), None) == "model"
+    }
+
+
+def cases() -> dict[str, Case]:
+    """Every transform with the table's arguments, and its variants."""
+    found = {}
+    for name, factory in factories().items():
+        found[name] = Case(factory, {})
+        for variant, changes in VARIANTS.get(name, {}).items():
+            found[f"{name}-{variant}"] = Case(factory, changes)
+    return found
+
+
+def every(keep: Callable[[Case], Any] = lambda case: True, *, variants: bool = True) -> Any:
+    """Parametrizes a test over `case`, every transform for which `keep` holds."""
+    chosen = {name: case for name, case in cases().items() if keep(case)}
+    chosen = {name: case for name, case in chosen.items() if variants or not case.changes}
+    return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())

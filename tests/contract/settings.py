@@ -1,0 +1,125 @@
+"""Small models of every framework, and data for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import mu_jax as mu
+from mu_jax.models import CNN
+
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+EXAMPLES, CLASSES = 22, 3
+FORGET_IDS = [1, 4, 5, 9, 13, 16]
+
+
+class Setting(NamedTuple):
+    """A model with the arrays it starts from, and data of its shape."""
+
+    model: mu.Model
+    init: Callable[[jax.Array], Any]
+    inputs: np.ndarray
+
+    @property
+    def variables(self) -> Any:
+        return self.init(jax.random.key(7))
+
+    def data(self, *, batch_size: int = 4, seed: int = 0) -> mu.Batches:
+        """The examples; another seed gives other values of the same shapes."""
+        targets = np.random.default_rng(seed).integers(CLASSES, size=EXAMPLES)
+        return mu.batches(np.roll(self.inputs, seed, axis=0), targets, batch_size=batch_size)
+
+    def sets(self, **options: int) -> tuple[mu.Batches, mu.Batches]:
+        """Forget and retain set."""
+        return mu.split(self.data(**options), FORGET_IDS)
+
+
+@functools.cache
+def setting(name: str) -> Setting:
+    """A setting by name: raw, bfloat16; linen, nnx and cnn with batch normalisation."""
+    return {
+        "raw": lambda: _raw(jnp.float32),
+        "bfloat16": lambda: _raw(jnp.bfloat16),
+        "linen": lambda: _linen(_Network(), _normal(EXAMPLES, 5)),
+        "nnx": _nnx,
+        "cnn": lambda: _linen(CNN((3, 4), CLASSES), _normal(EXAMPLES, 5, 5, 2)),
+    }[name]()
+
+
+class _Network(nn.Module):
+    """A linen network of one hidden layer, with batch normalisation and dropout."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(6, use_bias=False)(x))
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        return nn.Dense(CLASSES)(x)
+
+
+class _NNXNetwork(nnx.Module):
+    """The same in nnx."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(5, 6, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.head = nnx.Linear(6, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(nnx.relu(self.norm(self.hidden(x)))))
+
+
+def _linen(module: nn.Module, inputs: np.ndarray) -> Setting:
+    def init(key):
+        return _no_leaf_constant(module.init(key, inputs[:1]), key)
+
+    return Setting(mu.from_linen(module, LOSS), init, inputs)
+
+
+def _nnx() -> Setting:
+    def init(key):
+        return _no_leaf_constant(nnx.state(_NNXNetwork(nnx.Rngs(key))), key)
+
+    return Setting(mu.from_nnx(_NNXNetwork(nnx.Rngs(0)), LOSS), init, _normal(EXAMPLES, 5))
+
+
+def _raw(dtype: Any) -> Setting:
+    def predict(params, state, inputs):
+        hidden = jnp.tanh(inputs.astype(dtype) @ params["hidden"] + params["bias"]) - state
+        return hidden @ params["head"]
+
+    def init(key):
+        one, two, three = jax.random.split(key, 3)
+        params = {
+            "bias": jax.random.normal(one, (6,), dtype),
+            "head": jax.random.normal(two, (6, CLASSES), dtype),
+            "hidden": jax.random.normal(three, (5, 6), dtype),
+        }
+        return mu.Variables(params, jnp.asarray(0.25, dtype))
+
+    return Setting(mu.from_function(predict, LOSS), init, _normal(EXAMPLES, 5))
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _no_leaf_constant(variables: Any, key: jax.Array) -> Any:
+    """Moves every leaf off its initial constants, so that one left alone or reset shows."""
+    leaves, structure = jax.tree.flatten(variables)
+    keys = jax.random.split(key, len(leaves))
+
+    def moved(leaf, key):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf + jax.random.uniform(key, leaf.shape, leaf.dtype, 0.1, 0.4)
+
+    return structure.unflatten([moved(leaf, key) for leaf, key in zip(leaves, keys)])

@@ -1,0 +1,581 @@
+"""One interface over linen, nnx, raw functions, haiku- and equinox-style models."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import mu_jax as mu
+from mu_jax.model import path_name
+
+X = jax.random.normal(jax.random.key(0), (6, 4)) * 3 + 1
+LABELS = jnp.array([0, 1, 2, 0, 1, 2])
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+DATA = mu.batches(X, LABELS, batch_size=4)
+
+
+class Linen(nn.Module):
+    """Dense, batch normalisation, dropout, dense; the mode is a keyword called `flag`."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return linen_body(self, x, train)
+
+
+class LinenDeterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic: bool = True):
+        return linen_body(self, x, not deterministic)
+
+
+class LinenTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, training: bool):
+        return linen_body(self, x, training)
+
+
+class LinenIsTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x, is_training: bool = True):
+        return linen_body(self, x, is_training)
+
+
+class LinenMode(nn.Module):
+    @nn.compact
+    def __call__(self, x, mode: str):
+        return linen_body(self, x, mode == "fit")
+
+
+def linen_body(module, x, train):
+    del module  # submodules find their parent by themselves
+    x = nn.Dense(5, name="hidden")(x)
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+    x = nn.Dropout(0.5, deterministic=not train)(x)
+    return nn.Dense(3, name="head")(x)
+
+
+class NNX(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(4, 5, rngs=rngs)
+        self.norm = nnx.BatchNorm(5, momentum=0.9, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(self.norm(self.hidden(x))))
+
+
+def raw_apply(params, state, key, x, train):
+    """The same network on plain dicts, in the order of arguments that haiku has."""
+    h = x @ params["hidden"]["kernel"] + params["hidden"]["bias"]
+    mean, var = (h.mean(0), h.var(0)) if train else (state["mean"], state["var"])
+    moved = {
+        "mean": 0.9 * state["mean"] + 0.1 * mean if train else mean,
+        "var": 0.9 * state["var"] + 0.1 * var if train else var,
+    }
+    h = (h - mean) * jax.lax.rsqrt(var + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
+    if key is not None:
+        h = jnp.where(jax.random.bernoulli(key, 0.5, h.shape), h * 2, 0)
+    return h @ params["head"]["kernel"] + params["head"]["bias"], moved
+
+
+class HaikuStyle(NamedTuple):
+    """What `hk.transform_with_state` gives: `init(rng, x)` and `apply(params, state, rng, x)`."""
+
+    init: Any
+    apply: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    weight: Any
+    bias: Any
+    activation: Any = dataclasses.field(default=None, metadata={"static": False})
+
+    def __call__(self, x):
+        y = self.weight @ x + self.bias
+        return y if self.activation is None else self.activation(y)
+
+
+def is_array(leaf):
+    return isinstance(leaf, jax.Array)
+
+
+def linen_case(cls=Linen, flag="train", **arguments):
+    module = cls()
+    inference = arguments.get("inference_arguments", {flag: flag == "deterministic"})
+    variables = module.init(jax.random.key(1), X, **inference)
+    return mu.from_linen(module, LOSS, **arguments), variables
+
+
+def nnx_case():
+    net = NNX(nnx.Rngs(0))
+    return mu.from_nnx(net, LOSS), nnx.state(net)
+
+
+def raw_variables():
+    params = dict(linen_case()[1]["params"])
+    return mu.Variables(params, {"mean": jnp.zeros(5), "var": jnp.ones(5)})
+
+
+def raw_case():
+    model = mu.from_function(
+        lambda params, state, x: raw_apply(params, state, None, x, False)[0],
+        LOSS,
+        predict_train=lambda params, state, x, key: raw_apply(params, state, key, x, True),
+    )
+    return model, raw_variables()
+
+
+def haiku_case():
+    transformed = HaikuStyle(
+        init=lambda key, x: tuple(raw_variables()),
+        apply=lambda params, state, rng, x, is_training: raw_apply(
+            params, state, rng, x, is_training
+        ),
+    )
+    model = mu.from_function(
+        lambda params, state, x: transformed.apply(params, state, None, x, False)[0],
+        LOSS,
+        predict_train=lambda params, state, x, key: transformed.apply(params, state, key, x, True),
+    )
+    return model, mu.Variables(*transformed.init(jax.random.key(0), X))
+
+
+STATEFUL = {
+    "linen train": linen_case,
+    "linen deterministic": lambda: linen_case(LinenDeterministic, "deterministic"),
+    "linen training": lambda: linen_case(LinenTraining, "training"),
+    "linen is_training": lambda: linen_case(LinenIsTraining, "is_training"),
+    "linen explicit": lambda: linen_case(
+        LinenMode, train_arguments={"mode": "fit"}, inference_arguments={"mode": "predict"}
+    ),
+    "nnx": nnx_case,
+    "raw": raw_case,
+    "haiku style": haiku_case,
+}
+
+
+@pytest.fixture(params=STATEFUL.values(), ids=STATEFUL.keys())
+def case(request):
+    return request.param()
+
+
+def same(first, second):
+    first, second = (jax.tree.leaves(as_data(tree)) for tree in (first, second))
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def as_data(tree):
+    def data(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    return jax.tree.map(data, tree)
+
+
+def assert_one_sentence(raised, *parts):
+    message = str(raised.value)
+    assert message.startswith("Expected "), message
+    assert message.endswith(".") and "\n" not in message, message
+    assert "found" in message and ":" in message, message
+    for part in parts:
+        assert part in message, message
+
+
+def test_inference_is_the_default_and_normalises_by_running_statistics(case):
+    model, variables = case
+    params, state = model.split(variables)
+    values = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(as_data(params))}
+    h = X @ values["hidden/kernel"] + values["hidden/bias"]
+    h = h / np.sqrt(1 + 1e-5) * values["norm/scale"] + values["norm/bias"]
+    expected = h @ values["head/kernel"] + values["head/bias"]
+    np.testing.assert_allclose(model.apply(variables, X), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_batch_is_predicted_example_by_example(case):
+    model, variables = case
+    one_by_one = jnp.concatenate([model.apply(variables, x[None]) for x in X])
+    np.testing.assert_allclose(model.apply(variables, X), one_by_one, rtol=2e-5, atol=2e-5)
+    losses = model.losses(variables, DATA.at(0))
+    np.testing.assert_allclose(losses, LOSS(one_by_one, LABELS)[:4], rtol=1e-4, atol=1e-5)
+    assert losses.dtype == jnp.float32
+
+
+def test_training_mode_moves_statistics_and_nothing_else(case):
+    model, variables = case
+    _, moved = model.apply_train(variables, X, jax.random.key(3))
+    assert jax.tree.structure(moved) == jax.tree.structure(variables)
+    assert same(model.params(moved), model.params(variables))
+    names = [
+        path_name(path).split("/")[-1]
+        for (path, new), old in zip(
+            jax.tree_util.tree_leaves_with_path(as_data(moved)),
+            jax.tree.leaves(as_data(variables)),
+            strict=True,
+        )
+        if not np.array_equal(new, old)
+    ]
+    assert sorted(names) == ["mean", "var"]
+
+
+def test_statistics_move_by_the_mean_of_the_batch(case):
+    model, variables = case
+    params, _ = model.split(variables)
+    _, moved = model.apply_train(variables, X, jax.random.key(3))
+    values = {
+        path_name(p).split("/")[-1]: v
+        for p, v in jax.tree_util.tree_leaves_with_path(as_data(model.split(moved)[1]))
+    }
+    weights = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(as_data(params))}
+    h = X @ weights["hidden/kernel"] + weights["hidden/bias"]
+    np.testing.assert_allclose(values["mean"], 0.1 * h.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(values["var"], 0.9 + 0.1 * h.var(0), rtol=1e-4)
+
+
+def test_dropout_is_off_at_inference_and_seeded_by_the_key_in_training(case):
+    model, variables = case
+    assert same(model.apply(variables, X), model.apply(variables, X))
+    first, again, other = (
+        model.apply_train(variables, X, jax.random.key(seed))[0] for seed in (1, 1, 2)
+    )
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_statistics_and_fits_leave_running_statistics_alone_unless_asked(case):
+    model, variables = case
+    state = as_data(model.split(variables)[1])
+    mu.collect(mu.statistics.importance(model), variables, DATA)
+    for training_mode in (False, True):
+        objective = mu.supervised(model, training_mode=training_mode)
+        fitted, _ = mu.fit(
+            model, objective, optax.sgd(0.1), variables, DATA, key=jax.random.key(0)
+        )
+        moved = as_data(model.split(fitted.variables)[1])
+        assert same(moved, state) is not training_mode
+        assert not same(model.params(fitted.variables), model.params(variables))
+
+
+def test_a_linen_module_without_a_flag_is_called_without_one():
+    module = nn.Dense(3)
+    variables = module.init(jax.random.key(0), X)
+    model = mu.from_linen(module, LOSS)
+    assert same(model.apply(variables, X), module.apply(variables, X))
+    outputs, moved = model.apply_train(variables, X)
+    assert same(outputs, module.apply(variables, X)) and same(moved, variables)
+
+
+def test_what_linen_modules_sow_at_init_is_not_kept_as_state():
+    module = Sowing()
+    variables = module.init(jax.random.key(0), X)
+    assert "intermediates" in variables
+    model = mu.from_linen(module, LOSS)
+    model = mu.from_linen(module, LOSS)
+    state = model.split(variables)[1]
+    assert state == {}
+    assert sorted(model.with_params(variables, model.params(variables))) == ["params"]
+    assert sorted(model.apply_train(variables, X)[1]) == ["params"]
+
+
+def test_a_raw_function_keeps_its_state_in_training_mode_by_default():
+    model = mu.from_function(lambda w, state, x: x @ w + state["shift"], LOSS)
+    variables = mu.Variables(jnp.ones((4, 3)), {"shift": jnp.arange(3.0)})
+    outputs, moved = model.apply_train(variables, X, jax.random.key(0))
+    np.testing.assert_array_equal(outputs, X @ jnp.ones((4, 3)) + jnp.arange(3.0))
+    assert same(moved, variables)
+
+
+def test_an_equinox_style_module_is_partitioned_by_hand():
+    """The module is a pytree of arrays and functions, called on one example at a time."""
+    net = Linear(jnp.arange(12.0).reshape(3, 4) / 10, jnp.ones(3), jnp.tanh)
+    leaves, structure = jax.tree.flatten(net)
+    arrays = structure.unflatten([x if is_array(x) else None for x in leaves])
+    static = [None if is_array(x) else x for x in leaves]
+
+    def predict(params, state, x):
+        del state
+        slots = jax.tree.leaves(params, is_leaf=lambda leaf: leaf is None)
+        merged = [s if a is None else a for a, s in zip(slots, static, strict=True)]
+        return jax.vmap(structure.unflatten(merged))(x)
+
+    model = mu.from_function(predict, LOSS)
+    variables = mu.Variables(arrays)
+    expected = jnp.tanh(X @ net.weight.T + net.bias)
+    np.testing.assert_allclose(model.apply(variables, X), expected, rtol=1e-6)
+    value = mu.collect(mu.statistics.mean_gradient(model), variables, DATA).value
+    grads = jax.grad(lambda p: LOSS(predict(p, (), X), LABELS).mean())(arrays)
+    np.testing.assert_allclose(value.weight, grads.weight, rtol=1e-5, atol=1e-7)
+    assert value.activation is None
+
+
+def test_nnx_module_is_a_template_that_is_never_changed():
+    net = NNX(nnx.Rngs(0))
+    before = jax.tree.map(np.asarray, as_data(nnx.state(net)))
+    model, variables = mu.from_nnx(net, LOSS), nnx.state(net)
+    _, moved = model.apply_train(variables, X, jax.random.key(0))
+    assert same(nnx.state(net), before)
+    nnx.update(net, moved)
+    net.eval()
+    assert same(net(X), model.apply(moved, X))
+
+
+def test_nnx_variables_of_the_caller_are_never_changed_nor_shared():
+    model, variables = nnx_case()
+    before = jax.tree.map(np.asarray, as_data(variables))
+    _, moved = model.apply_train(variables, X, jax.random.key(0))
+    edited = model.with_params(variables, model.params(variables))
+    assert same(variables, before)
+    for result in (moved, edited):
+        result["norm"]["mean"].set_value(jnp.full(5, 7.0))
+        result["head"]["bias"].set_value(jnp.full(3, 7.0))
+    assert same(variables, before)
+
+
+def test_every_random_stream_of_an_nnx_module_is_seeded_by_the_key():
+    class Named(nnx.Module):
+        def __init__(self, rngs):
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.head = nnx.Linear(4, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.dropout(x))
+
+    net = Named(nnx.Rngs(params=0, dropout=1))
+    model, variables = mu.from_nnx(net, LOSS), nnx.state(net)
+    first, other = (model.apply_train(variables, X, jax.random.key(s))[0] for s in (1, 2))
+    assert not same(first, other)
+
+
+def test_nnx_trainable_takes_another_filter():
+    model = mu.from_nnx(NNX(nnx.Rngs(0)), LOSS, trainable=nnx.All(nnx.Param, nnx.PathContains("head")))
+    variables = nnx.state(NNX(nnx.Rngs(0)))
+    names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(model.params(variables))]
+    assert names == ["head/bias", "head/kernel"]
+    assert model.apply(variables, X).shape == (6, 3)
+
+
+def test_a_label_dtype_that_the_loss_refuses_is_one_sentence(case):
+    model, variables = case
+    data = mu.batches(X, LABELS.astype(jnp.float32), batch_size=4)
+    with pytest.raises(ValueError) as raised:
+        mu.collect(mu.statistics.mean_gradient(model), variables, data)
+    assert_one_sentence(raised, "float32[4]", "check the dtype and shape of the labels")
+
+
+def test_a_loss_that_reduces_over_the_batch_is_one_sentence():
+    model = mu.from_function(lambda w, s, x: x @ w, lambda o, t: LOSS(o, t).mean())
+    with pytest.raises(ValueError) as raised:
+        model.losses(mu.Variables(jnp.ones((4, 3))), DATA.at(0))
+    assert_one_sentence(raised, "(4,)", "shape ()", "does not reduce over the batch")
+
+
+def test_a_loss_that_keeps_the_outputs_is_one_sentence():
+    model = mu.from_function(lambda w, s, x: x @ w, lambda o, t: jnp.square(o - t[:, None]))
+    with pytest.raises(ValueError) as raised:
+        model.losses(mu.Variables(jnp.ones((4, 3))), DATA.at(0))
+    assert_one_sentence(raised, "(4,)", "(4, 3)", "over everything else")
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "part"),
+    [
+        (linen_case, {"kernel": jnp.ones(2)}, "'params' collection"),
+        (nnx_case, {"params": {}}, "nnx.state(module)"),
+        (raw_case, {"params": {}}, "mu.Variables(params)"),
+    ],
+    ids=["linen", "nnx", "raw"],
+)
+def test_variables_of_another_framework_are_refused(make, wrong, part):
+    model, _ = make()
+    with pytest.raises(TypeError) as raised:
+        model.apply(wrong, X)
+    assert_one_sentence(raised, part)
+
+
+class Sowing(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(5, name="hidden")(x)
+        self.sow("intermediates", "h", x)
+        return SowingHead(name="top")(x)
+
+
+class SowingHead(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="head")(x)
+        self.sow("intermediates", "logits", x)
+        return x
+
+
+class NNXSowing(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(4, 5, rngs=rngs)
+        self.head = nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.hidden(x)
+        self.sow(nnx.Intermediate, "h", x)
+        return self.head(x)
+
+
+def test_observe_gives_what_a_linen_module_sows_by_name():
+    module = Sowing()
+    variables = module.init(jax.random.key(0), X)
+    model = mu.from_linen(module, LOSS)
+    outputs, seen = model.observe(*model.split(variables), X)
+    assert set(seen) == {"h", "top/logits"}
+    hidden = variables["params"]["hidden"]
+    np.testing.assert_allclose(seen["h"], X @ hidden["kernel"] + hidden["bias"], rtol=1e-5)
+    assert same(seen["top/logits"], outputs)
+    assert same(outputs, model.apply(variables, X))
+
+
+def test_observe_gives_what_an_nnx_module_sows_by_name():
+    net = NNXSowing(nnx.Rngs(0))
+    model, variables = mu.from_nnx(net, LOSS), nnx.state(net)
+    outputs, seen = model.observe(*model.split(variables), X)
+    assert set(seen) == {"h"}
+    np.testing.assert_allclose(seen["h"], net.hidden(X), rtol=1e-6)
+    assert same(outputs, model.apply(variables, X))
+
+
+def leaf_names(tree):
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def test_names_are_the_same_for_linen_and_nnx():
+    linen, linen_variables = linen_case()
+    net, nnx_variables = nnx_case()
+    names = leaf_names(linen.params(linen_variables))
+    assert names == leaf_names(net.params(nnx_variables))
+    assert names == [
+        "head/bias",
+        "head/kernel",
+        "hidden/bias",
+        "hidden/kernel",
+        "norm/bias",
+        "norm/scale",
+    ]
+
+
+def is_head(name):
+    return name.startswith("head/")
+
+
+def mask_of(params):
+    return jax.tree_util.tree_map_with_path(lambda p, _: is_head(path_name(p)), params)
+
+
+@pytest.mark.parametrize("form", ["predicate", "tree of bools"])
+def test_restrict_leaves_frozen_leaves_out_of_everything(case, form):
+    model, variables = case
+    part = mu.restrict(model, is_head if form == "predicate" else mask_of(model.params(variables)))
+    assert leaf_names(part.params(variables)) == ["head/bias", "head/kernel"]
+    assert same(part.apply(variables, X), model.apply(variables, X))
+    assert same(part.with_params(variables, part.params(variables)), variables)
+    key = jax.random.key(5)
+    assert same(part.apply_train(variables, X, key), model.apply_train(variables, X, key))
+
+    whole = mu.collect(mu.statistics.mean_gradient(model), variables, DATA).value
+    value = mu.collect(mu.statistics.mean_gradient(part), variables, DATA).value
+    chosen = [
+        leaf for p, leaf in jax.tree_util.tree_leaves_with_path(whole) if is_head(path_name(p))
+    ]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        jax.tree.leaves(value),
+        chosen,
+    )
+
+
+def test_no_gradient_is_computed_for_frozen_leaves():
+    model, variables = raw_case()
+    part = mu.restrict(model, lambda name: name == "head/bias")
+
+    def products(model):
+        statistic = mu.statistics.mean_gradient(model)
+        jaxpr = jax.make_jaxpr(statistic.terms)(variables, DATA.at(0))
+        return str(jaxpr).count("dot_general")
+
+    assert products(part) == 2  # the forward pass only
+    assert products(model) == 5
+
+
+@pytest.mark.parametrize("training_mode", [False, True])
+def test_a_fit_of_a_restricted_model_leaves_the_rest_bit_identical(case, training_mode):
+    model, variables = case
+    part = mu.restrict(model, is_head)
+    objective = mu.supervised(part, training_mode=training_mode)
+    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    state, _ = mu.fit(part, objective, optimizer, variables, DATA, key=jax.random.key(0))
+    before, after = model.params(variables), model.params(state.variables)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+    ):
+        assert np.array_equal(old, new) is not is_head(path_name(path))
+
+
+def test_restrictions_nest():
+    model, variables = linen_case()
+    part = mu.restrict(mu.restrict(model, is_head), lambda name: name.endswith("bias"))
+    assert leaf_names(part.params(variables)) == ["head/bias"]
+    assert same(part.apply(variables, X), model.apply(variables, X))
+    assert same(part.with_params(variables, part.params(variables)), variables)
+
+
+def test_restrict_with_the_same_choice_is_the_same_model():
+    model, variables = linen_case()
+    mask = mask_of(model.params(variables))
+    assert mu.restrict(model, mask) is mu.restrict(model, jax.tree.map(bool, mask))
+    assert mu.restrict(model, is_head) is mu.restrict(model, is_head)
+
+
+def test_refresh_keeps_what_is_frozen():
+    model, variables = linen_case()
+    fresh = jax.tree.map(lambda x: x + 1, variables)
+    mixed = mu.restrict(model, is_head).refresh(variables, fresh)
+    assert same(mixed["params"]["head"], fresh["params"]["head"])
+    assert same(mixed["params"]["hidden"], variables["params"]["hidden"])
+    assert same(mixed["batch_stats"], fresh["batch_stats"])
+    assert same(model.refresh(variables, fresh), fresh)
+
+
+def test_restrict_refuses_masks_of_array_elements():
+    model, variables = linen_case()
+    masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), model.params(variables))
+    with pytest.raises(TypeError) as raised:
+        mu.restrict(model, masks)
+    assert_one_sentence(raised, "mu.edits.where(mask)")
+
+
+@pytest.mark.parametrize("form", ["predicate", "tree of bools"])
+def test_restrict_refuses_to_choose_nothing(case, form):
+    model, variables = case
+    nothing = jax.tree.map(lambda _: False, model.params(variables))
+    part = mu.restrict(model, (lambda name: name == "heads") if form == "predicate" else nothing)
+    with pytest.raises(ValueError) as raised:
+        part.apply(variables, X)
+    assert_one_sentence(raised, "head/bias", "at least one trainable leaf")
+
+
+def test_models_map_over_an_ensemble(case):
+    model, variables = case
+    params, state = model.split(variables)
+    scales = jnp.array([1.0, 2.0])
+    stacked = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
+    outputs = jax.vmap(lambda p: model.predict(p, state, X))(stacked)
+    for number, scale in enumerate(scales):
+        one = model.predict(jax.tree.map(lambda x, s=scale: s * x, params), state, X)
+        np.testing.assert_allclose(outputs[number], one, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,41 @@
+"""Comparisons of trees of arrays, random keys included, and of messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def snapshot(tree: Any) -> Any:
+    """A copy on the host; random keys as their data."""
+    return jax.tree.map(_on_host, tree)
+
+
+def assert_close(found: Any, expected: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Two trees agree to float tolerance."""
+    chex.assert_trees_all_close(snapshot(found), snapshot(expected), rtol=rtol, atol=atol)
+
+
+def assert_identical(found: Any, expected: Any) -> None:
+    """Two trees agree bit by bit."""
+    chex.assert_trees_all_equal(snapshot(found), snapshot(expected))
+
+
+def stack(trees: list[Any]) -> Any:
+    """Trees of one structure as one tree with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def is_one_sentence(message: str) -> bool:
+    """Ends with a full stop and holds no other end of a sentence."""
+    return message.endswith(".") and ". " not in message and "\n" not in message
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.array(leaf)
