@@ -52,7 +52,7 @@ def chain(*transforms: Transform) -> Chain:
       2
     """
     if not transforms:
-        raise ValueError("Expected at least one transform to chain, found none: pass some.")
+        raise ValueError("expected at least one transform to chain, found none: pass some")
     return Chain(transforms)
 
 
@@ -84,7 +84,7 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
     """
     if isinstance(transform, Chain):
         raise TypeError(
-            "Expected a single transform, found a chain: send its members through one by one."
+            "expected a single transform, found a chain: send its members through one by one"
         )
 
     def body(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):

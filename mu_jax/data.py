@@ -132,14 +132,14 @@ def batches(
     """
     n = _leading_axis((inputs, targets))
     if batch_size < 1:
-        raise ValueError(f"Expected batch_size >= 1, found {batch_size}: give a positive size.")
+        raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
     weight = jnp.ones(n, jnp.float32) if weight is None else jnp.asarray(weight, jnp.float32)
     index = jnp.arange(n, dtype=jnp.int32) if index is None else _as_ids(index)
     for name, array in (("weight", weight), ("index", index)):
         if array.shape != (n,):
             raise ValueError(
-                f"Expected {name} of shape ({n},), one per example, found {array.shape}: "
-                f"give one {name} for each row of the inputs."
+                f"expected {name} of shape ({n},), one per example, found {array.shape}: "
+                f"give one {name} for each row of the inputs"
             )
     check_weight(weight)
     inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
@@ -172,26 +172,26 @@ def split(data: Data, forget_ids: Sequence[int] | np.ndarray) -> tuple[Data, Dat
     index = np.asarray(data.index)  # type: ignore[attr-defined]
     wanted = np.unique(np.asarray(forget_ids))
     if wanted.size == 0:
-        raise ValueError("Expected at least one id to forget, found none: name the examples.")
+        raise ValueError("expected at least one id to forget, found none: name the examples")
     if not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"Expected integer ids to forget, found {wanted.dtype}: give example ids.")
+        raise ValueError(f"expected integer ids to forget, found {wanted.dtype}: give example ids")
     if np.unique(index).size != index.size:
         raise ValueError(
-            f"Expected every id once in the data, found {np.unique(index).size} different ids "
-            f"for {index.size} examples: give `index` without repetitions."
+            f"expected every id once in the data, found {np.unique(index).size} different ids "
+            f"for {index.size} examples: give `index` without repetitions"
         )
     unknown = np.setdiff1d(wanted, index)
     if unknown.size:
         raise ValueError(
-            f"Expected ids that are in the data, found {unknown.size} unknown "
+            f"expected ids that are in the data, found {unknown.size} unknown "
             f"({', '.join(map(str, unknown[:5]))}{', ...' if unknown.size > 5 else ''}): "
-            "check the request against the data's ids."
+            "check the request against the data's ids"
         )
     chosen = np.isin(index, wanted)
     if chosen.all():
         raise ValueError(
-            f"Expected some examples to retain, found a request for all {index.size}: "
-            "to forget everything, train nothing."
+            f"expected some examples to retain, found a request for all {index.size}: "
+            "to forget everything, train nothing"
         )
     return (
         data.take(np.flatnonzero(chosen)),  # type: ignore[attr-defined]
@@ -214,8 +214,8 @@ def pad(batch: Batch, size: int) -> Batch:
         return batch
     if missing < 0:
         raise ValueError(
-            f"Expected batches of at most {size} rows, found {size - missing}: let the first "
-            "batch of an iterable be its largest."
+            f"expected batches of at most {size} rows, found {size - missing}: let the first "
+            "batch of an iterable be its largest"
         )
     rows = np.minimum(np.arange(size), batch.weight.shape[0] - 1)
     padded = Batch(*jax.tree.map(lambda x: x[rows], tuple(batch)))
@@ -244,8 +244,8 @@ def check_sets(forget: Any, retain: Any) -> None:
         shared = np.intersect1d(*(np.asarray(index) for index in found))
         if shared.size:
             raise ValueError(
-                f"Expected forget and retain sets without a common example, found {shared.size} "
-                f"in both (first id {shared[0]}): make them with mu.split."
+                f"expected forget and retain sets without a common example, found {shared.size} "
+                f"in both (first id {shared[0]}): make them with mu.split"
             )
 
 
@@ -257,13 +257,13 @@ def check_weight(weight: jax.Array, name: str = "examples") -> None:
     bad = ~np.isfinite(values) | (values < 0)
     if bad.any():
         raise ValueError(
-            f"Expected finite weights >= 0 for the {name}, found {values[bad][0]} at row "
-            f"{np.flatnonzero(bad)[0]}: repair the weights or drop these rows."
+            f"expected finite weights >= 0 for the {name}, found {values[bad][0]} at row "
+            f"{np.flatnonzero(bad)[0]}: repair the weights or drop these rows"
         )
     if not values.any():
         raise ValueError(
-            f"Expected at least one row of positive weight in the {name}, found none among "
-            f"{values.size}: give a set that is not empty."
+            f"expected at least one row of positive weight in the {name}, found none among "
+            f"{values.size}: give a set that is not empty"
         )
 
 
@@ -297,8 +297,8 @@ def _leading_axis(tree: PyTree) -> int:
     sizes = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(tree)}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
-            f"Expected inputs and targets with one common leading axis of at least one example, "
-            f"found leading sizes {sorted(sizes)}: give one row per example in every array."
+            f"expected inputs and targets with one common leading axis of at least one example, "
+            f"found leading sizes {sorted(sizes)}: give one row per example in every array"
         )
     return sizes.pop()
 
@@ -306,9 +306,9 @@ def _leading_axis(tree: PyTree) -> int:
 def _as_ids(index: Any) -> jax.Array:
     ids = index if isinstance(index, jax.Array) else np.asarray(index)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"Expected integer ids, found {ids.dtype}: give stable integer ids.")
+        raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
     if isinstance(ids, np.ndarray) and ids.size and np.abs(ids).max() > np.iinfo(np.int32).max:
         raise ValueError(
-            f"Expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew."
+            f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
         )
     return jnp.asarray(ids, jnp.int32)

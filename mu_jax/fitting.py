@@ -136,7 +136,7 @@ def fit(
         per_epoch = folding.num_batches(batches)
         if per_epoch is None:
             raise ValueError(
-                "Expected batches of known number, found an iterable without a length: give steps."
+                "expected batches of known number, found an iterable without a length: give steps"
             )
         total = per_epoch * epochs
     if steps is not None:

@@ -93,8 +93,8 @@ def fold(
         return _in_segments(step, carry, batches, frozen, key, (start, total))
     if _traced((carry, frozen, key)):
         raise ValueError(
-            "Expected array-backed Batches under jit, found an iterable: call the transform "
-            "without jit, its steps are compiled all the same."
+            "expected array-backed Batches under jit, found an iterable: call the transform "
+            "without jit, its steps are compiled all the same"
         )
     return _over_iterable(step, carry, batches, frozen, epochs, (start, stop), key)
 
@@ -166,16 +166,23 @@ def _over_iterable(
     key: jax.Array | None,
 ) -> PyTree:
     start, stop = bounds
+    if stop is None and epochs > 1 and iter(batches) is batches:
+        raise ValueError(
+            f"expected batches that can be walked through {epochs} times, found an iterator: "
+            "give a list, Batches or a Stream"
+        )
     total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
     carry, position = _begin(total, carry, start)
-    size = None
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
-        size = batch.weight.shape[0] if size is None else size
-        carry = _compiled_step(step, carry, pad(batch, size), frozen, mesh_of(batch) is None)
+        carry = _compiled_step(step, carry, batch, frozen, mesh_of(batch) is None)
         position += 1
         _advance(carry, position)
     if position == 0:
-        raise ValueError("Expected at least one batch, found an empty iterable: give data.")
+        raise ValueError("expected at least one batch, found an empty iterable: give data")
+    if position < (stop or 0):
+        raise ValueError(
+            f"expected {stop} batches, found {position}: give more data or fewer steps"
+        )
     return _end(carry, position)
 
 
@@ -186,7 +193,7 @@ def _left(stop: int | None, position: int) -> int | None:
 def _epochs(
     batches: Iterable[Batch], epochs: int, skip: int, key: jax.Array | None
 ) -> Iterator[Batch]:
-    """All batches of all epochs but the first `skip`."""
+    """All batches of all epochs but the first `skip`, each of the size of the very first."""
     iterate = getattr(batches, "iterate", None)
     if iterate is not None:
         first, offset = divmod(skip, batches.num_batches)  # type: ignore[attr-defined]
@@ -194,14 +201,12 @@ def _epochs(
             epoch_key = None if key is None else jax.random.fold_in(key, epoch)
             yield from iterate(key=epoch_key, start=offset if epoch == first else 0)
         return
-    if epochs > 1 and iter(batches) is batches:
-        raise ValueError(
-            f"Expected batches that can be walked through {epochs} times, found an iterator: "
-            "give a list, Batches or a Stream."
-        )
-    yield from itertools.islice(
-        itertools.chain.from_iterable(batches for _ in range(epochs)), skip, None
-    )
+    size = None
+    every = itertools.chain.from_iterable(batches for _ in range(epochs))
+    for number, batch in enumerate(every):
+        size = batch.weight.shape[0] if size is None else size
+        if number >= skip:
+            yield pad(batch, size)
 
 
 def num_batches(batches: Any) -> int | None:

@@ -24,8 +24,8 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         outputs = outputs[..., 0]
     if outputs.shape != targets.shape:
         raise ValueError(
-            f"Expected targets of shape {outputs.shape} like the outputs, found {targets.shape}: "
-            "reshape the targets."
+            f"expected targets of shape {outputs.shape} like the outputs, found {targets.shape}: "
+            "reshape the targets"
         )
     errors = jnp.square(outputs - targets)
     return errors.reshape(errors.shape[0], -1).mean(axis=1)

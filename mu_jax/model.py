@@ -73,15 +73,15 @@ class Model:
             losses = self.loss(outputs, batch.targets)
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(
-                "Expected the loss to accept the model's outputs and the targets, found outputs "
+                "expected the loss to accept the model's outputs and the targets, found outputs "
                 f"{_describe(outputs)} and targets {_describe(batch.targets)} ({_first(error)}): "
-                "check the dtype and shape of the labels."
+                "check the dtype and shape of the labels"
             ) from error
         if losses.shape != batch.weight.shape:
             raise ValueError(
-                f"Expected one loss per example, shape {batch.weight.shape}, found shape "
+                f"expected one loss per example, shape {batch.weight.shape}, found shape "
                 f"{losses.shape}: give a loss that does not reduce over the batch and reduces "
-                "over everything else."
+                "over everything else"
             )
         return losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
 
@@ -128,8 +128,8 @@ def from_function(
 def _split_raw(variables: Variables) -> tuple[PyTree, PyTree]:
     if not isinstance(variables, Variables):
         raise TypeError(
-            "Expected mu.Variables(params, state) for a model made by from_function, found "
-            f"{type(variables).__name__}: wrap the parameters as mu.Variables(params)."
+            "expected mu.Variables(params, state) for a model made by from_function, found "
+            f"{type(variables).__name__}: wrap the parameters as mu.Variables(params)"
         )
     return variables.params, variables.state
 
@@ -193,8 +193,8 @@ _NOT_VARIABLES = ("intermediates", "perturbations", "losses")
 def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
     if "params" not in variables:
         raise TypeError(
-            "Expected linen variables with a 'params' collection, found collections "
-            f"{sorted(variables)}: pass what module.init returned."
+            "expected linen variables with a 'params' collection, found collections "
+            f"{sorted(variables)}: pass what module.init returned"
         )
     state = {k: v for k, v in variables.items() if k != "params" and k not in _NOT_VARIABLES}
     return variables["params"], state
@@ -274,8 +274,8 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
     def split(variables):
         if not isinstance(variables, nnx.State):
             raise TypeError(
-                "Expected the nnx.State of the module, found "
-                f"{type(variables).__name__}: pass nnx.state(module)."
+                "expected the nnx.State of the module, found "
+                f"{type(variables).__name__}: pass nnx.state(module)"
             )
         own = jax.tree.map(lambda x: x, variables)  # Variables of our own, or results would share
         return nnx.split_state(own, trainable, ...)
@@ -304,8 +304,8 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
     leaves = jax.tree_util.tree_leaves_with_path(trainable)
     if any(jnp.ndim(leaf) for _, leaf in leaves):
         raise TypeError(
-            "Expected one bool per leaf, found masks of array elements: end the optimizer with "
-            "mu.edits.where(mask), or pass the transform through it."
+            "expected one bool per leaf, found masks of array elements: end the optimizer with "
+            "mu.edits.where(mask), or pass the transform through it"
         )
     return _restrict(model, _Names(frozenset(path_name(path) for path, leaf in leaves if leaf)))
 
@@ -331,8 +331,8 @@ def _restrict(model: Model, trainable: Callable[[str], bool]) -> Model:
         if not any(jax.tree.leaves(chosen)):
             names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ValueError(
-                "Expected at least one trainable leaf, found that the mask chooses none of "
-                f"{', '.join(names[:4])}, ...: check the names."
+                "expected at least one trainable leaf, found that the mask chooses none of "
+                f"{', '.join(names[:4])}, ...: check the names"
             )
         kept = jax.tree.map(lambda x, keep: x if keep else None, params, chosen)
         frozen = jax.tree.map(lambda x, keep: None if keep else x, params, chosen)

@@ -36,8 +36,8 @@ def shard(batches: Batches, mesh: Mesh, *, axis: str = "data") -> Batches:
     """
     if axis not in mesh.shape:
         raise ValueError(
-            f"Expected a mesh with an axis named {axis!r}, found axes {tuple(mesh.shape)}: "
-            "give the name of the data axis."
+            f"expected a mesh with an axis named {axis!r}, found axes {tuple(mesh.shape)}: "
+            "give the name of the data axis"
         )
     return place(batches, mesh).replace(mesh=mesh, axis=axis)
 

@@ -137,8 +137,8 @@ def stream(
     index = np.arange(n) if index is None else np.asarray(index)
     if n == 0 or index.shape != (n,) or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
-            f"Expected one integer id for each of at least one example, found {n} examples and "
-            f"ids of shape {index.shape} and dtype {index.dtype}: give matching ids."
+            f"expected one integer id for each of at least one example, found {n} examples and "
+            f"ids of shape {index.shape} and dtype {index.dtype}: give matching ids"
         )
     return Stream(source, np.arange(n), index.astype(np.int32), batch_size, threads, mesh=mesh)
 

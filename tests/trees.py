@@ -31,8 +31,9 @@ def stack(trees: list[Any]) -> Any:
 
 
 def is_one_sentence(message: str) -> bool:
-    """Ends with a full stop and holds no other end of a sentence."""
-    return message.endswith(".") and ". " not in message and "\n" not in message
+    """Says in one sentence what was expected, what was found and what to do."""
+    parts = ("expected", "found", ":")
+    return all(part in message for part in parts) and ". " not in message and "\n" not in message
 
 
 def _on_host(leaf: Any) -> np.ndarray:

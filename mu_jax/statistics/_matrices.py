@@ -201,10 +201,8 @@ class Lookup(NamedTuple):
 
     def inputs(self, x: Array) -> Array:
         """Return the row numbers as a[1, t, 1], beyond the table where nothing is gathered."""
-        if self.clips:
-            x = jnp.clip(x, 0, self.table[0] - 1)
-        else:
-            x = jnp.where(x < 0, self.table[0], x)
+        beyond = self.table[0]
+        x = jnp.clip(x, 0, beyond - 1) if self.clips else jnp.where(x < 0, beyond, x)
         return x.reshape(1, -1, 1)
 
     def outputs(self, y: Array) -> Array:

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
+from mu_jax.statistics._matrices import Lookup
 from mu_jax.statistics._products import (
     Plan,
+    Product,
     Program,
     inner_jaxpr,
     opened,
@@ -23,13 +26,64 @@ from mu_jax.statistics._products import (
 )
 
 Array = jax.Array
+PyTree = Any
 Taps = dict[int, Array]  # by the product's index
+Factors = tuple[Array, Array]
 
 
-def run(program: Program, values: Sequence[Array], taps: Taps) -> tuple[Array, Taps]:
-    """Return the losses with `taps` added, and a[n, t, i] of each tapped product."""
-    (losses,), records = _run(program.jaxpr, program.plan, values, taps)
-    return losses, records
+def gradients(
+    program: Program, leaves: Sequence[Array], rows: PyTree
+) -> tuple[dict[int, Factors], dict[int, Array]]:
+    """Differentiate the loss of each row: one forward and one backward pass, without kernels.
+
+    Returns:
+      By the number of the leaf: a[b, n, t, i] and d[b, n, t, o] where it is in products only, and
+      the gradients themselves, g[b, ...], where it is used otherwise. In float32 or float64.
+    """
+    varying = varying_axes(leaves)
+    products = [product for uses in program.products.values() for product in uses]
+    taps = {p.index: vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in products}
+    copied = {leaf: leaves[leaf] for leaf in program.copied}
+
+    def of_row(row: PyTree) -> tuple[dict[int, Factors], dict[int, Array]]:
+        def loss(taps: Taps, copied: dict[int, Array]) -> tuple[Array, Taps]:
+            values = [copied.get(leaf, array) for leaf, array in enumerate(leaves)]
+            values += [x[None] for x in jax.tree.leaves(row)]
+            (losses,), records = _run(program.jaxpr, program.plan, values, taps)
+            return losses[0], records
+
+        (d, g), a = jax.grad(loss, (0, 1), has_aux=True)(taps, copied)
+        factors = {
+            leaf: _factors(uses, a, d, sum_dtype(leaves[leaf]))
+            for leaf, uses in program.products.items()
+        }
+        return factors, {leaf: value.astype(sum_dtype(value)) for leaf, value in g.items()}
+
+    return jax.vmap(of_row)(rows)
+
+
+def _factors(uses: Sequence[Product], a: Taps, d: Taps, dtype: Any) -> Factors:
+    """The a and d of a leaf, one use below the other."""
+    pairs = [use.factors(a[use.index], d[use.index]) for use in uses]
+    a, d = (jnp.concatenate(x, axis=1) if len(uses) > 1 else x[0] for x in zip(*pairs))
+    return (a if isinstance(uses[0].form, Lookup) else a.astype(dtype)), d.astype(dtype)
+
+
+def sum_dtype(x: Array) -> Any:
+    """Float32, or float64 for float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def varying_axes(tree: PyTree) -> frozenset[str]:
+    """Return the axes of the mesh over which any leaf varies inside `shard_map`."""
+    types = [jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree)]
+    return frozenset().union(*(each.varying for each in types))
+
+
+def vary(x: Array, axes: frozenset[str]) -> Array:
+    """Let x vary over the axes of the mesh, its value the same on every device."""
+    missing = axes - varying_axes(x)
+    return lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
 def _run(

@@ -52,8 +52,8 @@ class Accumulator:
         """
         if self.definition != other.definition:
             raise ValueError(
-                f"Expected two statistics of one definition, found {self.definition!r} and "
-                f"{other.definition!r}: compute both the same way."
+                f"expected two statistics of one definition, found {self.definition!r} and "
+                f"{other.definition!r}: compute both the same way"
             )
         check_fingerprint(other, self.fingerprint)
         return dataclasses.replace(
@@ -182,18 +182,18 @@ def _fit_to_devices(batches: Any, statistic: Statistic) -> tuple[Any, Statistic]
 
 
 def _check(acc: Accumulator) -> None:
-    if not is_concrete(acc.weight):
+    if not all(is_concrete(leaf) for leaf in jax.tree.leaves(acc)):
         return
     if not acc.weight > 0:
         raise ValueError(
-            "Expected at least one example of positive weight, found none: give a set that is "
-            "not empty."
+            "expected at least one example of positive weight, found none: give a set that is "
+            "not empty"
         )
     finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), acc.sum)
     if not all(jax.tree.leaves(finite)):
         raise ValueError(
-            f"Expected a finite {acc.definition!r}, found NaN or infinity in "
-            f"{_bad_leaves(finite)}: check inputs, targets and parameters."
+            f"expected a finite {acc.definition!r}, found NaN or infinity in "
+            f"{_bad_leaves(finite)}: check inputs, targets and parameters"
         )
 
 
@@ -238,6 +238,6 @@ def check_fingerprint(acc: Accumulator, expected: jax.Array) -> None:
         return
     if not np.array_equal(acc.fingerprint, expected):
         raise ValueError(
-            f"Expected a statistic of these variables, found {acc.definition!r} of others: "
-            "after any change of the parameters compute it again."
+            f"expected a statistic of these variables, found {acc.definition!r} of others: "
+            "after any change of the parameters compute it again"
         )

@@ -87,20 +87,20 @@ def _group_size(definition: str, group_size: int | None) -> int:
     known = ("per_example", "grouped", "loss_free", "fisher")
     if definition not in known:
         raise ValueError(
-            f"Expected a definition among {', '.join(known)}, found {definition!r}: choose one."
+            f"expected a definition among {', '.join(known)}, found {definition!r}: choose one"
         )
     if definition == "grouped" and group_size is None:
         raise ValueError(
-            "Expected a group_size for grouped importance, found none: the published SSD uses its "
-            "batch size, 64."
+            "expected a group_size for grouped importance, found none: the published SSD uses its "
+            "batch size, 64"
         )
     if definition in ("per_example", "fisher") and group_size not in (None, 1):
         raise ValueError(
-            f"Expected no group_size for {definition} importance, found {group_size}: use "
-            "definition='grouped'."
+            f"expected no group_size for {definition} importance, found {group_size}: use "
+            "definition='grouped'"
         )
     if group_size is not None and group_size < 1:
-        raise ValueError(f"Expected group_size >= 1, found {group_size}: give a positive size.")
+        raise ValueError(f"expected group_size >= 1, found {group_size}: give a positive size")
     return group_size or 1
 
 
@@ -142,8 +142,8 @@ _TINY = 1e-30
 def _check_whole_groups(batch: Batch, size: int) -> None:
     if batch.weight.shape[0] % size:
         raise ValueError(
-            f"Expected batches of whole groups of {size} examples, found a batch of "
-            f"{batch.weight.shape[0]}: give a batch size that is a multiple of the group size."
+            f"expected batches of whole groups of {size} examples, found a batch of "
+            f"{batch.weight.shape[0]}: give a batch size that is a multiple of the group size"
         )
 
 
@@ -155,8 +155,8 @@ def _fisher_terms(model: Model) -> Callable:
         probabilities = jax.nn.softmax(model.predict(params, state, batch.inputs))
         if probabilities.ndim != 2:
             raise ValueError(
-                "Expected logits of shape [examples, classes] for the exact Fisher, found "
-                f"{probabilities.shape}: use another definition."
+                "expected logits of shape [examples, classes] for the exact Fisher, found "
+                f"{probabilities.shape}: use another definition"
             )
 
         def add_class(label, total):

@@ -20,7 +20,7 @@ from jax import lax
 from mu_jax.statistics._contractions import squared_norm, sum_copies, sum_lookups, sum_products
 from mu_jax.statistics._matrices import Convolution, Lookup, replay
 from mu_jax.statistics._products import Program, trace
-from mu_jax.statistics._taps import run
+from mu_jax.statistics._taps import gradients, sum_dtype, vary, varying_axes
 
 Array = jax.Array
 PyTree = Any
@@ -104,10 +104,10 @@ def squared_norms(
       Array([ 1., 45.], dtype=float32)
     """
     program, leaves, rows = _prepare(losses, params, rows)
-    dtype = functools.reduce(jnp.promote_types, map(_sum_dtype, leaves), jnp.float32)
+    dtype = functools.reduce(jnp.promote_types, map(sum_dtype, leaves), jnp.float32)
 
     def norms(rows: PyTree) -> Array:
-        factors, copies = _gradients(program, leaves, rows)
+        factors, copies = gradients(program, leaves, rows)
         total = jnp.zeros(_length(rows), dtype)
         for leaf, (a, d) in factors.items():
             lookup = isinstance(program.products[leaf][0].form, Lookup)
@@ -178,8 +178,8 @@ def _prepare(losses: Losses, params: PyTree, rows: PyTree) -> tuple[Program, lis
         )
     # Inside shard_map, the gradient with respect to parameters that do not vary over the mesh is
     # summed over devices: examples of different devices would be added before they are squared.
-    varying = _varying((leaves, rows))
-    leaves = [_vary(jnp.asarray(leaf), varying) for leaf in leaves]
+    varying = varying_axes((leaves, rows))
+    leaves = [vary(jnp.asarray(leaf), varying) for leaf in leaves]
     params = jax.tree.unflatten(jax.tree.structure(params), leaves)
     program = trace(losses, params, jax.tree.map(lambda x: x[:1], rows))
     shapes = [getattr(value, "shape", None) for value in program.jaxpr.out_avals]
@@ -189,21 +189,6 @@ def _prepare(losses: Losses, params: PyTree, rows: PyTree) -> tuple[Program, lis
             "before any mean or sum over examples."
         )
     return program, leaves, rows
-
-
-def _varying(tree: PyTree) -> frozenset[str]:
-    """The axes of the mesh over which any leaf varies inside `shard_map`."""
-    types = [jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree)]
-    return frozenset().union(*(each.varying for each in types))
-
-
-def _vary(x: Array, axes: frozenset[str]) -> Array:
-    missing = axes - _varying(x)
-    return lax.pcast(x, tuple(missing), to="varying") if missing else x
-
-
-def _sum_dtype(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _n_bytes(x: Array) -> int:
@@ -240,35 +225,6 @@ def _chunks(rows: PyTree, chunk_size: int) -> PyTree | None:
     return jax.tree.map(lambda x: x.reshape(n_chunks, chunk_size, *x.shape[1:]), rows)
 
 
-def _gradients(
-    program: Program, leaves: list[Array], rows: PyTree
-) -> tuple[dict[int, tuple[Array, Array]], dict[int, Array]]:
-    """One gradient per row: a[b, n, t, i] and d[b, n, t, o] of each product leaf, g of others."""
-    varying = _varying(leaves)
-    products = [product for uses in program.products.values() for product in uses]
-    taps = {p.index: _vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in products}
-    copied = {leaf: leaves[leaf] for leaf in program.copied}
-
-    def gradients(row: PyTree) -> tuple[dict, dict]:
-        def loss(taps: dict[int, Array], copied: dict[int, Array]) -> tuple[Array, dict]:
-            values = [copied.get(leaf, array) for leaf, array in enumerate(leaves)]
-            values += [x[None] for x in jax.tree.leaves(row)]
-            losses, records = run(program, values, taps)
-            return losses[0], records
-
-        (cotangents, copies), records = jax.grad(loss, (0, 1), has_aux=True)(taps, copied)
-        factors = {}
-        for leaf, uses in program.products.items():
-            pairs = [use.factors(records[use.index], cotangents[use.index]) for use in uses]
-            a, d = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in zip(*pairs))
-            dtype = _sum_dtype(leaves[leaf])
-            a = a if isinstance(uses[0].form, Lookup) else a.astype(dtype)
-            factors[leaf] = a, d.astype(dtype)
-        return factors, {leaf: g.astype(_sum_dtype(g)) for leaf, g in copies.items()}
-
-    return jax.vmap(gradients)(rows)
-
-
 def _sum(
     power: Callable, losses: Losses, params: PyTree, rows: PyTree, weight: Array, chunk_size
 ) -> PyTree:
@@ -282,7 +238,7 @@ def _sum(
 
     def add(total: list[Array], chunk: tuple[PyTree, Array]) -> tuple[list[Array], None]:
         rows, weight = chunk
-        factors, copies = _gradients(program, leaves, rows)
+        factors, copies = gradients(program, leaves, rows)
         terms = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
         for leaf, (a, d) in factors.items():
             product = program.products[leaf][0]
@@ -293,8 +249,8 @@ def _sum(
             terms[leaf] = replay(product.back, term)
         return [x + terms[k] if k in terms else x for k, x in enumerate(total)], None
 
-    zero = [jnp.zeros_like(leaf, _sum_dtype(leaf)) for leaf in leaves]
-    zero = [_vary(x, _varying(weight)) for x in zero]
+    zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]
+    zero = [vary(x, varying_axes(weight)) for x in zero]
     chunks = _chunks((rows, weight), chunk_size or _chunk_size(program, leaves))
     if chunks is None:
         total, _ = add(zero, (rows, weight))

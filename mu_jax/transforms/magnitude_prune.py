@@ -38,8 +38,8 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
         matrices = [jnp.abs(x).ravel() for x in jax.tree.leaves(params) if x.ndim > 1]
         if not matrices:
             raise ValueError(
-                "Expected at least one leaf with two or more axes to prune, found none: "
-                "vectors are not pruned."
+                "expected at least one leaf with two or more axes to prune, found none: "
+                "vectors are not pruned"
             )
         magnitudes = jnp.concatenate([x.astype(jnp.float32) for x in matrices])
         threshold = jnp.quantile(magnitudes, sparsity)

@@ -12,7 +12,7 @@ import numpy as np
 from mu_jax import data, edits
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
-from mu_jax.statistics.accumulator import check_fingerprint, fingerprint
+from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.statistics.importance import Definition
 from mu_jax.transforms.transform import Transform, UnlearningWarning, report
 
@@ -26,9 +26,11 @@ class SSDInfo(NamedTuple):
       selected: fraction of parameters with `F_f > alpha F`. selected_by_leaf: of each leaf.
       largest_ratio: the largest `F_f / F`; with an alpha above it nothing is selected.
       alpha: the threshold used.
-      ratio_bound: `n / n_forget`, which no ratio can exceed under per-example importance.
+      ratio_bound: `n / n_forget`, which no ratio to the full data can exceed under per-example
+        importance.
       predicted_forget_change, predicted_full_change: `sum_j F_j delta_j^2 / 2`, the change of the
-        mean loss that the importance predicts, taken as the diagonal of the curvature.
+        mean loss that the importance predicts, taken as the diagonal of the curvature ("adaptive"
+        has the retain set in place of the full data).
       stale: whether a given full importance belongs to other variables.
     """
 
@@ -79,13 +81,13 @@ def ssd(
       alpha: selection threshold; its scale belongs to the definition of importance. The published
         10 belongs to `grouped` by 64 on class-sorted data; under `per_example` no ratio exceeds
         `n / n_forget`, and values of 1.5 to 5 are where to look. May be traced: a grid is one
-        program. "adaptive" takes the percentile of ASSD (`mu.edits.adaptive_alpha`) with the
-        retain set as reference, as its authors do.
+        program. "adaptive" takes the percentile of ASSD (`mu.edits.adaptive_alpha`) and, as its
+        authors do, the retain set in place of the full data.
       dampening: lambda, 1 as published; may be traced.
       definition, group_size: see `mu.statistics.importance`. "grouped" reads all data in the order
         retain, then forget; "loss_free" uses no labels.
       full_importance: a stored importance over the full training data at these variables; the
-        retain set is then not read (except by "adaptive").
+        retain set is then not read.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key is not used, and
@@ -120,7 +122,7 @@ def ssd(
     """
     adaptive = isinstance(alpha, str)
     if adaptive and alpha != "adaptive":
-        raise ValueError(f"Expected alpha to be a number or 'adaptive', found {alpha!r}.")
+        raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}")
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
@@ -129,23 +131,23 @@ def ssd(
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
         part = collect(statistic, variables, forget)
-        rest = None
-        if adaptive or full_importance is None:
-            rest = collect(statistic, variables, retain)
-        full = full_importance
+        full, read = full_importance, 0
         if full is None:
-            full = _full_importance(statistic, variables, (forget, part), (retain, rest))
+            sets = (forget, retain)
+            full, read = _reference(statistic, variables, sets, part, retain_only=adaptive)
         if full.definition != statistic.definition:
             raise ValueError(
-                f"Expected a full importance of definition {statistic.definition!r}, found "
-                f"{full.definition!r}: compute both the same way."
+                f"expected a full importance of definition {statistic.definition!r}, found "
+                f"{full.definition!r}: compute both the same way"
             )
         check_fingerprint(full, part.fingerprint)
 
+        total = full.weight
+        if adaptive and full_importance is None:
+            total = total + part.weight
         threshold = alpha
         if adaptive:
-            fraction = part.weight / full.weight
-            threshold = edits.adaptive_alpha(part.value, rest.value, fraction)
+            threshold = edits.adaptive_alpha(part.value, full.value, part.weight / total)
         updates = edits.dampen(
             params, part.value, full.value, alpha=threshold, dampening=dampening
         )
@@ -156,28 +158,31 @@ def ssd(
             after,
             (forget, retain),
             steps=0,
-            example_passes=part.weight + (0 if rest is None else rest.weight),
-            details=_details(part, full, threshold, updates, fingerprint(params)),
+            example_passes=statistic.group_size * (part.weight + read),
+            details=_details(part, full, total, threshold, updates),
         )
 
     importance(model, definition, group_size)  # refuses a wrong definition here, not later
     return Transform(model, unlearn)
 
 
-def _full_importance(statistic, variables, forget, retain) -> Accumulator:
-    """Importance over all data: a sum of the two sets, or one pass where groups may span them."""
-    (forget_set, part), (retain_set, rest) = forget, retain
-    if statistic.group_size == 1:
-        return rest.merge(part)
-    if isinstance(forget_set, data.Batches) and isinstance(retain_set, data.Batches):
-        return collect(statistic, variables, data.concatenate(retain_set, forget_set))
+def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumulator, jax.Array]:
+    """Importance over all data or the retain set, and the weight that was read for it."""
+    forget, retain = sets
+    if retain_only or statistic.group_size == 1:
+        rest = collect(statistic, variables, retain)
+        return (rest if retain_only else rest.merge(part)), rest.weight
+    # Groups may hold examples of both sets, so their sum is not the importance over all data.
+    if isinstance(forget, data.Batches) and isinstance(retain, data.Batches):
+        full = collect(statistic, variables, data.concatenate(retain, forget))
+        return full, full.weight
     raise ValueError(
-        "Expected array-backed Batches for grouped importance, found an iterable: compute "
-        "full_importance over the data in its own order and pass it."
+        "expected array-backed Batches for grouped importance, found an iterable: compute "
+        "full_importance over the data in its own order and pass it"
     )
 
 
-def _details(part, full, alpha, updates, current) -> SSDInfo:
+def _details(part, full, total, alpha, updates) -> SSDInfo:
     chosen = edits.selected(part.value, full.value, alpha)
 
     def predicted(acc):
@@ -189,10 +194,10 @@ def _details(part, full, alpha, updates, current) -> SSDInfo:
         selected_by_leaf=jax.tree.map(lambda m: m.mean(dtype=jnp.float32), chosen),
         largest_ratio=edits.largest(edits.ratios(part.value, full.value)),
         alpha=jnp.asarray(alpha, jnp.float32),
-        ratio_bound=full.weight / part.weight,
+        ratio_bound=total / part.weight,
         predicted_forget_change=predicted(part),
         predicted_full_change=predicted(full),
-        stale=jnp.any(full.fingerprint != current),
+        stale=jnp.any(full.fingerprint != part.fingerprint),
     )
 
 

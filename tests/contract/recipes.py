@@ -7,13 +7,15 @@ transform joins by being listed there; where it needs a parameter that no other 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 import pytest
-from settings import Setting
+from settings import Setting, setting
 
 import mu_jax as mu
 
@@ -41,11 +43,11 @@ class Case(NamedTuple):
     """A transform, and the arguments that make a variant of it."""
 
     factory: Callable
-    changes: dict[str, Any]
+    changes: tuple[tuple[str, Any], ...] = ()
 
     def build(self, setting: Setting, **changes: Any) -> Callable:
         """The transform on the model of a setting, `changes` in place of the table's arguments."""
-        return self.factory(**{**arguments(self.factory, setting), **self.changes, **changes})
+        return self.factory(**{**arguments(self.factory, setting), **dict(self.changes), **changes})
 
     def default(self, parameter: str) -> Any:
         """The default of a parameter; None if it is required or not there."""
@@ -70,8 +72,8 @@ def arguments(factory: Callable, setting: Setting) -> dict[str, Any]:
             found[name] = ARGUMENTS[name](setting)
         elif parameter.default is parameter.empty:
             raise ValueError(
-                f"Expected an argument for every required parameter of {factory.__name__}, "
-                f"found none for {name!r}: add it to ARGUMENTS in tests/contract/recipes.py."
+                f"expected an argument for every required parameter of {factory.__name__}, "
+                f"found none for {name!r}: add it to ARGUMENTS in tests/contract/recipes.py"
             )
     return found
 
@@ -91,10 +93,16 @@ def cases() -> dict[str, Case]:
     """Every transform with the table's arguments, and its variants."""
     found = {}
     for name, factory in factories().items():
-        found[name] = Case(factory, {})
+        found[name] = Case(factory)
         for variant, changes in VARIANTS.get(name, {}).items():
-            found[f"{name}-{variant}"] = Case(factory, changes)
+            found[f"{name}-{variant}"] = Case(factory, tuple(changes.items()))
     return found
+
+
+@functools.cache
+def compiled(case: Case, setting_name: str) -> Callable:
+    """The transform under `jit`, the same function for all laws that call it so."""
+    return jax.jit(case.build(setting(setting_name)))
 
 
 def every(keep: Callable[[Case], Any] = lambda case: True, *, variants: bool = True) -> Any:

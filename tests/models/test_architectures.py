@@ -38,18 +38,20 @@ def train(module, variables, inputs, key=None):
     return module.apply(variables, inputs, train=True, mutable=["batch_stats"], rngs=rngs)
 
 
-@cache
-def run(name):
-    """Initialises, infers and trains in one program, so that each model compiles once."""
-    module = build(name)
+@pytest.fixture(scope="session")
+def run(filled):
+    """Returns a function that infers and trains in one program: each model compiles once."""
 
-    @jax.jit
-    def program(inputs):
-        variables = module.init(jax.random.key(0), IMAGES)
-        return variables, *infer(module, variables, inputs), *train(module, variables, inputs)
+    @cache
+    def observed(name):
+        module = build(name)
+        variables = filled(module, IMAGES)
+        program = jax.jit(lambda x: (*infer(module, variables, x), *train(module, variables, x)))
+        names = ("logits", "inferred", "trained_logits", "trained")
+        results = dict(zip(names, program(IMAGES)))
+        return SimpleNamespace(program=program, variables=variables, **results)
 
-    names = ("variables", "logits", "inferred", "trained_logits", "trained")
-    return SimpleNamespace(program=program, **dict(zip(names, program(IMAGES))))
+    return observed
 
 
 def shapes(name, **fields):
@@ -86,7 +88,7 @@ def test_parameter_counts(module, shape, parameters):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_are_finite_and_float32(name):
+def test_logits_are_finite_and_float32(run, name):
     logits = run(name).logits
     assert logits.shape == (4, 3) and logits.dtype == jnp.float32
     assert jnp.isfinite(logits).all() and (logits.std(axis=0) > 0).all()
@@ -99,10 +101,10 @@ def test_modules_are_hashable_and_compare_by_fields(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_examples_meet_in_the_training_statistics_only(name):
+def test_examples_meet_in_the_training_statistics_only(run, name):
     changed = IMAGES.copy()
     changed[3] += 1.0
-    _, logits, _, trained_logits, _ = run(name).program(changed)
+    logits, _, trained_logits, _ = run(name).program(changed)
     np.testing.assert_array_equal(logits[:3], run(name).logits[:3])
     assert not np.array_equal(logits[3], run(name).logits[3])
     meets = not np.array_equal(trained_logits[:3], run(name).trained_logits[:3])
@@ -110,7 +112,7 @@ def test_examples_meet_in_the_training_statistics_only(name):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_statistics_rest_in_inference_and_move_in_training(name):
+def test_statistics_rest_in_inference_and_move_in_training(run, name):
     before = run(name).variables["batch_stats"]
     kept, moved = run(name).inferred["batch_stats"], run(name).trained["batch_stats"]
     assert jax.tree.structure(before) == jax.tree.structure(kept) == jax.tree.structure(moved)
@@ -119,7 +121,7 @@ def test_statistics_rest_in_inference_and_move_in_training(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "vit"])
-def test_models_without_statistics_are_the_same_in_training(name):
+def test_models_without_statistics_are_the_same_in_training(run, name):
     assert list(run(name).variables) == ["params"] and not run(name).trained
     np.testing.assert_allclose(run(name).trained_logits, run(name).logits, rtol=1e-6)
 
@@ -133,7 +135,7 @@ def test_half_precision_keeps_float32_arrays_and_logits(name):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_half_precision_is_near_single_precision(name):
+def test_half_precision_is_near_single_precision(run, name):
     module = build(name, dtype=jnp.bfloat16)
     half = jax.jit(module.apply)(run(name).variables, IMAGES)
     single = run(name).logits
@@ -142,27 +144,25 @@ def test_half_precision_is_near_single_precision(name):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_vmap_over_an_ensemble_is_the_loop(name):
+def test_vmap_over_an_ensemble_is_the_loop(filled, name):
     module = build(name)
 
-    def gradient(key):
-        variables = module.init(key, IMAGES)
-
+    def gradient(variables):
         def loss(params):
             return (module.apply({**variables, "params": params}, IMAGES) ** 2).mean()
 
         return jax.grad(loss)(variables["params"])
 
-    keys = jax.random.split(jax.random.key(1), 3)
-    together = jax.jit(jax.vmap(gradient))(keys)
-    alone = jax.jit(gradient)(keys[1])
+    members = [filled(module, IMAGES, seed) for seed in range(3)]
+    together = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *leaves: np.stack(leaves), *members))
+    alone = jax.jit(gradient)(members[1])
     for stacked, single in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
         tolerance = 1e-4 * float(jnp.abs(single).max()) + 1e-7
         np.testing.assert_allclose(stacked[1], single, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_convolution_field_reaches_every_layer(name):
+def test_convolution_field_reaches_every_layer(run, name):
     calls = []
 
     def spy(lhs, rhs, *args, **kwargs):
@@ -175,7 +175,7 @@ def test_convolution_field_reaches_every_layer(name):
     assert sorted(calls) == sorted(kernels)
 
 
-def test_convolution_field_changes_nothing_else():
+def test_convolution_field_changes_nothing_else(run):
     found = jax.jit(build("cnn", convolution=lax.conv_general_dilated).apply)(
         run("cnn").variables, IMAGES
     )
@@ -183,7 +183,7 @@ def test_convolution_field_changes_nothing_else():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_are_the_input_of_the_head(name):
+def test_features_are_the_input_of_the_head(run, name):
     (features,) = run(name).inferred["intermediates"]["features"]
     head = run(name).variables["params"]["head"]
     expected = (0.2 if name == "resnet9" else 1.0) * features @ head["kernel"]
@@ -215,7 +215,7 @@ def test_named_activations(name, names):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_dropout_is_drawn_in_training_only(name):
+def test_dropout_is_drawn_in_training_only(run, name):
     module, variables = build(name, dropout=0.5), run(name).variables
     draws = "random_bits"
     assert draws in str(
@@ -232,7 +232,7 @@ def test_images_without_their_axes_are_refused(name):
         build(name).init(jax.random.key(0), IMAGES[0])
 
 
-def test_training_steps_inside_a_scan_reduce_the_loss():
+def test_training_steps_inside_a_scan_reduce_the_loss(run):
     module, labels = build("cnn"), jnp.array([0, 1, 2, 0])
 
     def loss(params, state):

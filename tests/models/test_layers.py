@@ -1,5 +1,7 @@
 """Layers of the reference architectures against other ways to compute them."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,61 +15,76 @@ from mu_jax.models.vit import SelfAttention
 
 
 def normal(*shape):
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def test_batch_norm_moves_by_a_tenth():
+def normalise(y, norm, mean, variance):
+    return norm["scale"] * (y - mean) / np.sqrt(variance + 1e-5) + norm["bias"]
+
+
+def test_batch_norm_moves_by_a_tenth(filled):
     x = normal(8, 6, 6, 3)
     layer = ConvBatchNorm(5, kernel_size=1)
-    variables = layer.init(jax.random.key(0), x)
+    variables = filled(layer, x)
+    norm, before = variables["params"]["norm"], variables["batch_stats"]["norm"]
     y = x @ variables["params"]["conv"]["kernel"][0, 0]
     mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
 
-    found, state = layer.apply(variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(found, (y - mean) / jnp.sqrt(variance + 1e-5), rtol=1e-3, atol=1e-4)
-    moved = state["batch_stats"]["norm"]
-    np.testing.assert_allclose(moved["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * variance, rtol=1e-4)
+    inferred = jax.jit(layer.apply)(variables, x)
+    expected = normalise(y, norm, before["mean"], before["var"])
+    np.testing.assert_allclose(inferred, expected, rtol=1e-4, atol=1e-4)
 
-    inferred = layer.apply({**variables, **state}, x)
-    expected = (y - moved["mean"]) / jnp.sqrt(moved["var"] + 1e-5)
-    np.testing.assert_allclose(inferred, expected, rtol=1e-3, atol=1e-4)
+    train = jax.jit(partial(layer.apply, train=True, mutable=["batch_stats"]))
+    trained, state = train(variables, x)
+    expected = normalise(y, norm, mean, variance)
+    np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-4)
+    after = state["batch_stats"]["norm"]
+    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * variance, atol=1e-5)
 
 
-def test_strided_layers_pad_both_sides():
+def test_strided_layers_pad_both_sides(filled):
     # A kernel of ones counts the pixels it sees: one padded row and column at the top left only.
     layer = ConvBatchNorm(1, stride=2)
-    x = jnp.ones((1, 4, 4, 1))
-    variables = layer.init(jax.random.key(0), x)
-    variables["params"]["conv"]["kernel"] = jnp.ones((3, 3, 1, 1))
-    counts = layer.apply(variables, x)[0, :, :, 0] * jnp.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(counts, [[4, 6], [6, 9]], rtol=1e-5)
+    x = np.ones((1, 4, 4, 1), np.float32)
+    variables = filled(layer, x)
+    variables["params"]["conv"]["kernel"] = np.ones((3, 3, 1, 1), np.float32)
+    norm, statistics = variables["params"]["norm"], variables["batch_stats"]["norm"]
+    counts = np.array([[4, 6], [6, 9]])[None, :, :, None]
+    expected = normalise(counts, norm, statistics["mean"], statistics["var"])
+    np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
 def test_max_pool_values_and_gradients(size):
     x = normal(2, *size, 3)
-    expected, pull_expected = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
-    found, pull_found = jax.vjp(_max_pool, x)
-    np.testing.assert_array_equal(found, expected)
-    cotangent = normal(*expected.shape)
-    np.testing.assert_array_equal(pull_found(cotangent)[0], pull_expected(cotangent)[0])
+
+    @partial(jax.jit, static_argnums=0)
+    def value_and_gradient(pool, x):
+        y, pull = jax.vjp(pool, x)
+        return y, pull(jnp.cos(y))
+
+    found = value_and_gradient(_max_pool, x)
+    expected = value_and_gradient(partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)), x)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize(("stride", "features"), [(1, 3), (2, 3), (1, 4)])
-def test_basic_block_is_its_shortcut_when_the_branch_is_zero(stride, features):
+def test_basic_block_is_its_shortcut_when_the_branch_is_zero(filled, stride, features):
     x = normal(2, 6, 6, 3)
     block = BasicBlock(features, stride=stride)
-    variables = block.init(jax.random.key(0), x)
-    variables["params"]["conv_1"]["norm"]["scale"] *= 0
-    found = block.apply(variables, x)
+    variables = filled(block, x)
+    params, statistics = variables["params"], variables["batch_stats"]
+    params["conv_1"]["norm"] = jax.tree.map(np.zeros_like, params["conv_1"]["norm"])
+    shortcut = x
     if (stride, features) == (1, 3):
-        assert "conv_shortcut" not in variables["params"]
-        shortcut = x
+        assert "conv_shortcut" not in params
     else:
-        kernel = variables["params"]["conv_shortcut"]["conv"]["kernel"][0, 0]
-        shortcut = x[:, ::stride, ::stride] @ kernel / jnp.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(found, jnp.maximum(shortcut, 0), rtol=1e-4, atol=1e-5)
+        layer, running = params["conv_shortcut"], statistics["conv_shortcut"]["norm"]
+        y = x[:, ::stride, ::stride] @ layer["conv"]["kernel"][0, 0]
+        shortcut = normalise(y, layer["norm"], running["mean"], running["var"])
+    found = jax.jit(block.apply)(variables, x)
+    np.testing.assert_allclose(found, np.maximum(shortcut, 0), rtol=1e-4, atol=1e-4)
 
 
 def test_resnet9_needs_eleven_pixels():
@@ -78,15 +95,14 @@ def test_resnet9_needs_eleven_pixels():
         module.init(jax.random.key(0), jnp.ones((2, 10, 11, 3)))
 
 
-def test_attention_equals_that_of_flax():
+def test_attention_equals_that_of_flax(filled):
     x = normal(2, 5, 12)
     ours = SelfAttention(num_heads=3, dtype=None)
     theirs = nn.MultiHeadDotProductAttention(num_heads=3)
-    params = ours.init(jax.random.key(0), x)["params"]
+    params = filled(ours, x)["params"]
     joint = params["query_key_value"]
-    kernels = jnp.split(joint["kernel"].reshape(12, 3 * 3, 4), 3, axis=1)
-    biases = jnp.split(normal(3 * 3, 4), 3)
-    joint["bias"] = jnp.concatenate(biases).reshape(-1)
+    kernels = np.split(joint["kernel"].reshape(12, 3 * 3, 4), 3, axis=1)
+    biases = np.split(joint["bias"].reshape(3 * 3, 4), 3)
     same = {
         name: {"kernel": kernel, "bias": bias}
         for name, kernel, bias in zip(("query", "key", "value"), kernels, biases)
@@ -95,10 +111,9 @@ def test_attention_equals_that_of_flax():
         "kernel": params["out"]["kernel"].reshape(3, 4, 12),
         "bias": params["out"]["bias"],
     }
-    expected, expected_sown = theirs.apply(
-        {"params": same}, x, sow_weights=True, mutable=["intermediates"]
-    )
-    found, sown = ours.apply({"params": params}, x, mutable=["intermediates"])
+    theirs_sowing = partial(theirs.apply, sow_weights=True, mutable=["intermediates"])
+    expected, expected_sown = jax.jit(theirs_sowing)({"params": same}, x)
+    found, sown = jax.jit(partial(ours.apply, mutable=["intermediates"]))({"params": params}, x)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(
         sown["intermediates"]["weights"][0],
@@ -107,21 +122,21 @@ def test_attention_equals_that_of_flax():
     )
 
 
-def test_vision_transformer_sows_attention_weights_of_every_block():
+def test_vision_transformer_sows_attention_weights_of_every_block(filled):
     module = ViTTiny(width=12, depth=2)
     x = normal(2, 8, 8, 3)
-    variables = module.init(jax.random.key(0), x)
-    _, sown = module.apply(variables, x, mutable=["intermediates"])
+    variables = filled(module, x)
+    _, sown = jax.jit(partial(module.apply, mutable=["intermediates"]))(variables, x)
     for block in ("block_0", "block_1"):
         (weights,) = sown["intermediates"][block]["attention"]["weights"]
         assert weights.shape == (2, 3, 5, 5)
         np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
 
 
-def test_patch_embedding_is_a_strided_convolution():
+def test_patch_embedding_is_a_strided_convolution(filled):
     module = ViTTiny(width=12, depth=0, pool="mean")
     x = normal(2, 8, 12, 3)
-    variables = module.init(jax.random.key(0), x)
+    variables = filled(module, x)
     params = variables["params"]
     embedding = {
         "kernel": params["patch_embedding"]["kernel"].reshape(4, 4, 3, 12),
@@ -129,7 +144,7 @@ def test_patch_embedding_is_a_strided_convolution():
     }
     tokens = nn.Conv(12, (4, 4), strides=4).apply({"params": embedding}, x).reshape(2, 6, 12)
     normed = nn.LayerNorm().apply({"params": params["norm"]}, tokens + params["position_embedding"])
-    _, sown = module.apply(variables, x, mutable=["intermediates"])
+    _, sown = jax.jit(partial(module.apply, mutable=["intermediates"]))(variables, x)
     np.testing.assert_allclose(sown["intermediates"]["features"][0], normed.mean(1), atol=1e-5)
 
 

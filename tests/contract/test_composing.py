@@ -1,0 +1,117 @@
+"""`jit`, and `vmap` over keys, an ensemble, hyper-parameters and step sizes: one trace, same answer."""
+
+import inspect
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import optax
+import pytest
+from recipes import ARGUMENTS, cases, compiled, every
+from settings import setting
+from trees import assert_close, stack
+
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+KEY = jax.random.key(3)
+
+
+class Traces:
+    """Counts how often a function is traced or run in Python."""
+
+    def __init__(self, function):
+        self.count, self._function = 0, function
+
+    def __call__(self, *args):
+        self.count += 1
+        return self._function(*args)
+
+
+@pytest.fixture
+def compilations():
+    """The names of the events of compilation since the start of the test."""
+    events, active = [], [True]
+
+    def listen(event, duration, **kwargs):
+        if active and "backend_compile" in event:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    active.clear()
+
+
+def numbers(case):
+    """The parameters of a transform that say that they may be arrays, and are numbers here."""
+    found = inspect.signature(case.factory).parameters.items()
+    arrays = [name for name, p in found if "jax.Array | float" in str(p.annotation)]
+    return [name for name in arrays if name in ARGUMENTS and name not in dict(case.changes)]
+
+
+@every()
+def test_jit_equals_eager_and_a_second_call_compiles_nothing(case, compilations):
+    chosen = setting("raw")
+    given = [
+        (jax.random.key(seed), chosen.init(jax.random.key(seed)), *chosen.sets(seed=seed))
+        for seed in range(2)
+    ]
+    expected = case.build(chosen)(*given[0])
+    assert_close(compiled(case, "raw")(*given[0]), expected)
+    del compilations[:]
+    other = compiled(case, "raw")(*given[1]), case.build(chosen)(*given[1])
+    assert not compilations
+    assert_close(*other)
+
+
+def test_a_compilation_would_be_seen(compilations):
+    jax.jit(lambda x: x + 1)(jnp.ones(3))
+    assert compilations
+
+
+@every()
+def test_vmap_over_keys_equals_the_loop(case):
+    chosen, one = setting("raw"), compiled(case, "raw")
+    keys = jax.random.split(KEY, 3)
+    given = (chosen.variables, *chosen.sets())
+    found = jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))(keys, *given)
+    assert_close(found, stack([one(key, *given) for key in keys]))
+
+
+@every()
+def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
+    chosen, one = setting("raw"), compiled(case, "raw")
+    traces = Traces(case.build(chosen))
+    members = [chosen.init(key) for key in jax.random.split(KEY, 16)]
+    keys = jax.random.split(KEY, 16)
+    sets = chosen.sets()
+    many = jax.jit(jax.vmap(traces, in_axes=(0, 0, None, None)))(keys, stack(members), *sets)
+    assert traces.count == 1
+    assert_close(many, stack([one(key, v, *sets) for key, v in zip(keys, members)]))
+
+
+@pytest.mark.parametrize(
+    ("case", "parameter"),
+    [(case, p) for case in cases().values() for p in numbers(case)],
+    ids=[f"{name}-{p}" for name, case in cases().items() for p in numbers(case)],
+)
+def test_vmap_over_a_number_equals_the_loop_in_one_trace(case, parameter):
+    chosen = setting("raw")
+    given = (KEY, chosen.variables, *chosen.sets())
+    values = ARGUMENTS[parameter](chosen) * jnp.array([0.8, 1.0, 1.2])
+    unlearn = Traces(lambda value: case.build(chosen, **{parameter: value})(*given))
+    found = jax.vmap(unlearn)(values)
+    assert unlearn.count == 1
+    assert_close(found, stack([unlearn(value) for value in values]))
+    first, last = (jax.tree.map(lambda x: x[i], found[0]) for i in (0, -1))
+    with pytest.raises(AssertionError):
+        assert_close(first, last)
+
+
+@every(lambda case: case.takes("optimizer"))
+def test_vmap_over_step_sizes_equals_the_loop(case):
+    chosen = setting("raw")
+    given = (KEY, chosen.variables, *chosen.sets())
+    unlearn = Traces(lambda rate: case.build(chosen, optimizer=optax.sgd(rate))(*given))
+    rates = jnp.array([0.01, 0.1])
+    found = jax.jit(jax.vmap(unlearn))(rates)
+    assert unlearn.count == 1
+    assert_close(found, stack([unlearn(rate) for rate in rates]))
