@@ -47,9 +47,7 @@ def run(workdir: pathlib.Path, request: str) -> None:
         scored = scoring.score(task, variables, forget, retain, seed=0)
         name = "do nothing" if version.parent is None else f"{version.version}: {version.method}"
         hyperparameters = version.hyperparameters if version.parent is not None else {}
-        records.append(
-            scoring.record(name, forget_set, 0, scored, hyperparameters=hyperparameters)
-        )
+        records.append(scoring.record(name, forget_set, 0, scored, hyperparameters=hyperparameters))
     print(reporting.render(records, width=110))
     path = write_records(workdir / "evaluation.jsonl", records)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
@@ -63,9 +61,7 @@ def retrained(task: Task, forget, retain, forget_set) -> list[reporting.Record]:
         with stage(f"retrain, seed {seed}"):
             variables, info = program(key, task.init(key), forget, retain)
             scored = scoring.score(task, variables, forget, retain, seed=seed)
-        records.append(
-            scoring.record("retrain", forget_set, seed, scored, cost=scoring.cost(info))
-        )
+        records.append(scoring.record("retrain", forget_set, seed, scored, cost=scoring.cost(info)))
     return records
 
 

@@ -1,7 +1,7 @@
 """Print the table of result records again, as text or Markdown.
 
-    python -m experiments.report runs/quickstart/results.jsonl
-    python -m experiments.report --markdown runs/*/results.jsonl
+python -m experiments.report runs/quickstart/results.jsonl
+python -m experiments.report --markdown runs/*/results.jsonl
 """
 
 from __future__ import annotations

@@ -62,21 +62,32 @@ def run(workdir: pathlib.Path, store: Store) -> int:
     task = make_task(configuration(workdir))
     forget, retain, ids = split(task, REQUEST.value)
     parent = store.serving()
-    print(f"{task.config.dataset}: forget {len(ids)} of {task.train.num_examples} examples from "
-          f"version {parent} with {METHOD.value} {method_arguments(task, METHOD.value)}", flush=True)
+    print(
+        f"{task.config.dataset}: forget {len(ids)} of {task.train.num_examples} examples from "
+        f"version {parent} with {METHOD.value} {method_arguments(task, METHOD.value)}",
+        flush=True,
+    )
     if DRY_RUN.value:
-        print(f"{forget.num_batches} forget and {retain.num_batches} retain batches of "
-              f"{forget.batch_size}; nothing was done")
+        print(
+            f"{forget.num_batches} forget and {retain.num_batches} retain batches of "
+            f"{forget.batch_size}; nothing was done"
+        )
         return 0
     like = jax.eval_shape(task.init, jax.random.key(0))
     variables = store.restore(like=like)
     identity = {
-        "parent": parent, "method": METHOD.value, "forget": datasets.digest(ids),
-        "arguments": method_arguments(task, METHOD.value), "seed": SEED.value,
+        "parent": parent,
+        "method": METHOD.value,
+        "forget": datasets.digest(ids),
+        "arguments": method_arguments(task, METHOD.value),
+        "seed": SEED.value,
     }
     transform = make_method(task, METHOD.value)
     with stage(METHOD.value), mu.resumable(workdir / "state", config=identity):
         variables, info = transform(jax.random.key(SEED.value), variables, forget, retain)
+    if not info.edit.finite:
+        print(f"The unlearned model is not finite and is not kept; version {parent} keeps serving")
+        return 3
     metrics, collapse = scoring.score(task, variables, forget, retain, seed=SEED.value)
     version = store.publish(
         variables,
@@ -89,13 +100,17 @@ def run(workdir: pathlib.Path, store: Store) -> int:
     )
     describe(info, metrics)
     if collapse.flag:
-        print(f"Version {version} has collapsed ({collapse.reason}); version {parent} keeps serving")
+        print(
+            f"Version {version} has collapsed ({collapse.reason}); version {parent} keeps serving"
+        )
         return 3
     if SWAP.value:
         store.swap(version)
-    print(f"Version {version} is published{' and serving' if SWAP.value else ''}; "
-          f"compare it with retraining: python -m experiments.evaluate --workdir={workdir} "
-          f"--request={REQUEST.value}")
+    print(
+        f"Version {version} is published{' and serving' if SWAP.value else ''}; "
+        f"compare it with retraining: python -m experiments.evaluate --workdir={workdir} "
+        f"--request={REQUEST.value}"
+    )
     return 0
 
 
@@ -108,7 +123,9 @@ def configuration(workdir: pathlib.Path):
     for item in SET.value:
         name, equals, text = item.partition("=")
         if not equals:
-            raise ValueError(f"expected --set name=value, found {item!r}; write for example alpha=3")
+            raise ValueError(
+                f"expected --set name=value, found {item!r}; write for example alpha=3"
+            )
         try:
             arguments[name] = json.loads(text)
         except json.JSONDecodeError:

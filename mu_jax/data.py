@@ -39,6 +39,7 @@ class Batches:
       mesh: mesh over whose `axis` every batch is sharded, or None. The arrays themselves are
         replicated: data too large for that is streamed (`mu.stream`).
       axis: name of the data axis of `mesh`.
+      multiple: every batch is padded to a multiple of it on every device (whole groups).
     """
 
     inputs: PyTree
@@ -48,6 +49,7 @@ class Batches:
     batch_size: int = dataclasses.field(metadata={"static": True})
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
     axis: str = dataclasses.field(default="data", metadata={"static": True})
+    multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def num_examples(self) -> int:
@@ -84,9 +86,8 @@ class Batches:
           A `Batch` of `batch_size` rows (fewer if there are fewer examples), rounded up to a
           multiple of the devices on the mesh's data axis and sharded over it.
         """
-        n, devices = self.num_examples, axis_size(self.mesh, self.axis)
-        real = min(self.batch_size, n)
-        slot = jnp.arange(round_up(real, devices))
+        n, real = self.num_examples, min(self.batch_size, self.num_examples)
+        slot = jnp.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         row = step * self.batch_size + slot
         valid = (slot < real) & (row < n)
         row = jnp.minimum(row, n - 1)
@@ -220,9 +221,7 @@ def pad(batch: Batch, size: int) -> Batch:
     rows = np.minimum(np.arange(size), batch.weight.shape[0] - 1)
     padded = Batch(*jax.tree.map(lambda x: x[rows], tuple(batch)))
     valid = np.arange(size) < size - missing
-    return padded._replace(
-        weight=padded.weight * valid, index=jnp.where(valid, padded.index, -1)
-    )
+    return padded._replace(weight=padded.weight * valid, index=jnp.where(valid, padded.index, -1))
 
 
 def without_padding_values(batch: Batch) -> Batch:

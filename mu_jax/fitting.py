@@ -141,9 +141,12 @@ def fit(
         total = per_epoch * epochs
     if steps is not None:
         epochs = -(-steps // (folding.num_batches(batches) or 1))
+    start: int | jax.Array = 0
     if state is None:
         opt_state = optimizer.init(model.params(variables))
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
+    else:
+        start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
     step = _fit_step(model, objective, optimizer, gradients or plain)
     empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
     return folding.fold(
@@ -152,7 +155,7 @@ def fit(
         batches,
         frozen or {},
         epochs=epochs,
-        start=0 if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step)),
+        start=start,
         stop=total,
         key=state.key if shuffle else None,
     )
@@ -261,6 +264,11 @@ def micro_batches(number: int) -> Gradients:
     """
 
     def gradients(terms, params, batch):
+        if batch.weight.shape[0] % number:
+            raise ValueError(
+                f"expected a batch that divides into {number} parts, found one of "
+                f"{batch.weight.shape[0]} rows: give a batch size that is a multiple"
+            )
         parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
         sums = jax.lax.map(lambda part: terms(params, part)[0], parts)
         whole = jax.tree.map(lambda x: x.sum(axis=0), sums)

@@ -40,6 +40,7 @@ class Stream:
       threads: reader threads. buffered: batches read ahead.
       mesh, axis: mesh over which each batch is sharded, or None. With several processes, each reads
         its own part of every batch, and all see the same number of batches.
+      multiple: every batch is padded to a multiple of it on every device (whole groups).
     """
 
     source: Source
@@ -50,6 +51,7 @@ class Stream:
     buffered: int = 4
     mesh: Mesh | None = None
     axis: str = "data"
+    multiple: int = 1
 
     @property
     def num_examples(self) -> int:
@@ -89,7 +91,7 @@ class Stream:
         """Row and weight of every slot of this process's part of every batch."""
         n, real = self.num_examples, min(self.batch_size, self.num_examples)
         order = np.arange(n) if key is None else np.asarray(jax.random.permutation(key, n))
-        slot = np.arange(round_up(real, axis_size(self.mesh, self.axis)))
+        slot = np.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         position = np.arange(self.num_batches)[:, None] * self.batch_size + slot
         weight = ((slot < real) & (position < n)).astype(np.float32)
         if self.mesh is not None:

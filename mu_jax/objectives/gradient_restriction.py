@@ -89,7 +89,9 @@ def restricted_loss(
     def loss(params):
         if norm == "per_example":
             jacobian = jax.jacrev(losses)(params)
-            squares = [jnp.square(x).reshape(x.shape[0], -1).sum(1) for x in jax.tree.leaves(jacobian)]
+            squares = [
+                jnp.square(x).reshape(x.shape[0], -1).sum(1) for x in jax.tree.leaves(jacobian)
+            ]
             return (losses(params) + alpha * safe_sqrt(sum(squares))).mean()
         value, grads = jax.value_and_grad(lambda p: losses(p).mean())(params)
         squares = [jnp.square(x).sum() for x in jax.tree.leaves(grads)]

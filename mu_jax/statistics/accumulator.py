@@ -177,7 +177,7 @@ def _fit_to_devices(batches: Any, statistic: Statistic) -> tuple[Any, Statistic]
     unit = statistic.group_size * axis_size(mesh, axis)
     if hasattr(batches, "batch_size"):
         rows = min(batches.batch_size, batches.num_examples)
-        batches = batches.replace(batch_size=round_up(rows, unit))
+        batches = batches.replace(batch_size=round_up(rows, unit), multiple=statistic.group_size)
     return batches, statistic if mesh is None else over_mesh(statistic, mesh, axis=axis)
 
 
@@ -209,6 +209,7 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+@jax.jit
 def fingerprint(params: PyTree) -> jax.Array:
     """Two 32-bit words that change with any bit of the parameters, u32[2].
 

@@ -169,9 +169,7 @@ def _fisher_terms(model: Model) -> Callable:
             return jax.tree.map(jnp.add, total, added)
 
         # Written with `where`, so that inside `shard_map` the zeros vary like the parameters.
-        zero = jax.tree.map(
-            lambda p: jnp.where(False, p, 0).astype(sum_dtype(p.dtype)), params
-        )
+        zero = jax.tree.map(lambda p: jnp.where(False, p, 0).astype(sum_dtype(p.dtype)), params)
         total = jax.lax.fori_loop(0, probabilities.shape[1], add_class, zero)
         return total, batch.weight.sum()
 

@@ -148,9 +148,7 @@ def ssd(
         threshold = alpha
         if adaptive:
             threshold = edits.adaptive_alpha(part.value, full.value, part.weight / total)
-        updates = edits.dampen(
-            params, part.value, full.value, alpha=threshold, dampening=dampening
-        )
+        updates = edits.dampen(params, part.value, full.value, alpha=threshold, dampening=dampening)
         after = model.with_params(variables, edits.apply(params, updates))
         return report(
             model,

@@ -142,4 +142,3 @@ def _overlap(forget: Any, retain: Any) -> jax.Array:
     position = jnp.searchsorted(jnp.sort(retain_ids), forget_ids)
     found = jnp.sort(retain_ids)[jnp.minimum(position, retain_ids.size - 1)]
     return jnp.sum(found == forget_ids, dtype=jnp.int32)
-

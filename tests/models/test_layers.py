@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from mu_jax.models import ResNet9, ViTTiny
 from mu_jax.models.cnn import ConvBatchNorm
@@ -85,6 +86,30 @@ def test_basic_block_is_its_shortcut_when_the_branch_is_zero(filled, stride, fea
         shortcut = normalise(y, layer["norm"], running["mean"], running["var"])
     found = jax.jit(block.apply)(variables, x)
     np.testing.assert_allclose(found, np.maximum(shortcut, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_resnet9_is_the_published_sequence(filled):
+    x = normal(2, 13, 13, 3)
+    module = ResNet9(width=2)
+    variables = filled(module, x)
+    params, statistics = variables["params"], variables["batch_stats"]
+
+    def layer(i, x, stride=1, padding=1):
+        kernel, norm = params[f"conv_{i}"]["conv"]["kernel"], params[f"conv_{i}"]["norm"]
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        y = lax.conv_general_dilated(x, kernel, (stride,) * 2, [(padding,) * 2] * 2, **options)
+        running = statistics[f"conv_{i}"]["norm"]
+        return nn.relu(normalise(y, norm, running["mean"], running["var"]))
+
+    @jax.jit
+    def reference(x):
+        x = layer(1, layer(0, x), stride=2, padding=2)
+        x = nn.max_pool(layer(4, x + layer(3, layer(2, x))), (2, 2), (2, 2))
+        x = layer(7, x + layer(6, layer(5, x)), padding=0)
+        return 0.2 * x.max((1, 2)) @ params["head"]["kernel"]
+
+    found = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(found, reference(x), rtol=1e-4, atol=1e-4)
 
 
 def test_resnet9_needs_eleven_pixels():

@@ -1,0 +1,125 @@
+"""Projected gradients of margins, and the sums over them that TRAK needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mu_jax.data import Batch, is_concrete
+from mu_jax.evaluation.margins import margins
+from mu_jax.losses import weighted_sum
+from mu_jax.model import Model
+from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
+from mu_jax.statistics.projections import Projection, ravel
+
+PyTree = Any
+
+
+def margin_features(
+    model: Model, variables: PyTree, projection: Projection, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Margins f[B] of a batch on its labels, and their projected gradients f[B, dim]."""
+    params, state = model.split(variables)
+
+    def one(inputs, label):
+        def margin(params):
+            row = jax.tree.map(lambda x: x[None], inputs)
+            return checked_margins(model.predict(params, state, row), label[None])[0]
+
+        value, gradient = jax.value_and_grad(margin)(params)
+        return value, projection.project(ravel(gradient))
+
+    return jax.vmap(one)(batch.inputs, batch.targets)
+
+
+def checked_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Margins; NaN for a label that is not a class, which no check can see inside `jit`."""
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(known, margins(logits, labels), jnp.nan)
+
+
+def curvature(margin: jax.Array, gauss_newton: bool) -> jax.Array:
+    """`p (1 - p)`, the second derivative of the loss in the margin; 1 without Gauss-Newton."""
+    if not gauss_newton:
+        return jnp.ones_like(margin)
+    return jax.nn.sigmoid(margin) * jax.nn.sigmoid(-margin)
+
+
+def leverages(features: jax.Array, factor: jax.Array) -> jax.Array:
+    """`phi_i^T K^-1 phi_i` for features f[B, dim] and the Cholesky factor of K."""
+    return jnp.square(jax.scipy.linalg.solve_triangular(factor, features.T, lower=True)).sum(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gram(Statistic):
+    """The matrix `sum_i w_i r_i phi_i phi_i^T` of projected margin gradients, streamed.
+
+    Its variables are `(variables, projection)`; the mean margin comes with it, so that a margin
+    that is not finite is noticed in whatever form it enters.
+    """
+
+    def init(self, variables: tuple[PyTree, Projection]) -> Accumulator:
+        """The empty sum."""
+        params, projection = self.params(variables), variables[1]
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        dtype = jnp.result_type(*map(sum_dtype, (x.dtype for x in jax.tree.leaves(params))))
+        dim = size if projection.dim is None else projection.dim
+        zeros = {"gram": jnp.zeros((dim, dim), dtype), "margin": jnp.zeros((), dtype)}
+        same = fingerprint((params, jax.random.key_data(projection.key)))
+        return Accumulator(zeros, jnp.zeros((), jnp.float32), same, self.definition)
+
+
+@functools.lru_cache(maxsize=64)
+def gram(model: Model, gauss_newton: bool) -> Gram:
+    """The statistic `Gram` for a model; `r_i` is 1, or `p_i (1 - p_i)` with Gauss-Newton."""
+
+    def terms(variables, batch):
+        variables, projection = variables
+        margin, features = margin_features(model, variables, projection, batch)
+        root = jnp.sqrt(curvature(margin, gauss_newton) * batch.weight)[:, None]
+        scaled = (root * features).astype(features.dtype)
+        matrix = jnp.matmul(scaled.T, scaled, precision="highest")
+        return {"gram": matrix, "margin": weighted_sum(margin, batch.weight)}, batch.weight.sum()
+
+    name = "Gauss-Newton matrix" if gauss_newton else "Gram matrix"
+    return Gram(terms, lambda variables: model.params(variables[0]), f"{name} of margins")
+
+
+def factorise(
+    matrix: Accumulator, ridge: jax.Array | float, weight_decay: jax.Array | float | None
+) -> jax.Array:
+    """Lower Cholesky factor of `K`, the Gram matrix with its diagonal raised."""
+    values = matrix.sum["gram"]
+    diagonal = jnp.diagonal(values)
+    added = ridge * diagonal.mean()
+    if weight_decay is not None:
+        added = added + matrix.weight * weight_decay
+    raised = values + jnp.asarray(added, values.dtype) * jnp.eye(len(values), dtype=values.dtype)
+    factor = jnp.linalg.cholesky(raised)
+    _check_factor(factor, jnp.diagonal(raised))
+    return factor
+
+
+def coefficients(
+    margin: jax.Array, leverage: jax.Array | float, weight: jax.Array, gauss_newton: bool
+) -> jax.Array:
+    """`w_i (1 - p_i) / (1 - w_i r_i h_i)`; leverage 0 leaves the denominator out."""
+    denominator = 1 - weight * curvature(margin, gauss_newton) * leverage
+    return weight * jax.nn.sigmoid(-margin) / denominator
+
+
+def _check_factor(factor: jax.Array, diagonal: jax.Array) -> None:
+    """Refuse a matrix that cannot be solved with; a pivot is what its column adds to the others."""
+    if not is_concrete(factor):
+        return
+    pivots = jnp.square(jnp.diagonal(factor)) / diagonal
+    tolerance = 10 * len(factor) * jnp.finfo(factor.dtype).eps
+    if not bool(jnp.all(pivots > tolerance)):
+        raise ValueError(
+            f"expected a Gram matrix that can be inverted, found a singular one of dimension "
+            f"{len(factor)}: give ridge=1e-3, more weight_decay or a smaller dim"
+        )

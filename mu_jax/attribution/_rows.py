@@ -1,0 +1,74 @@
+"""One row of numbers for every example, streamed over batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mu_jax.data import Batch, Batches, axis_size
+from mu_jax.folding import fold
+from mu_jax.sharding import sum_over_mesh
+
+PyTree = Any
+RowFunction = Callable[..., PyTree]
+
+
+def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
+    """Stack `function(batch, *frozen)`, a tree of `[B, ...]`, over all batches: `[n, ...]`.
+
+    Rows come in the order of the data, without padding. Per-example gradients are safe in it: on a
+    mesh it runs shard by shard.
+
+    Args:
+      function: pure; pass the same object again to reuse its compilation.
+      data: `Batches` or a `Stream`.
+      *frozen: pytrees of arrays, passed as arguments.
+    """
+    size = getattr(data, "num_examples", None)
+    if size is None:
+        raise ValueError(
+            f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches "
+            "or mu.stream, so that the number of examples is known"
+        )
+    first = data.at if isinstance(data, Batches) else lambda step: next(iter(data))
+    shapes = jax.eval_shape(lambda *args: function(first(0), *args), *frozen)
+    table = jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), shapes)
+    step = _row_step(function, data.mesh, data.axis)
+    return fold(step, (table, jnp.zeros((), jnp.int32)), data, *frozen)[0]
+
+
+@functools.lru_cache(maxsize=128)
+def _row_step(function: RowFunction, mesh: Mesh | None, axis: str) -> Callable:
+    def local(frozen: tuple, batch: Batch) -> PyTree:
+        return function(batch, *frozen), batch.index
+
+    compute = local if mesh is None else _gathered(local, mesh, axis)
+
+    def step(carry, batch, *frozen):
+        table, count = carry
+        rows, index = compute(frozen, batch)
+        valid = index >= 0
+        position = jnp.where(valid, count + jnp.cumsum(valid) - 1, jnp.iinfo(jnp.int32).max)
+        table = jax.tree.map(lambda t, x: t.at[position].set(x, mode="drop"), table, rows)
+        return table, count + valid.sum(dtype=jnp.int32)
+
+    return step
+
+
+def _gathered(function: Callable, mesh: Mesh, axis: str) -> Callable:
+    """Run on every shard and gather the rows, as a sum in which each shard fills its own part."""
+
+    def place(x):
+        whole = jnp.zeros((x.shape[0] * axis_size(mesh, axis), *x.shape[1:]), x.dtype)
+        start = jax.lax.axis_index(axis) * x.shape[0]
+        return jax.lax.dynamic_update_slice_in_dim(whole, x, start, 0)
+
+    def terms(frozen, batch):
+        return jax.tree.map(place, function(frozen, batch))
+
+    return sum_over_mesh(terms, mesh, axis)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from classifiers import CLASSES, LOGISTIC, LOSS, MODEL, data, explicit, matrix_of, variables
+
+import mu_jax as mu
+from mu_jax import attribution
+
+KEY = jax.random.key(0)
+FORGET = np.array([3, 4, 10, 31, 55])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def prepare(*, dim=24, **options):
+    points = [variables(s) for s in (0, 1)]
+    return attribution.trak(MODEL, points, data(), key=KEY, dim=dim, **options)
+
+
+def explicit_scores(point, examples, targets, inverse, coefficient):
+    """tau[i, x, c], the effect of each example on each logit, with nothing left implicit."""
+    train = explicit(MODEL, point.variables, examples)
+    matrix = matrix_of(point.projection, train.gradients.shape[1])
+    psi = explicit(MODEL, point.variables, targets).logit_gradients @ matrix
+    phi = train.gradients @ matrix
+    return np.einsum("xck,kl,il,i->ixc", psi, inverse, phi, coefficient)
+
+
+def inverse_of(point):
+    factor = np.asarray(point.factor)
+    return np.linalg.inv(factor @ factor.T)
+
+
+@pytest.mark.parametrize("dim", [24, None])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 1e-2}])
+def test_one_forward_mode_product_is_the_sum_of_explicit_scores(dim, options):
+    store, targets = prepare(dim=dim, **options), data(7, seed=5)
+    directions = attribution.group_direction(store, data().take(FORGET))
+    expected = []
+    for point, direction in zip(store.checkpoints, directions, strict=True):
+        residual = explicit(MODEL, point.variables, data()).residual
+        scores = explicit_scores(point, data(), targets, inverse_of(point), residual)
+        expected.append(scores[FORGET].sum(0))
+        found = attribution.group_effect(MODEL, point.variables, direction, targets.inputs)
+        assert found.shape == (7, CLASSES)
+        assert np.abs(found - expected[-1]).max() < 1e-12 * np.abs(expected[-1]).max()
+    effect = store.effect(data().take(FORGET), targets)
+    np.testing.assert_allclose(effect, np.mean(expected, 0), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_it_agrees_with_the_scores_of_margins(leave_one_out):
+    store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
+    scores = attribution.trak_scores(
+        store, data(), targets, product_of_averages=False, leave_one_out=leave_one_out
+    )
+    directions = attribution.group_direction(
+        store, data().take(FORGET), leave_one_out=leave_one_out
+    )
+    changes = []
+    for point, direction in zip(store.checkpoints, directions, strict=True):
+
+        def margins(params):
+            return mu.evaluation.margins(MODEL.predict(params, (), targets.inputs), targets.targets)
+
+        changes.append(jax.jvp(margins, (point.variables.params,), (direction,))[1])
+    expected = np.asarray(scores)[FORGET].sum(0)
+    assert np.abs(np.mean(changes, 0) - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+def test_retain_only_takes_the_group_out_of_the_matrix():
+    store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
+    _, retain = mu.split(data(), FORGET)
+    alone = attribution.trak(
+        MODEL, [variables(s) for s in (0, 1)], retain, key=KEY, dim=24, weight_decay=1e-2
+    )
+    group = data().take(FORGET)
+    found = store.effect(group, targets, retain_only=True)
+    np.testing.assert_allclose(found, alone.effect(group, targets), rtol=1e-8, atol=1e-12)
+    assert np.abs(found - store.effect(group, targets)).max() > 0.05 * np.abs(found).max()
+
+
+def test_on_a_logistic_model_retain_only_is_the_newton_step_without_the_group():
+    rng = np.random.default_rng(1)
+    x, y, wd = rng.normal(size=(30, 4)), rng.integers(2, size=30), 0.05
+    w = rng.normal(size=4)
+    examples = mu.batches(x, y, batch_size=8)
+    store = attribution.trak(
+        LOGISTIC, [mu.Variables(jnp.asarray(w))], examples, key=KEY, dim=None, weight_decay=wd
+    )
+    group = np.array([1, 2, 3, 17])
+    [found] = attribution.group_direction(store, examples.take(group), retain_only=True)
+    kept, p = np.setdiff1d(np.arange(30), group), 1 / (1 + np.exp(-x @ w))
+    hessian = (x[kept] * (p * (1 - p))[kept, None]).T @ x[kept] + 26 * wd * np.eye(4)
+    expected = np.linalg.solve(hessian, x[group].T @ (y - p)[group])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_conjugate_gradients_give_the_matrix_form_for_two_classes():
+    rng = np.random.default_rng(2)
+    examples = mu.batches(rng.normal(size=(30, 4)), rng.integers(2, size=30), batch_size=8)
+    point = mu.Variables(jnp.asarray(rng.normal(size=4)))
+    store = attribution.trak(LOGISTIC, [point], examples, key=KEY, dim=None, weight_decay=0.05)
+    group = examples.take(FORGET % 30)
+    [expected] = attribution.group_direction(store, group)
+    found = attribution.gauss_newton_direction(
+        LOGISTIC, point, examples, group, weight_decay=0.05, tolerance=1e-11
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", [LOSS, mu.losses.squared_error], ids=["softmax", "squared"])
+def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
+    model = mu.from_function(MODEL.predict, loss)
+    point, examples = variables(0), data()
+    if loss is not LOSS:
+        examples = examples.replace(targets=jax.nn.one_hot(examples.targets, CLASSES))
+    dense = explicit(MODEL, point, data()).logit_gradients
+    logits = MODEL.apply(point, examples.inputs)
+    hessians = jax.vmap(jax.hessian(lambda z, y: loss(z[None], y[None])[0]))(
+        logits, examples.targets
+    )
+    matrix = np.einsum("ncp,ncd,ndq->pq", dense, hessians, dense) + 60 * 0.02 * np.eye(40)
+    gradient = jax.grad(
+        lambda p: loss(
+            MODEL.predict(p, (), examples.inputs[FORGET]), examples.targets[FORGET]
+        ).sum()
+    )(point.params)
+    expected = np.linalg.solve(
+        matrix, -np.concatenate([g.ravel() for g in jax.tree.leaves(gradient)])
+    )
+    found = attribution.gauss_newton_direction(
+        model, point, examples, examples.take(FORGET), weight_decay=0.02, tolerance=1e-10
+    )
+    found = np.concatenate([g.ravel() for g in jax.tree.leaves(found)])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
+
+
+def test_conjugate_gradients_that_do_not_converge_are_refused():
+    with pytest.raises(ValueError, match="raise max_iterations or weight_decay"):
+        attribution.gauss_newton_direction(
+            MODEL, variables(0), data(), data().take(FORGET), weight_decay=1e-6, max_iterations=2
+        )
+
+
+def test_the_effect_goes_through_jit_with_the_store_as_an_argument():
+    store, targets, group = prepare(weight_decay=1e-2), data(7, seed=5), data().take(FORGET)
+
+    @jax.jit
+    def effect(store, group, targets):
+        return store.effect(group, targets, retain_only=True)
+
+    expected = store.effect(group, targets, retain_only=True)
+    np.testing.assert_allclose(effect(store, group, targets), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_effect_is_the_same_on_a_mesh_and_for_any_batches():
+    store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
+    expected = store.effect(data().take(FORGET), targets, leave_one_out=True)
+    sharded = mu.shard(targets, mu.data_mesh())
+    group = mu.shard(data(batch_size=2), mu.data_mesh()).take(FORGET)
+    found = store.effect(group, sharded, leave_one_out=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    small = targets.replace(batch_size=3)
+    found = store.effect(data().take(FORGET), small, leave_one_out=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_multiplier_is_the_slope():
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(20, 3))
+    observed = 0.6 * predicted + 0.1 * rng.normal(size=(20, 3))
+    slope = np.linalg.lstsq(predicted.reshape(-1, 1), observed.ravel(), rcond=None)[0][0]
+    np.testing.assert_allclose(attribution.multiplier(predicted, observed), slope, rtol=1e-12)
+
+
+def test_both_ways_to_take_the_group_out_are_refused():
+    with pytest.raises(ValueError, match="found both"):
+        attribution.group_direction(prepare(), data(), leave_one_out=True, retain_only=True)
+
+
+def test_optax_and_models_with_frozen_leaves():
+    """A restricted model has directions for its trainable leaves only."""
+    model = mu.restrict(MODEL, lambda name: name != "bias")
+    point = variables(0)
+    store = attribution.trak(model, [point], data(), key=KEY, dim=None, weight_decay=1e-2)
+    [direction] = attribution.group_direction(store, data().take(FORGET))
+    assert direction["bias"] is None
+    assert float(optax.tree.norm(direction)) > 0
+    assert attribution.group_effect(model, point, direction, data().inputs).shape == (60, CLASSES)

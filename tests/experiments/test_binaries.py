@@ -1,0 +1,155 @@
+"""The binaries as a user runs them: exit codes, what they print, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mu_jax import reporting
+from mu_jax.checkpoints import Store
+
+ROOT = pathlib.Path(__file__).parents[2]
+FAST = ["--config.training.epochs=8", "--config.limit=600"]
+
+
+def run(binary: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{binary}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "COLUMNS": "110"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def fails(binary: str, *arguments: str) -> str:
+    """The one line that a refused call prints."""
+    result = run(binary, *arguments)
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("quickstart")
+    result = run("quickstart", f"--workdir={workdir}", "--seeds=2", *FAST)
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_quickstart_prints_a_table_that_says_how_to_read_it(quickstart):
+    _, result = quickstart
+    lines = result.stdout.splitlines()
+    rows = [line.split()[0] for line in lines if "±" in line]
+    assert rows[:2] == ["retrain", "do"]
+    for method in ("ssd", "iau", "finetune", "gradient_ascent"):
+        assert method in rows
+    for text in ("closer to", "retrain", "lower is better", "smallest average gap", "Serving"):
+        assert text in result.stdout
+    assert "seed 1: ssd" in result.stderr
+
+
+def test_quickstart_writes_records_and_serves_the_best_version(quickstart):
+    workdir, _ = quickstart
+    records = list(reporting.read(workdir / "results.jsonl"))
+    assert {record.seed for record in records} == {0, 1}
+    forgotten = {(r.method, r.seed): r.metrics["forget accuracy"].value for r in records}
+    assert forgotten["retrain", 0] == 0.0
+    assert forgotten["do nothing", 0] > 0.8
+    store = Store(workdir / "store")
+    (serving,) = [version for version in store.history() if version.serving]
+    assert serving.parent == 1
+    assert serving.forget_digest == records[0].forget_set.hash
+    (table,) = reporting.summarise(records)
+    assert serving.method in [row.label for row in table.rows if row.best]
+
+
+def test_report_prints_the_same_table_again(quickstart):
+    workdir, result = quickstart
+    again = run("report", str(workdir / "results.jsonl"))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.strip() in result.stdout
+
+
+def test_quickstart_refuses_bad_requests_in_one_line(tmp_path):
+    assert "class" in fails("quickstart", f"--workdir={tmp_path}/a", "--request=class:12", *FAST)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--request=ids:99999"], "99999"),
+        (["--request=missing.csv"], "missing.csv"),
+        (["--request=nonsense:1"], "class"),
+        (["--config.dataset=cifar10", "--config.data_dir=/nowhere"], "/nowhere"),
+        (["--config.dataset=diabetes"], "regression"),
+        (["--config.model.name=gpt"], "mlp"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, said):
+    assert said in fails("quickstart", f"--workdir={tmp_path}/a", *FAST, *arguments)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_from_training_to_a_swapped_version_and_back(tmp_path):
+    workdir = f"--workdir={tmp_path}/run"
+    assert "no config.json" in fails("unlearn", workdir, "--request=class:3")
+    assert run("train", workdir, *FAST).returncode == 0
+    assert "serving" in fails("train", workdir, *FAST)
+    store = Store(tmp_path / "run/store")
+    assert store.serving() == 1
+
+    ids = tmp_path / "ids.csv"
+    request = [f"--request={ids}"]
+    assert str(ids) in fails("unlearn", workdir, *request)
+    chosen = np.asarray(_training_ids()[:30])
+    ids.write_text("id\n" + "\n".join(map(str, chosen)) + "\n")
+
+    dry = run("unlearn", workdir, *request, "--method=ssd", "--dry_run")
+    assert dry.returncode == 0 and len(store.history()) == 1
+    result = run("unlearn", workdir, *request, "--method=ssd")
+    assert result.returncode == 0, result.stderr
+    assert store.serving() == 2
+    (version,) = store.history()[1:]
+    assert version.parent == 1 and version.hyperparameters["alpha"] == 2.0
+
+    evaluated = run("evaluate", workdir, *request, "--retrain=2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "2: ssd" in evaluated.stdout and "do nothing" in evaluated.stdout
+    assert run("unlearn", workdir, "--roll_back").returncode == 0
+    assert store.serving() == 1
+
+
+@pytest.mark.slow
+def test_a_collapsed_model_is_published_and_never_served(tmp_path):
+    workdir = f"--workdir={tmp_path}/run"
+    assert run("train", workdir, *FAST).returncode == 0
+    destroy = ["--method=gradient_ascent", "--set=learning_rate=5.0", "--set=epochs=3"]
+    result = run("unlearn", workdir, "--request=class:3", *destroy)
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "has collapsed" in result.stdout or "is not finite" in result.stdout
+    assert Store(tmp_path / "run/store").serving() == 1
+
+
+def _training_ids() -> list[int]:
+    from mu_jax import datasets
+
+    return datasets.load("digits", limit=600).index.tolist()
+
+
+def test_every_configuration_is_json(quickstart):
+    workdir, _ = quickstart
+    assert json.loads((workdir / "config.json").read_text())["dataset"] == "digits"

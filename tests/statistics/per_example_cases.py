@@ -1,0 +1,327 @@
+"""Loss functions of every kind, with the route that each of their leaves should take."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+
+SIZE = 6  # examples
+TOKENS = {"kernel": "tokens dense", "bias": "small"}
+DENSE = {"kernel": "dense", "bias": "small"}
+NORMALIZED = {"kernel": "tokens dense", "bias": "small", "scale": "small"}
+PATCHES = {"kernel": "patches dense", "bias": "small", "scale": "small"}
+
+
+class Case(NamedTuple):
+    losses: Any
+    params: Any
+    rows: Any
+    routes: dict[str, str]  # by the leaf's last name, words of all leaves of that name
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def integers(seed, low, high, *shape):
+    return np.random.default_rng(seed).integers(low, high, shape, dtype=np.int32)
+
+
+def linen_case(net, inputs, **routes):
+    """A linen classifier with random parameters and statistics."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), inputs[:1])
+    state = jax.tree.map(lambda x: 0.2 + 0.5 * np.abs(normal(x.size, *x.shape)), shapes)
+    params = state.pop("params")
+
+    def losses(params, rows):
+        logits = net.apply({"params": params, **state}, rows[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
+
+    return Case(losses, params, (inputs, integers(9, 0, 3, SIZE)), routes)
+
+
+def raw_case(function, params, inputs=None, **routes):
+    """`function(params, x)` of [B, 5] inputs; the loss is a nonlinear function of its outputs."""
+    inputs = normal(1, SIZE, 5) if inputs is None else inputs
+
+    def losses(params, x):
+        return jnp.sin(function(params, x)).reshape(len(x), -1).sum(axis=1)
+
+    return Case(losses, params, inputs, routes)
+
+
+class MLP(nn.Module):
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(7, dtype=self.dtype)(x))
+        return nn.Dense(3, dtype=self.dtype)(x)
+
+
+class ConvNet(nn.Module):
+    """Convolutions with SAME and VALID edges, strides, channels on their own; BatchNorm."""
+
+    conv: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        options = {"conv_general_dilated": self.conv} if self.conv else {}
+        x = nn.Conv(4, (3, 3), use_bias=False, **options)(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=True)(x))
+        x = nn.Conv(4, (3, 2), strides=(2, 1), padding="VALID", **options)(x)
+        if self.conv is None:
+            x = nn.Conv(4, (3, 3), feature_group_count=4, use_bias=False)(nn.tanh(x))
+        return nn.Dense(3)(nn.tanh(x).mean((1, 2)))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
+        x = x + nn.Dense(4)(nn.gelu(nn.Dense(8)(nn.LayerNorm()(x))))
+        return nn.Dense(3)(x.mean(1))
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.tanh(nn.Dense(4)(x)), None
+
+
+class ScannedLayers(nn.Module):
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return nn.Dense(3)(layers()(x, None)[0])
+
+
+class LanguageModel(nn.Module):
+    tied: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        embed = nn.Embed(11, 4)
+        x = nn.tanh(nn.Dense(4)(embed(x)))
+        return embed.attend(x).mean(1)[:, :3] if self.tied else nn.Dense(3)(x.mean(1))
+
+
+def im2col(lhs, rhs, window_strides, padding, **options):
+    """A convolution as slices and one matrix product, as users write it for CPUs."""
+    (kh, kw, _, out), (sh, sw) = rhs.shape, window_strides
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], (kh, kw), window_strides, padding)
+    x = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+    h, w = (x.shape[1] - kh) // sh + 1, (x.shape[2] - kw) // sw + 1
+    cuts = [
+        x[:, i : i + (h - 1) * sh + 1 : sh, j : j + (w - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    patches = jnp.concatenate(cuts, -1).reshape(len(x) * h * w, -1)
+    return (patches @ rhs.reshape(-1, out)).reshape(len(x), h, w, out)
+
+
+def nnx_case():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(5, 7, rngs=rngs)
+            self.last = nnx.Linear(7, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.last(jax.nn.relu(self.first(x)))
+
+    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+
+    def losses(params, rows):
+        logits = nnx.merge(graph, params, rest)(rows[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
+
+    rows = normal(1, SIZE, 5), integers(9, 0, 3, SIZE)
+    return Case(losses, params, rows, DENSE)
+
+
+def convolution_case(kernel, inputs, dimension_numbers, padding, **options):
+    numbers = {"dimension_numbers": dimension_numbers, "padding": padding}
+
+    def convolve(params, x):
+        return lax.conv_general_dilated(x, params["kernel"], **numbers, **options)
+
+    return raw_case(convolve, {"kernel": kernel}, inputs, kernel="patches")
+
+
+def recurrent(params, x):
+    def step(h, x):
+        return jnp.tanh(h @ params["hidden"] + x @ params["input"]), h
+
+    steps = normal(3, 4, 1, 5) * x
+    h, hs = lax.scan(step, jnp.zeros((len(x), 5), x.dtype), steps, reverse=True)
+    return h + hs.sum(0)
+
+
+@jax.custom_vjp
+def clipped_product(x, kernel):
+    """Its cotangent is not the true one: a rule that must be kept."""
+    return x @ kernel
+
+
+clipped_product.defvjp(
+    lambda x, kernel: (x @ kernel, (x, kernel)),
+    lambda saved, g: (jnp.clip(g @ saved[1].T, -0.1, 0.1), saved[0].T @ jnp.clip(g, -0.1, 0.1)),
+)
+
+
+@jax.custom_jvp
+def straight_through(x):
+    return jnp.round(x)
+
+
+straight_through.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
+
+
+def standardized(kernel):
+    return (kernel - kernel.mean(0)) / (kernel.std(0) + 0.1)
+
+
+CASES = {
+    "mlp": lambda: linen_case(MLP(), normal(1, SIZE, 5), **DENSE),
+    "conv": lambda: linen_case(ConvNet(), normal(1, SIZE, 7, 6, 2), **PATCHES),
+    "conv im2col": lambda: linen_case(ConvNet(im2col), normal(1, SIZE, 7, 6, 2), **NORMALIZED),
+    "block": lambda: linen_case(Block(), normal(1, SIZE, 5, 4), **NORMALIZED),
+    "remat": lambda: linen_case(nn.remat(MLP)(), normal(1, SIZE, 5), **DENSE),
+    "scanned layers": lambda: linen_case(ScannedLayers(), normal(1, SIZE, 4), **DENSE),
+    "scanned remat": lambda: linen_case(ScannedLayers(True), normal(1, SIZE, 4), **DENSE),
+    "lookup": lambda: linen_case(
+        LanguageModel(), integers(1, 0, 8, SIZE, 5), embedding="lookup", **TOKENS
+    ),
+    "tied embedding": lambda: linen_case(
+        LanguageModel(True),
+        integers(1, 0, 8, SIZE, 5),
+        embedding="small",
+        kernel="tokens",
+        bias="small",
+    ),
+    "nnx": nnx_case,
+    "recurrent": lambda: raw_case(
+        recurrent,
+        {"hidden": normal(1, 5, 5), "input": normal(2, 5, 5)},
+        hidden="tokens",
+        input="tokens",
+    ),
+    "kernel twice": lambda: raw_case(
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], {"w": normal(2, 5, 5)}, w="tokens"
+    ),
+    "kernel and transpose": lambda: raw_case(
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 4)}, w="small"
+    ),
+    "kernel first": lambda: raw_case(
+        lambda p, x: jnp.einsum("oi,bi->ob", p["w"].reshape(4, 5), x).T,
+        {"w": normal(2, 20)},
+        w="dense",
+    ),
+    "kernel first, tokens": lambda: raw_case(
+        lambda p, x: jnp.tensordot(p["w"], x, ((1, 2), (3, 1))),
+        {"w": normal(2, 4, 3, 2)},
+        normal(1, SIZE, 2, 5, 3),
+        w="tokens",
+    ),
+    "experts": lambda: raw_case(
+        lambda p, x: jnp.einsum("beti,eio->beto", x, p["w"]),
+        {"w": normal(2, 3, 4, 2)},
+        normal(1, SIZE, 3, 2, 4),
+        w="tokens",
+    ),
+    "adapter": lambda: raw_case(
+        lambda p, x: x @ p["a"] @ p["b"] + x @ (p["c"] @ p["d"]),
+        {k: normal(ord(k), *((5, 2) if k in "ac" else (2, 5))) for k in "abcd"},
+        a="dense",
+        b="dense",
+        c="small",
+        d="small",
+    ),
+    "standardized": lambda: raw_case(
+        lambda p, x: x @ standardized(p["w"]), {"w": normal(2, 5, 4)}, w="small"
+    ),
+    "standardized convolution": lambda: raw_case(
+        lambda p, x: lax.conv(x, standardized(p["w"]), (1, 1), "SAME"),
+        {"w": normal(2, 4, 2, 3, 3)},
+        normal(1, SIZE, 2, 5, 5),
+        w="small",
+    ),
+    "rows of a table": lambda: raw_case(
+        lambda p, i: jnp.take(p["w"], i[:, :, 0], axis=0, mode="clip") * p["w"][i[:, :, 1]],
+        {"w": normal(2, 9, 2, 2)},
+        np.minimum(integers(3, -2, 12, SIZE, 3, 2), (12, 8)),
+        w="lookup",
+    ),
+    "entries of a table": lambda: raw_case(
+        lambda p, i: p["w"][i[:, 0], i[:, 1]],
+        {"w": normal(2, 9, 9)},
+        integers(3, 0, 9, SIZE, 2),
+        w="small",
+    ),
+    "custom rules": lambda: raw_case(
+        lambda p, x: clipped_product(straight_through(3 * x @ p["a"]), p["b"]),
+        {"a": normal(2, 5, 4), "b": normal(3, 4, 3)},
+        a="dense",
+        b="small",
+    ),
+    "branches": lambda: raw_case(
+        lambda p, x: lax.cond(x[0, 0] > 0, lambda w: x @ w, lambda w: jnp.cos(x @ w), p["w"]),
+        {"w": normal(2, 5, 4)},
+        w="small",
+    ),
+    "also in the output": lambda: raw_case(
+        lambda p, x: x @ p["w"] + p["w"].sum(), {"w": normal(2, 5, 4)}, w="small"
+    ),
+    "unused": lambda: raw_case(
+        lambda p, x: x @ p["w"], {"w": normal(2, 5, 4), "v": normal(3, 7)}, w="dense", v="unused"
+    ),
+    "one axis": lambda: convolution_case(
+        normal(2, 3, 2, 4),
+        normal(1, SIZE, 8, 2),
+        ("NWC", "WIO", "NWC"),
+        [(2, -1)],
+        window_strides=(2,),
+    ),
+    "three axes": lambda: convolution_case(
+        normal(2, 3, 2, 2, 1, 2),
+        normal(1, SIZE, 2, 4, 3, 3),
+        ("NCDHW", "OIDHW", "NCDHW"),
+        "SAME",
+        window_strides=(1, 2, 1),
+    ),
+    "dilations": lambda: convolution_case(
+        normal(2, 3, 2, 4, 2),
+        normal(1, SIZE, 5, 6, 2),
+        ("NHWC", "HWOI", "NCHW"),
+        [(0, 1), (3, 2)],
+        window_strides=(1, 2),
+        lhs_dilation=(2, 1),
+        rhs_dilation=(1, 3),
+    ),
+    "groups": lambda: convolution_case(
+        normal(2, 6, 2, 3),
+        normal(1, SIZE, 4, 7),
+        ("NCW", "OIW", "CWN"),
+        "VALID",
+        window_strides=(1,),
+        feature_group_count=2,
+    ),
+    "transposed": lambda: raw_case(
+        lambda p, x: lax.conv_transpose(x, p["kernel"], (2, 2), "SAME", transpose_kernel=True),
+        {"kernel": normal(2, 3, 2, 4, 2)},
+        normal(1, SIZE, 3, 4, 2),
+        kernel="patches",
+    ),
+}
