@@ -135,7 +135,7 @@ def batches(
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
     weight = jnp.ones(n, jnp.float32) if weight is None else jnp.asarray(weight, jnp.float32)
-    index = jnp.arange(n, dtype=jnp.int32) if index is None else _as_ids(index)
+    index = jnp.arange(n, dtype=jnp.int32) if index is None else as_ids(index)
     for name, array in (("weight", weight), ("index", index)):
         if array.shape != (n,):
             raise ValueError(
@@ -288,6 +288,18 @@ def constrain(tree: PyTree, mesh: Mesh, axis: str) -> PyTree:
     return jax.tree.map(lambda x: move(x, sharding), tree)
 
 
+def as_ids(index: Any) -> jax.Array:
+    """Stable ids as i32; refuses what is no integer or needs more bits."""
+    ids = index if isinstance(index, jax.Array) else np.asarray(index)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
+    if isinstance(ids, np.ndarray) and ids.size and np.abs(ids).max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
+        )
+    return jnp.asarray(ids, jnp.int32)
+
+
 def _is_explicit(mesh: Mesh) -> bool:
     return any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)
 
@@ -300,14 +312,3 @@ def _leading_axis(tree: PyTree) -> int:
             f"found leading sizes {sorted(sizes)}: give one row per example in every array"
         )
     return sizes.pop()
-
-
-def _as_ids(index: Any) -> jax.Array:
-    ids = index if isinstance(index, jax.Array) else np.asarray(index)
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
-    if isinstance(ids, np.ndarray) and ids.size and np.abs(ids).max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
-        )
-    return jnp.asarray(ids, jnp.int32)

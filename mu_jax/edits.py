@@ -133,6 +133,7 @@ class Summary(NamedTuple):
     finite: jax.Array
 
 
+@jax.jit
 def summarise(before: PyTree, after: PyTree) -> Summary:
     """Compare parameters before and after an edit; one element-wise pass."""
     moved = jax.tree.map(lambda a, b: a != b, before, after)

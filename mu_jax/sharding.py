@@ -34,11 +34,12 @@ def shard(batches: Batches, mesh: Mesh, *, axis: str = "data") -> Batches:
       >>> mu.shard(data, mu.data_mesh()).mesh.shape["data"] == jax.device_count()
       True
     """
-    _check_axis(mesh, axis)
+    check_axis(mesh, axis)
     return place(batches, mesh).replace(mesh=mesh, axis=axis)
 
 
-def _check_axis(mesh: Mesh, axis: str) -> None:
+def check_axis(mesh: Mesh, axis: str) -> None:
+    """Refuse a mesh that has no axis of that name."""
     if axis not in mesh.shape:
         raise ValueError(
             f"expected a mesh with an axis named {axis!r}, found axes {tuple(mesh.shape)}: "
@@ -73,7 +74,7 @@ def over_mesh(statistic: Statistic, mesh: Mesh, *, axis: str = "data") -> Statis
       axis: the data axis. The batch size must be a multiple of its size times the statistic's
         group size.
     """
-    _check_axis(mesh, axis)
+    check_axis(mesh, axis)
     return _over_mesh(statistic, mesh, axis)
 
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Batch, axis_size, round_up
+from mu_jax.data import Batch, as_ids, axis_size, round_up
+from mu_jax.sharding import check_axis
 
 PyTree = Any
 
@@ -93,12 +94,14 @@ class Stream:
         order = np.arange(n) if key is None else np.asarray(jax.random.permutation(key, n))
         slot = np.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         position = np.arange(self.num_batches)[:, None] * self.batch_size + slot
-        weight = ((slot < real) & (position < n)).astype(np.float32)
+        valid = (slot < real) & (position < n)
+        position = np.where(valid, position, position[:, :1])  # padding repeats the first row
+        weight = valid.astype(np.float32)
         if self.mesh is not None:
             parts, part = jax.process_count(), jax.process_index()
             position = np.split(position, parts, axis=1)[part]
             weight = np.split(weight, parts, axis=1)[part]
-        return order[np.minimum(position, n - 1)], weight
+        return order[position], weight
 
     def _place(self, batch: Batch) -> Batch:
         if self.mesh is None:
@@ -136,12 +139,16 @@ def stream(
       [[0, 1], [2, 4]]
     """
     n = len(source)
-    index = np.arange(n) if index is None else np.asarray(index)
-    if n == 0 or index.shape != (n,) or not np.issubdtype(index.dtype, np.integer):
+    index = np.arange(n) if index is None else np.asarray(as_ids(index))
+    if n == 0 or index.shape != (n,):
         raise ValueError(
             f"expected one integer id for each of at least one example, found {n} examples and "
-            f"ids of shape {index.shape} and dtype {index.dtype}: give matching ids"
+            f"ids of shape {index.shape}: give matching ids"
         )
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
+    if mesh is not None:
+        check_axis(mesh, "data")
     return Stream(source, np.arange(n), index.astype(np.int32), batch_size, threads, mesh=mesh)
 
 

@@ -21,10 +21,10 @@ def get_config() -> config_dict.ConfigDict:
         ),
         batch_size=256,  # of statistics and evaluation; results do not depend on it
         methods=dict(
-            ssd=dict(alpha=2.0, dampening=0.5),
-            iau=dict(optimizer="adam", learning_rate=5e-3),
-            finetune=dict(optimizer="adam", learning_rate=1e-3, epochs=5),
-            gradient_ascent=dict(optimizer="sgd", learning_rate=5e-2, epochs=2),
+            ssd=dict(alpha=5.0, dampening=0.1),
+            iau=dict(optimizer="adam", learning_rate=1e-2),
+            finetune=dict(optimizer="adam", learning_rate=1e-2, epochs=5, batch_size=64),
+            gradient_ascent=dict(optimizer="sgd", learning_rate=2e-2, epochs=4, batch_size=64),
         ),
         selection="fixed, chosen on another forget set and other seeds",
     )

@@ -97,7 +97,7 @@ def factorise(
     diagonal = jnp.diagonal(values)
     added = ridge * diagonal.mean()
     if weight_decay is not None:
-        added = added + matrix.weight * weight_decay
+        added = added + matrix.weight.astype(values.dtype) * weight_decay
     raised = values + jnp.asarray(added, values.dtype) * jnp.eye(len(values), dtype=values.dtype)
     factor = jnp.linalg.cholesky(raised)
     _check_factor(factor, jnp.diagonal(raised))

@@ -95,8 +95,8 @@ def ridge(masks: ArrayLike, outputs: ArrayLike, *, penalty: jax.Array | float) -
     Example:
       >>> masks = jnp.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)
       >>> outputs = 3.0 * masks[:, :1] + 1.0
-      >>> ridge(masks, outputs, penalty=1.0).effects[:, 0]
-      Array([1.5, 0. ], dtype=float32)
+      >>> [round(float(effect), 4) for effect in ridge(masks, outputs, penalty=1.0).effects[:, 0]]
+      [1.5, 0.0]
     """
     design, responses = check_ensemble(masks, outputs)
     if is_concrete(penalty) and not np.all(np.asarray(penalty) > 0):

@@ -68,7 +68,7 @@ def forgetting_quality(
         3. Models that all agree on an example raise an error that says so.
 
     Example:
-        >>> oracle, same = jax.random.normal(jax.random.key(0), (2, 64, 20))
+        >>> oracle, same = jax.random.normal(jax.random.key(0), (2, 64, 16))
         >>> quality = forgetting_quality(oracle, same)
         >>> bool(0.05 < quality.score < 0.4 and 1 < quality.epsilon.mean() < 2)
         True
@@ -116,8 +116,10 @@ def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
         [1.0, 0.5, 0.25, 0.0001220703125, 0.0]
     """
     epsilon = as_float(epsilon)
-    points = jnp.exp2(-jnp.floor(2 * epsilon))
-    return jnp.where(epsilon >= np.ceil(np.log(models - 1)), 0.0, points)
+    buckets = jnp.floor(2 * epsilon)  # half a unit wide
+    points = jnp.ldexp(jnp.ones_like(epsilon), -buckets.astype(jnp.int32))
+    points = jnp.where(epsilon >= np.ceil(np.log(models - 1)), 0.0, points)
+    return jnp.where(jnp.isnan(epsilon), jnp.nan, points)
 
 
 def forgetting_quality_floor(
@@ -141,7 +143,7 @@ def forgetting_quality_floor(
         As `forgetting_quality`.
 
     Example:
-        >>> oracle = jax.random.normal(jax.random.key(0), (128, 20))
+        >>> oracle = jax.random.normal(jax.random.key(0), (128, 16))
         >>> floor = forgetting_quality_floor(oracle, jax.random.key(1))
         >>> floor.models, bool(0.05 < floor.score < 0.4)
         (64, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +127,7 @@ def iau(
         rho = part.weight / (part.weight + rest.weight)
 
         direction = optax.tree.sub(optax.tree.scale(retain_weight, rest.value), part.value)
-        updates, _ = optimizer.update(direction, optimizer.init(params), params)
+        updates = _fresh_step(optimizer, direction, params)
         if scale_by_fraction:
             updates = optax.tree.scale(rho, updates)
         after = model.with_params(variables, edits.apply(params, updates))
@@ -143,6 +144,12 @@ def iau(
     return Transform(model, unlearn)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _fresh_step(optimizer, direction, params) -> optax.Updates:
+    return optimizer.update(direction, optimizer.init(params), params)[0]
+
+
+@jax.jit
 def _details(part, rest, direction, updates, rho) -> IAUInfo:
     g_f, g_r = part.value, rest.value
     norm_f, norm_r = optax.tree.norm(g_f), optax.tree.norm(g_r)

@@ -34,6 +34,10 @@ def explicit_scores(point, examples, targets, inverse, coefficient):
     return np.einsum("xck,kl,il,i->ixc", psi, inverse, phi, coefficient)
 
 
+def flat(tree):
+    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
 def inverse_of(point):
     factor = np.asarray(point.factor)
     return np.linalg.inv(factor @ factor.T)
@@ -129,19 +133,19 @@ def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
         logits, examples.targets
     )
     matrix = np.einsum("ncp,ncd,ndq->pq", dense, hessians, dense) + 60 * 0.02 * np.eye(40)
-    gradient = jax.grad(
-        lambda p: loss(
-            MODEL.predict(p, (), examples.inputs[FORGET]), examples.targets[FORGET]
-        ).sum()
-    )(point.params)
-    expected = np.linalg.solve(
-        matrix, -np.concatenate([g.ravel() for g in jax.tree.leaves(gradient)])
-    )
+
+    def group_loss(params):
+        logits = MODEL.predict(params, (), examples.inputs[FORGET])
+        return loss(logits, examples.targets[FORGET]).sum()
+
+    gradient = flat(jax.grad(group_loss)(point.params))
+    expected = np.linalg.solve(matrix, -gradient)
     found = attribution.gauss_newton_direction(
         model, point, examples, examples.take(FORGET), weight_decay=0.02, tolerance=1e-10
     )
-    found = np.concatenate([g.ravel() for g in jax.tree.leaves(found)])
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        flat(found), expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max()
+    )
 
 
 def test_conjugate_gradients_that_do_not_converge_are_refused():

@@ -92,7 +92,7 @@ def test_reference_scaling_gives_the_units_of_the_published_program(dim):
         phi, residual, _ = features_of(store, number, data())
         psi = features_of(store, number, targets)[0]
         signs = np.sqrt(dim or 1)
-        phi, psi = phi * signs / np.sqrt(SIZE - 0), psi * signs / np.sqrt(SIZE)
+        phi, psi = phi * signs / np.sqrt(SIZE), psi * signs / np.sqrt(SIZE)
         inverse = np.linalg.inv(raised(phi, np.ones(EXAMPLES), ridge=1e-3))
         products.append(phi @ (inverse / np.abs(inverse).mean()) @ psi.T)
         residuals.append(residual[:, None])
@@ -176,9 +176,9 @@ def test_an_example_of_weight_zero_was_not_there():
     np.testing.assert_array_equal(found[np.array([2, 31])], 0)
 
 
-def test_streams_and_meshes_give_the_same(subtests=None):
+def test_streams_and_meshes_give_the_same():
     expected = attribution.trak_scores(prepare(), data(), data(5))
-    pairs = list(zip(*(np.asarray(a) for a in data()[:0] or (data().inputs, data().targets))))
+    pairs = list(zip(np.asarray(data().inputs), np.asarray(data().targets), strict=True))
     for examples in (mu.stream(pairs, batch_size=16), mu.shard(data(), mu.data_mesh())):
         points = [variables(s) for s in (0, 1)]
         store = attribution.trak(MODEL, points, examples, key=KEY, dim=24)

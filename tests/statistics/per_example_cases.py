@@ -141,7 +141,9 @@ def nnx_case():
         def __call__(self, x):
             return self.last(jax.nn.relu(self.first(x)))
 
-    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    net = nnx.eval_shape(lambda: Net(nnx.Rngs(0)))
+    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    params = jax.tree.map(lambda x: normal(x.size, *x.shape), params)
 
     def losses(params, rows):
         logits = nnx.merge(graph, params, rest)(rows[0])
@@ -165,7 +167,7 @@ def recurrent(params, x):
         return jnp.tanh(h @ params["hidden"] + x @ params["input"]), h
 
     steps = normal(3, 4, 1, 5) * x
-    h, hs = lax.scan(step, jnp.zeros((len(x), 5), x.dtype), steps, reverse=True)
+    h, hs = lax.scan(step, jnp.zeros_like(x), steps, reverse=True)
     return h + hs.sum(0)
 
 

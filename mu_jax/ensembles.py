@@ -1,0 +1,130 @@
+"""Ensembles: N models trained, unlearned and scored as one program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from mu_jax.data import Batches
+from mu_jax.fitting import Gradients, fit
+from mu_jax.model import Model
+from mu_jax.objectives.supervised import supervised
+from mu_jax.outputs import outputs
+
+PyTree = Any
+Layout = Literal["together", "one_by_one"]
+
+
+def map_models(
+    function: Callable[..., PyTree],
+    *members: PyTree,
+    layout: Layout | None = None,
+    mesh: Mesh | None = None,
+    axis: str = "data",
+) -> PyTree:
+    """`function` for every model of an ensemble, as one program.
+
+    Args:
+      function: of the arrays of one model (keys, variables, row weights, ...).
+      *members: pytrees whose leaves have a leading axis of N models.
+      layout: "together" is one batched computation (`vmap`), best on accelerators and for small
+        dense models; "one_by_one" is a loop over models inside the program (`lax.map`), best for
+        convolutions on a CPU, where a batch of kernels is several times slower. Default: by
+        backend, and on a CPU by whether any leaf looks like a convolution kernel.
+      mesh: divide the models over this mesh's `axis`; N must be a multiple of its size.
+
+    Returns:
+      The results, stacked.
+    """
+    layout = layout or _layout(members)
+
+    def local(*members):
+        if layout == "together":
+            return jax.vmap(function)(*members)
+        return jax.lax.map(lambda one: function(*one), members)
+
+    if mesh is None:
+        return local(*members)
+    size = jax.tree.leaves(members)[0].shape[0]
+    if size % mesh.shape[axis]:
+        raise ValueError(
+            f"expected a number of models that divides over {mesh.shape[axis]} devices, found "
+            f"{size}: train a multiple"
+        )
+    # No model reads another's arrays: nothing crosses devices, so there is nothing to check.
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=PartitionSpec(axis), out_specs=PartitionSpec(axis), check_vma=False
+    )(*members)
+
+
+def _layout(members: PyTree) -> Layout:
+    if jax.default_backend() != "cpu":
+        return "together"
+    kernels = [leaf.ndim >= 5 for leaf in jax.tree.leaves(members)]
+    return "one_by_one" if any(kernels) else "together"
+
+
+def train(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    batches: Batches,
+    keys: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    init: Callable[[jax.Array], PyTree],
+    epochs: int,
+    batch_size: int | None = None,
+    gradients: Gradients | None = None,
+    layout: Layout | None = None,
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """Train N models from scratch: the full model, oracles, subsets are the same code.
+
+    Model j starts from `init(fold_in(keys[j], 0))` and visits the examples in its own order; row i
+    counts with weight `weights[j, i]`, so 0 means that model j never saw it.
+
+    Args:
+      model, optimizer: one recipe for all.
+      batches: the examples.
+      keys: N keys.
+      weights: f32[N, n], default 1 for all.
+      init: `key -> variables`.
+      epochs, batch_size, gradients: see `mu.fit`.
+      layout, mesh: see `map_models`.
+
+    Returns:
+      Variables with a leading axis of N.
+
+    Cost: N times one training; memory of N models and optimizer states when trained together.
+    """
+    weights = jnp.ones((len(keys), batches.num_examples)) if weights is None else weights
+    objective = supervised(model, training_mode=True)
+
+    def one(key, weight):
+        state, _ = fit(
+            model,
+            objective,
+            optimizer,
+            init(jax.random.fold_in(key, 0)),
+            batches.replace(weight=weight.astype(jnp.float32)),
+            key=jax.random.fold_in(key, 1),
+            epochs=epochs,
+            batch_size=batch_size,
+            gradients=gradients,
+        )
+        return state.variables
+
+    shapes = jax.eval_shape(jax.vmap(init), keys)
+    return map_models(one, keys, weights, layout=layout or _layout(shapes), mesh=mesh)
+
+
+def ensemble_outputs(
+    model: Model, ensemble: PyTree, batches: Batches, *, layout: Layout | None = None
+) -> jax.Array:
+    """Outputs of every model for every example, `[N, n, ...]`, in inference mode."""
+    return map_models(lambda one: outputs(model, one, batches), ensemble, layout=layout)

@@ -1,0 +1,68 @@
+"""Matching given outputs: the objective of oracle matching and of datamodel matching."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mu_jax.fitting import Objective, Term
+from mu_jax.losses import weighted_sum
+from mu_jax.model import Model
+
+Distance = Literal["squared", "kl"]
+
+
+@functools.lru_cache(maxsize=64)
+def matching(
+    model: Model,
+    *,
+    distance: Distance = "squared",
+    training_mode: bool = False,
+    proximity: float = 0.0,
+) -> Objective:
+    """Distance of the outputs to `batch.targets`, which are outputs themselves, f32[B, K].
+
+    `squared`: `sum_i w_i mean_c (f_c(x_i) - h_c(x_i))^2 / sum_i w_i`, the mean over classes as in
+    the released code (the paper writes the sum). `kl`: `KL(softmax h || softmax f)`, which differs
+    from the cross-entropy to the targets by a constant.
+
+    Args:
+      model: the model; its loss is not used.
+      distance: see above.
+      training_mode: batch statistics of the batch, moved running statistics, dropout.
+      proximity: adds `proximity ||theta - theta_0||^2`, with theta_0 from `frozen["start"]`.
+
+    Returns:
+      An `Objective` with the terms `match` and, if asked for, `proximity`.
+    """
+
+    def objective(variables, batch, frozen, key):
+        if training_mode:
+            outputs, variables = model.apply_train(variables, batch.inputs, key)
+        else:
+            outputs = model.apply(variables, batch.inputs)
+        distances = _DISTANCES[distance](outputs, batch.targets)
+        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
+        if proximity:
+            moved = optax.tree.sub(model.params(variables), frozen["start"])
+            squared = optax.tree.norm(moved, squared=True)
+            terms["proximity"] = Term(squared, jnp.ones(()), proximity)
+        return terms, variables
+
+    return objective
+
+
+def _squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.square(outputs - targets).reshape(outputs.shape[0], -1).mean(axis=1)
+
+
+def _kl(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    wanted, found = jax.nn.log_softmax(targets), jax.nn.log_softmax(outputs)
+    return jnp.sum(jnp.exp(wanted) * (wanted - found), axis=-1)
+
+
+_DISTANCES = {"squared": _squared, "kl": _kl}

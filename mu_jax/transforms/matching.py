@@ -1,0 +1,91 @@
+"""The fine-tuning that oracle matching and datamodel matching share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mu_jax.data import Batches, concatenate
+from mu_jax.fitting import fit
+from mu_jax.model import Model
+from mu_jax.objectives.matching import Distance, matching
+from mu_jax.transforms.transform import report_fit
+
+PyTree = Any
+Targets = Callable[[Batches], jax.Array]
+
+
+class Recipe(NamedTuple):
+    """How targets are matched; the defaults are those of the released code.
+
+    Attributes:
+      epochs: passes over the matching pool. batch_size: examples per step.
+      retain_multiplier: retained examples in the pool, as a multiple of the forget set.
+      forget_multiplier: copies of the forget set in the pool; a fraction adds its first entries.
+      distance: "squared" on raw outputs, or "kl" of the softmaxes.
+      training_mode: batch statistics of the pool's batches, as in the paper; default inference
+        mode, in which statistics do not drift towards the pool.
+      proximity: weight of `||theta - theta_0||^2`.
+      shuffle: the released default is False, which visits all forget examples first.
+    """
+
+    epochs: int = 5
+    batch_size: int = 512
+    retain_multiplier: float = 3.0
+    forget_multiplier: float = 1.0
+    distance: Distance = "squared"
+    training_mode: bool = False
+    proximity: float = 0.0
+    shuffle: bool = True
+
+
+def match(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+    targets: Targets,
+    key: jax.Array,
+    variables: PyTree,
+    sets: tuple[Batches, Batches],
+) -> Any:
+    """Draw the matching pool, compute its targets once, and fit them."""
+    forget, retain = sets
+    if not (isinstance(forget, Batches) and isinstance(retain, Batches)):
+        raise ValueError(
+            "expected array-backed Batches for matching, found an iterable: draw the retained "
+            "examples to match from it first"
+        )
+    pool = matching_pool(jax.random.fold_in(key, 0), forget, retain, recipe)
+    pool = pool.replace(targets=targets(pool))
+    result = fit(
+        model,
+        matching(
+            model,
+            distance=recipe.distance,
+            training_mode=recipe.training_mode,
+            proximity=recipe.proximity,
+        ),
+        optimizer,
+        variables,
+        pool,
+        key=jax.random.fold_in(key, 1),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        frozen={"start": model.params(variables)} if recipe.proximity else {},
+        shuffle=recipe.shuffle,
+    )
+    return report_fit(model, variables, result, sets)
+
+
+def matching_pool(key: jax.Array, forget: Batches, retain: Batches, recipe: Recipe) -> Batches:
+    """Copies of the forget set, then a random sample of the retain set in its own order."""
+    m, n = forget.num_examples, retain.num_examples
+    rows = np.arange(int(recipe.forget_multiplier * m)) % m
+    size = min(n, round(recipe.retain_multiplier * m))
+    sample = jnp.sort(jax.random.permutation(key, n)[:size])
+    return concatenate(forget.take(rows), retain.take(sample))

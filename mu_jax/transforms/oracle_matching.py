@@ -1,0 +1,53 @@
+"""Oracle matching: fine-tune to the outputs of models retrained without the forget set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from mu_jax.data import Batches
+from mu_jax.model import Model
+from mu_jax.outputs import outputs
+from mu_jax.transforms.matching import Recipe, match
+from mu_jax.transforms.transform import Transform
+
+PyTree = Any
+
+
+def oracle_matching(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    oracles: PyTree,
+    recipe: Recipe = Recipe(),
+) -> Transform:
+    """Fit the mean outputs of oracles: what datamodel matching aims at, with the oracles known.
+
+    A bound on what matching can reach, not a method: it needs the retrained models. Do not score it
+    with the oracles it was fitted to.
+
+    Args:
+      model: the model, with outputs f32[B, K].
+      optimizer: from a fresh state.
+      oracles: variables of J retrained models, stacked on a leading axis.
+      recipe: the matching pool and the fit, see `mu.transforms.matching.Recipe`.
+
+    Returns:
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; `info.details` is a `FitInfo`.
+
+    Cost: J forward passes over the pool, and `epochs` passes over it.
+
+    References:
+      K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel. Attribute-to-Delete:
+      Machine Unlearning via Datamodel Matching. ICLR 2025.
+    """
+
+    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        def targets(pool: Batches) -> jax.Array:
+            return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)
+
+        return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
+
+    return Transform(model, unlearn)
