@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     inputs: PyTree
     targets: PyTree
     weight: jax.Array
-    index: jax.Array
+    index: jax.Array  # type: ignore[assignment]
 
 
 @jax.tree_util.register_dataclass
@@ -225,10 +225,17 @@ def pad(batch: Batch, size: int) -> Batch:
 
 
 def without_padding_values(batch: Batch) -> Batch:
-    """Overwrite rows of weight 0 by a real row, so that nothing in padding can reach a sum."""
+    """Overwrite rows of weight 0 by a real row, so that nothing in padding can reach a sum.
+
+    A batch without a real row becomes zeros.
+    """
     valid = batch.weight > 0
     row = jnp.where(valid, jnp.arange(valid.shape[0]), jnp.argmax(valid))
-    inputs, targets = jax.tree.map(lambda x: x[row], (batch.inputs, batch.targets))
+
+    def overwrite(x):
+        return jnp.where(valid.any(), x[row], jnp.zeros_like(x))
+
+    inputs, targets = jax.tree.map(overwrite, (batch.inputs, batch.targets))
     return batch._replace(inputs=inputs, targets=targets)
 
 
@@ -238,9 +245,9 @@ def check_sets(forget: Any, retain: Any) -> None:
         weight = getattr(data, "weight", None)
         if weight is not None and is_concrete(weight):
             check_weight(weight, f"{name} set")
-    found = [getattr(data, "index", None) for data in (forget, retain)]
-    if all(index is not None and is_concrete(index) for index in found):
-        shared = np.intersect1d(*(np.asarray(index) for index in found))
+    ids, others = (getattr(data, "index", None) for data in (forget, retain))
+    if all(index is not None and is_concrete(index) for index in (ids, others)):
+        shared = np.intersect1d(np.asarray(ids), np.asarray(others))
         if shared.size:
             raise ValueError(
                 f"expected forget and retain sets without a common example, found {shared.size} "

@@ -147,7 +147,7 @@ def fit(
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    step = _fit_step(model, objective, optimizer, gradients or plain)
+    step = _fit_step(model, objective, optimizer, gradients or plain)  # type: ignore[arg-type]
     empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
     return folding.fold(
         step,
@@ -195,10 +195,11 @@ def _fit_step(
 
 def total(terms: Terms) -> jax.Array:
     """`sum_t scale_t sum_t / weight_t`; a term without examples counts 0."""
-    return sum(
+    parts = [
         term.scale * term.sum / jnp.where(term.weight > 0, term.weight, 1)
         for term in terms.values()
-    )
+    ]
+    return functools.reduce(jnp.add, parts)
 
 
 def plain(terms: TermsFunction, params: PyTree, batch: Batch) -> tuple[PyTree, Terms, PyTree]:

@@ -59,7 +59,7 @@ def fold(
     batches: Batches | Iterable[Batch],
     *frozen: PyTree,
     epochs: int = 1,
-    start: int = 0,
+    start: int | jax.Array = 0,
     stop: int | None = None,
     key: jax.Array | None = None,
 ) -> PyTree:
@@ -112,6 +112,7 @@ def _run(
     per_epoch = batches.num_batches
 
     def shuffle(epoch):
+        assert key is not None
         return jax.random.permutation(jax.random.fold_in(key, epoch), batches.num_examples)
 
     def body(position, state):
@@ -136,7 +137,7 @@ def _in_segments(
     batches: Batches,
     frozen: tuple,
     key: jax.Array | None,
-    bounds: tuple[int, int],
+    bounds: tuple[Any, int],
 ) -> PyTree:
     start, total = bounds
     carry, position = _begin(total, carry, start)
@@ -162,7 +163,7 @@ def _over_iterable(
     batches: Iterable[Batch],
     frozen: tuple,
     epochs: int,
-    bounds: tuple[int, int | None],
+    bounds: tuple[Any, int | None],
     key: jax.Array | None,
 ) -> PyTree:
     start, stop = bounds

@@ -261,7 +261,7 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
         copy = build(params, state, train=True)
         if key is not None:
             keys = {name: jax.random.fold_in(key, n) for n, name in enumerate(streams)}
-            nnx.reseed(copy, **keys)
+            nnx.reseed(copy, **keys)  # type: ignore[arg-type]
         outputs = copy(inputs)
         moved = nnx.split_state(nnx.state(copy), trainable, nnx.RngState, ...)[2]
         return outputs, nnx.merge_state(moved, nnx.split_state(state, nnx.RngState, ...)[0])
@@ -349,6 +349,7 @@ def _restrict(model: Model, trainable: Callable[[str], bool]) -> Model:
         return outputs, (state[0], moved)
 
     def observe(params, state, inputs):
+        assert model.observe is not None
         return model.observe(whole(params, state[0]), state[1], inputs)
 
     def join(params, state):

@@ -112,7 +112,8 @@ class _Lines:
     """One line every ten seconds."""
 
     def __init__(self, label: str):
-        self._label, self._printed_at, self._total = label, time.monotonic(), None
+        self._label, self._printed_at = label, time.monotonic()
+        self._total: int | None = None
 
     def __enter__(self) -> None:
         pass

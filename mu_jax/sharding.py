@@ -53,8 +53,15 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     devices = set(mesh.devices.flat)
 
     def move(leaf):
-        lies_there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
-        return leaf if lies_there else jax.device_put(leaf, everywhere)
+        if not isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, everywhere)
+        if leaf.sharding.device_set == devices:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # Typed keys cannot be put on devices of other processes, their words can.
+            words = jax.device_put(jax.random.key_data(leaf), everywhere)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, everywhere)
 
     return jax.tree.map(move, tree)
 
@@ -107,4 +114,5 @@ def mesh_of(batch: Batch) -> tuple[Mesh, str] | None:
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None
     first = sharding.spec[0]
-    return sharding.mesh, first if isinstance(first, str) else first[0]
+    mesh: Any = sharding.mesh
+    return mesh, first if isinstance(first, str) else first[0]

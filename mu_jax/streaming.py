@@ -86,7 +86,7 @@ class Stream:
         batches = examples.batch(size).to_iter_dataset(options)
         for step, (inputs, targets) in enumerate(batches, start):
             index = np.where(weight[step] > 0, self.index[slot[step]], -1).astype(np.int32)
-            yield self._place(Batch(inputs, targets, weight[step], index))
+            yield self._place(Batch(inputs, targets, weight[step], index))  # type: ignore[arg-type]
 
     def _layout(self, key: jax.Array | None) -> tuple[np.ndarray, np.ndarray]:
         """Row and weight of every slot of this process's part of every batch."""

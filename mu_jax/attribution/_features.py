@@ -113,11 +113,11 @@ def coefficients(
 
 
 def _check_factor(factor: jax.Array, diagonal: jax.Array) -> None:
-    """Refuse a matrix that cannot be solved with; a pivot is what its column adds to the others."""
+    """Refuse a matrix whose pivots, what each column adds to the others, are rounding noise."""
     if not is_concrete(factor):
         return
     pivots = jnp.square(jnp.diagonal(factor)) / diagonal
-    tolerance = 10 * len(factor) * jnp.finfo(factor.dtype).eps
+    tolerance = 3 * len(factor) ** 0.5 * jnp.finfo(factor.dtype).eps
     if not bool(jnp.all(pivots > tolerance)):
         raise ValueError(
             f"expected a Gram matrix that can be inverted, found a singular one of dimension "

@@ -25,7 +25,7 @@ from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic, collect
 from mu_jax.statistics.gradients import mean_gradient
-from mu_jax.statistics.projections import ravel, unravel
+from mu_jax.statistics.projections import Projection, ravel, unravel
 
 if TYPE_CHECKING:
     from mu_jax.attribution.trak import Checkpoint, Trak
@@ -83,8 +83,7 @@ def group_direction(
         statistic = _residual_gradient(store.model, store.gauss_newton, leave_one_out)
         given = point.variables, point.projection, factor
         gradient = ravel(collect(statistic, given, forget).sum)
-        solved = jax.scipy.linalg.cho_solve((factor, True), point.projection.project(gradient))
-        direction = point.projection.lift(solved, gradient.size)
+        direction = _solve(point.projection, factor, gradient)
         directions.append(unravel(direction, store.model.params(point.variables)))
     return directions
 
@@ -201,6 +200,13 @@ def _effect_rows(model: Model) -> Callable:
     )
 
 
+@jax.jit
+def _solve(projection: Projection, factor: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`P K^-1 P^T gradient`."""
+    solved = jax.scipy.linalg.cho_solve((factor, True), projection.project(gradient))
+    return projection.lift(solved, gradient.size)
+
+
 def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
     part = collect(
         gram(store.model, store.gauss_newton), (point.variables, point.projection), forget
@@ -215,7 +221,7 @@ def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) ->
     def terms(given, batch):
         variables, projection, factor = given
         params, state = model.split(variables)
-        leverage = 0.0
+        leverage: jax.Array | float = 0.0
         if leave_one_out:
             features = margin_features(model, variables, projection, batch)[1]
             leverage = leverages(features, factor)

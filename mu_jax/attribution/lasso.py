@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -79,12 +78,21 @@ def lasso(
 
 
 class Problem(NamedTuple):
-    """The lasso's quadratic part: `multiply(w) - cross` is its gradient."""
+    """The lasso's quadratic part: `multiply(w) - cross` is its gradient.
 
-    multiply: Callable[[jax.Array], jax.Array]
+    `factors` are the matrices whose product is `Z^T Z / M`: itself, or two thin ones.
+    """
+
+    factors: tuple[jax.Array, ...]
     cross: jax.Array
     lipschitz: jax.Array
     std: jax.Array
+
+    def multiply(self, w: jax.Array) -> jax.Array:
+        """`Z^T Z w / M`."""
+        for factor in reversed(self.factors):
+            w = product(factor, w)
+        return w
 
     @property
     def largest_penalty(self) -> jax.Array:
@@ -96,20 +104,27 @@ def _standardise(design: jax.Array, responses: jax.Array) -> Problem:
     models, examples = design.shape
     std = design.std(0)
     x, y = (design - design.mean(0)) / std, responses - responses.mean(0)
-    if examples <= models:
-        gram = product(x.T, x) / models
-        multiply, small = lambda w: product(gram, w), gram
-    else:
-        multiply = lambda w: product(x.T, product(x, w)) / models  # noqa: E731
-        small = product(x, x.T) / models
-    return Problem(multiply, product(x.T, y) / models, jnp.linalg.eigvalsh(small)[-1], std)
+    small = product(x.T, x) / models if examples <= models else product(x, x.T) / models
+    factors = (small,) if examples <= models else (x.T / models, x)
+    return Problem(factors, product(x.T, y) / models, jnp.linalg.eigvalsh(small)[-1], std)
 
 
 def fista(problem: Problem, penalty: jax.Array, tolerance: float, max_iterations: int) -> jax.Array:
-    """Coefficients f[n, columns] for one penalty per column of `problem.cross`.
+    """Coefficients f[n, columns] for one penalty per column of `problem.cross`."""
+    found, change = _iterate(problem, penalty, tolerance, max_iterations)
+    if is_concrete(change) and not change <= tolerance:
+        raise ValueError(
+            f"expected the lasso to converge in {max_iterations} iterations, found a last change "
+            f"of {float(change):.1e}: raise max_iterations, the tolerance or the penalty"
+        )
+    return found
 
-    Each column has its own momentum, which restarts when it points uphill.
-    """
+
+@jax.jit
+def _iterate(
+    problem: Problem, penalty: jax.Array, tolerance: float, max_iterations: int
+) -> tuple[jax.Array, jax.Array]:
+    """Each column has its own momentum, which restarts when it points uphill."""
     step = 1 / problem.lipschitz
 
     def shrink(w):
@@ -131,13 +146,8 @@ def fista(problem: Problem, penalty: jax.Array, tolerance: float, max_iterations
     zero = jnp.zeros_like(problem.cross)
     infinite = jnp.asarray(jnp.inf, zero.dtype)
     start = (zero, zero, jnp.ones_like(penalty), infinite, 0)
-    w, _, _, change, _ = jax.lax.while_loop(unfinished, body, start)
-    if is_concrete(change) and change > tolerance:
-        raise ValueError(
-            f"expected the lasso to converge in {max_iterations} iterations, found a last change "
-            f"of {float(change):.1e}: raise max_iterations, the tolerance or the penalty"
-        )
-    return w
+    found, _, _, change, _ = jax.lax.while_loop(unfinished, body, start)
+    return found, change
 
 
 def _choose(

@@ -82,18 +82,24 @@ def lds(
     predicted = jnp.matmul(masks, scores.astype(dtype), precision="highest")
     _check_spread(predicted, outputs)
     by_target = spearman(predicted, outputs)
-
-    def resample(key):
-        subset_key, target_key = jax.random.split(key)
-        subsets = jax.random.choice(subset_key, len(masks), (len(masks),))
-        targets = jax.random.choice(target_key, by_target.size, by_target.shape)
-        drawn = spearman(predicted[subsets], outputs[subsets])
-        # A draw in which all subsets agree has no correlation, and does not count.
-        return jnp.nanmean(drawn[targets])
-
-    means = jax.lax.map(resample, jax.random.split(key, num_resamples))
+    means = _bootstrap(predicted, outputs, jax.random.split(key, num_resamples))
     low, high = jnp.nanquantile(means, jnp.array([(1 - level) / 2, (1 + level) / 2]))
     return LDS(by_target.mean(), low, high, by_target)
+
+
+@jax.jit
+def _bootstrap(predicted: jax.Array, outputs: jax.Array, keys: jax.Array) -> jax.Array:
+    """The mean correlation of resampled targets over resampled subsets, for each key."""
+    subsets, targets = outputs.shape
+
+    def resample(key: jax.Array) -> jax.Array:
+        subset_key, target_key = jax.random.split(key)
+        rows = jax.random.choice(subset_key, subsets, (subsets,))
+        columns = jax.random.choice(target_key, targets, (targets,))
+        # A draw in which all subsets agree has no correlation, and does not count.
+        return jnp.nanmean(spearman(predicted[rows], outputs[rows])[columns])
+
+    return jax.lax.map(resample, keys)
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> jax.Array:

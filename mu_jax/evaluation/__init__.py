@@ -10,8 +10,39 @@ from mu_jax.evaluation.accuracy import (
     r2,
 )
 from mu_jax.evaluation.collapse import Collapse, collapsed
+from mu_jax.evaluation.competition import (
+    ForgettingQuality,
+    competition_score,
+    forgetting_points,
+    forgetting_quality,
+    forgetting_quality_floor,
+)
+from mu_jax.evaluation.confidence_scores import (
+    MembershipScores,
+    membership_scores,
+    modified_entropy,
+    modified_entropy_as_published,
+)
+from mu_jax.evaluation.corrective import CorrectiveCurve, corrective_curve
+from mu_jax.evaluation.divergence import (
+    activation_distance,
+    agreement,
+    js_divergence,
+    kl_divergence,
+    pairwise_floor,
+    zrf,
+    zrf_as_published,
+)
 from mu_jax.evaluation.gaps import AverageGap, average_gap, tug_of_war
+from mu_jax.evaluation.intervals import (
+    Interval,
+    bootstrap_interval,
+    clopper_pearson,
+    t_interval,
+    two_level_interval,
+)
 from mu_jax.evaluation.klom import klom, klom_floor
+from mu_jax.evaluation.lira import lira, lira_offline
 from mu_jax.evaluation.margins import margins
 from mu_jax.evaluation.membership import (
     EntropyMia,
@@ -22,28 +53,82 @@ from mu_jax.evaluation.membership import (
     loss_mia,
     tpr_at_fpr,
 )
+from mu_jax.evaluation.representation import knn_predict, knn_transfer, linear_cka
+from mu_jax.evaluation.roc import (
+    AttackSummary,
+    BestThreshold,
+    attack_summary,
+    balanced_accuracy_floor,
+    best_threshold,
+)
+from mu_jax.evaluation.svc_attack import SvcMia, svc_mia, svc_training_privacy
+from mu_jax.evaluation.threshold_attack import ThresholdMia, threshold_mia
+from mu_jax.evaluation.u_lira import ULira, ULiraOptions, ULiraTargets, u_lira, u_lira_floor
 
 __all__ = [
+    "AttackSummary",
     "AverageGap",
+    "BestThreshold",
     "Collapse",
+    "CorrectiveCurve",
     "EntropyMia",
+    "ForgettingQuality",
+    "Interval",
     "LossMia",
+    "MembershipScores",
+    "SvcMia",
+    "ThresholdMia",
+    "ULira",
+    "ULiraOptions",
+    "ULiraTargets",
     "accuracy",
     "accuracy_by_class",
+    "activation_distance",
+    "agreement",
+    "attack_summary",
     "auc",
     "auc_null_std",
     "average_gap",
+    "balanced_accuracy_floor",
+    "best_threshold",
+    "bootstrap_interval",
+    "clopper_pearson",
     "collapsed",
+    "competition_score",
     "confidence",
+    "corrective_curve",
     "entropy",
     "entropy_mia",
+    "forgetting_points",
+    "forgetting_quality",
+    "forgetting_quality_floor",
+    "js_divergence",
+    "kl_divergence",
     "klom",
     "klom_floor",
+    "knn_predict",
+    "knn_transfer",
+    "linear_cka",
+    "lira",
+    "lira_offline",
     "loss_mia",
     "losses",
     "margins",
     "mean_squared_error",
+    "membership_scores",
+    "modified_entropy",
+    "modified_entropy_as_published",
+    "pairwise_floor",
     "r2",
+    "svc_mia",
+    "svc_training_privacy",
+    "t_interval",
+    "threshold_mia",
     "tpr_at_fpr",
     "tug_of_war",
+    "two_level_interval",
+    "u_lira",
+    "u_lira_floor",
+    "zrf",
+    "zrf_as_published",
 ]

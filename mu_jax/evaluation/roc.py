@@ -65,7 +65,12 @@ def best_threshold(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> Bes
         Song, Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models", USENIX
         Security Symposium 2021.
     """
-    members, others = (np.sort(side) for side in _both_sides(member_scores, nonmember_scores))
+    return separate(*_both_sides(member_scores, nonmember_scores))
+
+
+def separate(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> BestThreshold:
+    """`best_threshold` without its checks; of equal scores it takes all for members."""
+    members, others = np.sort(member_scores), np.sort(nonmember_scores)
     candidates = np.unique(np.concatenate([members, others]))[::-1]
     accepted = members.size - np.searchsorted(members, candidates)
     rejected = np.searchsorted(others, candidates)

@@ -61,13 +61,16 @@ class ULiraOptions(NamedTuple):
     fpr: float = 0.05
 
 
+DEFAULTS = ULiraOptions()
+
+
 def u_lira(
     margins: ArrayLike,
     trained: ArrayLike,
     forgotten: ArrayLike,
     *,
     seed: int,
-    options: ULiraOptions = ULiraOptions(),
+    options: ULiraOptions = DEFAULTS,
 ) -> ULira:
     """Unlearning likelihood-ratio attack: tells unlearned examples from examples never seen.
 
@@ -132,7 +135,7 @@ def u_lira_floor(
     forgotten: ArrayLike,
     *,
     seed: int,
-    options: ULiraOptions = ULiraOptions(),
+    options: ULiraOptions = DEFAULTS,
 ) -> ULira:
     """U-LiRA of a perfect unlearner: `u_lira` among examples that no base model concerned has seen.
 
@@ -150,7 +153,7 @@ def u_lira_floor(
         >>> trained = random.random((24, 60)) < 0.5
         >>> forgotten = trained[:, None] & (random.random((24, 20, 60)) < 0.4)
         >>> margins = random.normal(size=(24, 20, 60)) + 3.0 * forgotten
-        >>> options = ULiraOptions(targets=5, fpr=0.25)
+        >>> options = ULiraOptions(targets=5, min_shadows=10, fpr=0.25)
         >>> floor = u_lira_floor(margins, trained, forgotten, seed=0, options=options)
         >>> bool(abs(floor.accuracy - 0.5) < 0.15)
         True
@@ -176,8 +179,9 @@ def _attack(
     random: np.random.Generator,
     options: ULiraOptions,
 ) -> ULira:
-    rows, forgotten_scores, unseen_scores = [], [], []
-    for base, run in _choose_targets(*margins.shape[:2], options.targets, random):
+    rows, positives, negatives = [], [], []
+    bases, runs = margins.shape[:2]
+    for base, run in _choose_targets(bases, runs, options.targets, random):
         chosen = _examples(forgotten[base, run], unseen[base], random)
         positive, negative, fewest = _log_ratios(
             margins, forgotten, unseen, (base, run, chosen), random, options
@@ -185,13 +189,21 @@ def _attack(
         decisions = np.concatenate([positive > 0, negative <= 0])
         tpr = tpr_at_fpr(positive, negative, options.fpr)
         rows.append((base, run, decisions.mean(), auc(positive, negative), tpr, fewest))
-        forgotten_scores.append(positive)
-        unseen_scores.append(negative)
+        positives.append(positive)
+        negatives.append(negative)
     targets = ULiraTargets(*(np.array(column) for column in zip(*rows)))
-    found = (targets.accuracy, targets.auc, targets.tpr)
-    summary = [float(f) for column in found for f in (column.mean(), column.std(ddof=1))]
-    scores = np.concatenate(forgotten_scores), np.concatenate(unseen_scores)
-    return ULira(*summary, options.fpr, targets, *scores)
+    return ULira(
+        accuracy=float(targets.accuracy.mean()),
+        accuracy_std=float(targets.accuracy.std(ddof=1)),
+        auc=float(targets.auc.mean()),
+        auc_std=float(targets.auc.std(ddof=1)),
+        tpr=float(targets.tpr.mean()),
+        tpr_std=float(targets.tpr.std(ddof=1)),
+        fpr=options.fpr,
+        targets=targets,
+        forgotten_scores=np.concatenate(positives),
+        unseen_scores=np.concatenate(negatives),
+    )
 
 
 def _choose_targets(
@@ -252,7 +264,8 @@ def _log_ratios(
     positive, negative = (fit_normals(shadow, side, fit=options.fit) for side in sides)
     values = margins[base, run, columns]
     ratios = positive.log_density(values) - negative.log_density(values)
-    return *np.split(ratios, 2), int(count.min())
+    half = columns.size // 2
+    return ratios[:half], ratios[half:], int(count.min())
 
 
 def _check(

@@ -92,11 +92,11 @@ def restricted_loss(
             squares = [
                 jnp.square(x).reshape(x.shape[0], -1).sum(1) for x in jax.tree.leaves(jacobian)
             ]
-            return (losses(params) + alpha * safe_sqrt(sum(squares))).mean()
+            return (losses(params) + alpha * safe_sqrt(functools.reduce(jnp.add, squares))).mean()
         value, grads = jax.value_and_grad(lambda p: losses(p).mean())(params)
         squares = [jnp.square(x).sum() for x in jax.tree.leaves(grads)]
         if norm == "global":
-            return value + alpha * safe_sqrt(sum(squares))
+            return value + alpha * safe_sqrt(functools.reduce(jnp.add, squares))
         return value + alpha * sum(safe_sqrt(x) for x in squares)
 
     return loss

@@ -149,12 +149,12 @@ def collect(
       >>> mu.collect(mu.statistics.mean_gradient(model), mu.Variables(jnp.zeros(2)), data).value
       Array([-1., -3.], dtype=float32)
     """
-    acc = statistic.init(variables) if resume is None else resume
+    start = statistic.init(variables)
     if resume is not None:
-        fresh = statistic.init(variables)
-        fresh.merge(resume)
+        start.merge(resume)
     batches, statistic = _fit_to_devices(batches, statistic)
-    acc = fold(_step(statistic), acc, batches, variables)
+    acc = fold(_step(statistic), start if resume is None else resume, batches, variables)
+    check_fingerprint(acc, start.fingerprint)  # an observer may have loaded another sum
     _check(acc)
     return acc
 

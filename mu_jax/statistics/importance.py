@@ -74,7 +74,7 @@ def importance(
       Array([1., 9.], dtype=float32)
     """
     size = _group_size(definition, group_size)
-    name = f"importance: {definition}" + (f" of {size}" if group_size or size > 1 else "")
+    name = f"importance: {definition}" + (f" of {size}" if definition == "grouped" or size > 1 else "")
     if definition == "fisher":
         return Statistic(_fisher_terms(model), model.params, name)
     output_size = definition == "loss_free"
@@ -107,7 +107,8 @@ def _group_size(definition: str, group_size: int | None) -> int:
 def _squared_norm(outputs: PyTree, batch: Batch) -> jax.Array:
     """Squared L2 norm of each example's outputs."""
     rows = batch.weight.shape[0]
-    return sum(jnp.square(x).reshape(rows, -1).sum(axis=1) for x in jax.tree.leaves(outputs))
+    squares = [jnp.square(x).reshape(rows, -1).sum(axis=1) for x in jax.tree.leaves(outputs)]
+    return functools.reduce(jnp.add, squares)
 
 
 def _group_terms(model: Model, losses: Callable, reduce: Callable, size: int) -> Callable:

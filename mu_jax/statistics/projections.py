@@ -44,38 +44,41 @@ class Projection:
 
     def project(self, vector: jax.Array) -> jax.Array:
         """`P^T vector`, from f[p] to f[dim]."""
-        if self.dim is None:
+        dim = self.dim
+        if dim is None:
             return vector
         count, rows = self._tiles(vector.size)
         parts = jnp.pad(vector, (0, count * rows - vector.size)).reshape(count, rows)
 
         def term(number):
-            return parts[number] @ self._signs(number, rows, vector.dtype)
+            return parts[number] @ self._signs(number, (rows, dim), vector.dtype)
 
         total = lax.fori_loop(1, count, lambda i, total: total + term(i), term(0))
-        return total / math.sqrt(self.dim)
+        return total / math.sqrt(dim)
 
     def lift(self, features: jax.Array, size: int) -> jax.Array:
         """`P features`, from f[dim] to f[size]."""
-        if self.dim is None:
+        dim = self.dim
+        if dim is None:
             return features
         count, rows = self._tiles(size)
         parts = lax.map(
-            lambda i: self._signs(i, rows, features.dtype) @ features, jnp.arange(count)
+            lambda i: self._signs(i, (rows, dim), features.dtype) @ features, jnp.arange(count)
         )
-        return parts.reshape(-1)[:size] / math.sqrt(self.dim)
+        return parts.reshape(-1)[:size] / math.sqrt(dim)
 
     def _tiles(self, size: int) -> tuple[int, int]:
         """How many tiles there are, and how many rows each has."""
         rows = min(self.block, size)
         return -(-size // rows), rows
 
-    def _signs(self, number: jax.Array | int, rows: int, dtype: Any) -> jax.Array:
+    def _signs(self, number: jax.Array | int, shape: tuple[int, int], dtype: Any) -> jax.Array:
         """One tile of `+-1`; a random word of 32 bits gives 32 of them."""
-        shape = (rows, -(-self.dim // 32))
-        words = jax.random.bits(jax.random.fold_in(self.key, number), shape, jnp.uint32)
+        rows, dim = shape
+        key = jax.random.fold_in(self.key, number)
+        words = jax.random.bits(key, (rows, -(-dim // 32)), jnp.uint32)
         bits = (words[..., None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
-        return 1 - 2 * bits.reshape(rows, -1)[:, : self.dim].astype(dtype)
+        return 1 - 2 * bits.reshape(rows, -1)[:, :dim].astype(dtype)
 
 
 def ravel(tree: PyTree) -> jax.Array:

@@ -131,7 +131,7 @@ def ssd(
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
         part = collect(statistic, variables, forget)
-        full, read = full_importance, 0
+        full, read = full_importance, jnp.zeros(())
         if full is None:
             sets = (forget, retain)
             full, read = _reference(statistic, variables, sets, part, retain_only=adaptive)
@@ -145,7 +145,7 @@ def ssd(
         total = full.weight
         if adaptive and full_importance is None:
             total = total + part.weight
-        threshold = alpha
+        threshold: Any = alpha
         if adaptive:
             threshold = edits.adaptive_alpha(part.value, full.value, part.weight / total)
         updates = edits.dampen(params, part.value, full.value, alpha=threshold, dampening=dampening)
@@ -204,7 +204,7 @@ def _warn_if_out_of_reach(alpha, forget, retain) -> None:
     sizes = [getattr(x, "num_examples", None) for x in (forget, retain)]
     if None in sizes or not data.is_concrete(alpha):
         return
-    bound = sum(sizes) / sizes[0]
+    bound = sum(sizes) / sizes[0]  # type: ignore[arg-type, operator]
     if np.min(alpha) >= bound:
         warnings.warn(
             f"Nothing can be selected: alpha is {np.min(alpha):.4g}, and under per-example "

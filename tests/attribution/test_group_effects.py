@@ -143,9 +143,7 @@ def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
     found = attribution.gauss_newton_direction(
         model, point, examples, examples.take(FORGET), weight_decay=0.02, tolerance=1e-10
     )
-    np.testing.assert_allclose(
-        flat(found), expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max()
-    )
+    np.testing.assert_allclose(flat(found), expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
 
 
 def test_conjugate_gradients_that_do_not_converge_are_refused():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mu_jax.models import ResNet9, ViTTiny
+from mu_jax.models import CNN, MLP, ResNet9, ViTTiny
 from mu_jax.models.cnn import ConvBatchNorm
 from mu_jax.models.resnet import BasicBlock, _max_pool
-from mu_jax.models.vit import SelfAttention
+from mu_jax.models.vit import Block, SelfAttention
 
 
 def normal(*shape):
@@ -88,25 +88,60 @@ def test_basic_block_is_its_shortcut_when_the_branch_is_zero(filled, stride, fea
     np.testing.assert_allclose(found, np.maximum(shortcut, 0), rtol=1e-4, atol=1e-4)
 
 
+def test_mlp_is_the_formula(filled):
+    x = normal(4, 2, 3)
+    module = MLP((5, 6), 3)
+    params = filled(module, x)["params"]
+    hidden = x.reshape(4, 6)
+    for name in ("dense_0", "dense_1"):
+        hidden = np.maximum(hidden @ params[name]["kernel"] + params[name]["bias"], 0)
+    expected = hidden @ params["head"]["kernel"] + params["head"]["bias"]
+    found = jax.jit(module.apply)({"params": params}, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def layer(variables, name, x, stride=1, padding=1):
+    """Convolution, normalisation with the running statistics and ReLU, by XLA's convolution."""
+    params, running = variables["params"][name], variables["batch_stats"][name]["norm"]
+    y = lax.conv_general_dilated(
+        x,
+        params["conv"]["kernel"],
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return nn.relu(normalise(y, params["norm"], running["mean"], running["var"]))
+
+
+def test_cnn_is_its_stages(filled):
+    x = normal(2, 9, 9, 3)
+    module = CNN((4, 5), 3)
+    variables = filled(module, x)
+
+    @jax.jit
+    def reference(x):
+        x = layer(variables, "conv_1", layer(variables, "conv_0", x), stride=2).mean((1, 2))
+        head = variables["params"]["head"]
+        return x @ head["kernel"] + head["bias"]
+
+    found = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(found, reference(x), rtol=1e-4, atol=1e-4)
+
+
 def test_resnet9_is_the_published_sequence(filled):
     x = normal(2, 13, 13, 3)
     module = ResNet9(width=2)
     variables = filled(module, x)
-    params, statistics = variables["params"], variables["batch_stats"]
 
-    def layer(i, x, stride=1, padding=1):
-        kernel, norm = params[f"conv_{i}"]["conv"]["kernel"], params[f"conv_{i}"]["norm"]
-        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        y = lax.conv_general_dilated(x, kernel, (stride,) * 2, [(padding,) * 2] * 2, **options)
-        running = statistics[f"conv_{i}"]["norm"]
-        return nn.relu(normalise(y, norm, running["mean"], running["var"]))
+    def conv(i, x, **options):
+        return layer(variables, f"conv_{i}", x, **options)
 
     @jax.jit
     def reference(x):
-        x = layer(1, layer(0, x), stride=2, padding=2)
-        x = nn.max_pool(layer(4, x + layer(3, layer(2, x))), (2, 2), (2, 2))
-        x = layer(7, x + layer(6, layer(5, x)), padding=0)
-        return 0.2 * x.max((1, 2)) @ params["head"]["kernel"]
+        x = conv(1, conv(0, x), stride=2, padding=2)
+        x = nn.max_pool(conv(4, x + conv(3, conv(2, x))), (2, 2), (2, 2))
+        x = conv(7, x + conv(6, conv(5, x)), padding=0)
+        return 0.2 * x.max((1, 2)) @ variables["params"]["head"]["kernel"]
 
     found = jax.jit(module.apply)(variables, x)
     np.testing.assert_allclose(found, reference(x), rtol=1e-4, atol=1e-4)
@@ -156,6 +191,40 @@ def test_vision_transformer_sows_attention_weights_of_every_block(filled):
         (weights,) = sown["intermediates"][block]["attention"]["weights"]
         assert weights.shape == (2, 3, 5, 5)
         np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+
+
+def test_transformer_block_normalises_first_and_adds(filled):
+    x = normal(2, 5, 12)
+    block = Block(num_heads=3, mlp_ratio=2, dropout=0.0, dtype=None)
+    params = filled(block, x)["params"]
+
+    @jax.jit
+    def reference(x):
+        def norm(name, x):
+            return nn.LayerNorm().apply({"params": params[name]}, x)
+
+        def dense(name, x):
+            return x @ params[name]["kernel"] + params[name]["bias"]
+
+        attention = SelfAttention(3, None)
+        x = x + attention.apply({"params": params["attention"]}, norm("norm_0", x))
+        hidden = dense("dense_0", norm("norm_1", x))
+        return x + dense("dense_1", hidden * jax.scipy.stats.norm.cdf(hidden))
+
+    found = jax.jit(block.apply)({"params": params}, x)
+    np.testing.assert_allclose(found, reference(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "token"), [("cls", 0), ("mean", slice(None))])
+def test_pooling(filled, pool, token):
+    x = normal(2, 8, 8, 3)
+    module = ViTTiny(width=12, depth=1, pool=pool)
+    variables = filled(module, x)
+    sown = jax.jit(partial(module.apply, mutable=["intermediates"]))(variables, x)[1]
+    (tokens,) = sown["intermediates"]["tokens_0"]
+    normed = nn.LayerNorm().apply({"params": variables["params"]["norm"]}, tokens)
+    expected = normed[:, token].reshape(2, -1, 12).mean(1)
+    np.testing.assert_allclose(sown["intermediates"]["features"][0], expected, atol=1e-5)
 
 
 def test_patch_embedding_is_a_strided_convolution(filled):

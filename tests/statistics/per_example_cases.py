@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax import lax
 
-SIZE = 6  # examples
+SIZE = 7  # examples
 TOKENS = {"kernel": "tokens dense", "bias": "small"}
 DENSE = {"kernel": "dense", "bias": "small"}
 NORMALIZED = {"kernel": "tokens dense", "bias": "small", "scale": "small"}
@@ -191,6 +191,21 @@ def straight_through(x):
 straight_through.defjvp(lambda x, t: (jnp.round(x[0]), t[0]))
 
 
+def nhwc_convolution(x, kernel):
+    numbers = "NHWC", "HWIO", "NHWC"
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def carried(params, x):
+    """Kernels that a scan changes, or hands on, on the way."""
+
+    def step(kernel, layer):
+        return 0.9 * kernel, (x @ kernel, layer)
+
+    _, (y, layers) = lax.scan(step, params["carried"], params["handed"])
+    return y.sum(0) + x @ layers[0]
+
+
 def standardized(kernel):
     return (kernel - kernel.mean(0)) / (kernel.std(0) + 0.1)
 
@@ -255,9 +270,9 @@ CASES = {
         lambda p, x: x @ standardized(p["w"]), {"w": normal(2, 5, 4)}, w="small"
     ),
     "standardized convolution": lambda: raw_case(
-        lambda p, x: lax.conv(x, standardized(p["w"]), (1, 1), "SAME"),
-        {"w": normal(2, 4, 2, 3, 3)},
-        normal(1, SIZE, 2, 5, 5),
+        lambda p, x: nhwc_convolution(x, standardized(p["w"])),
+        {"w": normal(2, 3, 3, 2, 4)},
+        normal(1, SIZE, 5, 5, 2),
         w="small",
     ),
     "rows of a table": lambda: raw_case(
@@ -282,6 +297,18 @@ CASES = {
         lambda p, x: lax.cond(x[0, 0] > 0, lambda w: x @ w, lambda w: jnp.cos(x @ w), p["w"]),
         {"w": normal(2, 5, 4)},
         w="small",
+    ),
+    "carried": lambda: raw_case(
+        carried,
+        {"carried": normal(2, 5, 5), "handed": normal(3, 2, 5, 5)},
+        carried="small",
+        handed="small",
+    ),
+    "is the loss": lambda: Case(
+        lambda p, x: jnp.broadcast_to(p["w"], len(x)),
+        {"w": normal(2, 1)},
+        normal(1, SIZE),
+        {"w": "small"},
     ),
     "also in the output": lambda: raw_case(
         lambda p, x: x @ p["w"] + p["w"].sum(), {"w": normal(2, 5, 4)}, w="small"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from mu_jax import attribution
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "influence_ridge.npz")
+A, Y, REMOVED = GOLDEN["A"], GOLDEN["y"], GOLDEN["remove_idx"]
+L2 = float(GOLDEN["lam_sum"])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_ridge_without_a_group_agrees_with_golden_numbers():
+    found = attribution.ridge_without(A, Y, GOLDEN["sum_theta"], REMOVED, l2=L2)
+    np.testing.assert_allclose(found, GOLDEN["sum_exact"], atol=1e-10)
+
+
+def test_ridge_without_each_row_agrees_with_golden_numbers():
+    def without(row):
+        return attribution.ridge_without(A, Y, GOLDEN["sum_theta"], row[None], l2=L2)
+
+    found = jax.jit(jax.vmap(without))(jnp.asarray(REMOVED))
+    np.testing.assert_allclose(found, GOLDEN["sum_loo"], atol=1e-10)
+
+
+def test_leverages_agree_with_golden_numbers_and_give_left_out_residuals():
+    found = attribution.ridge_leverages(A, l2=L2)
+    np.testing.assert_allclose(found, GOLDEN["sum_leverage"], atol=1e-12)
+    residuals = (Y - A @ GOLDEN["sum_theta"]) / (1 - np.asarray(found))
+    expected = Y[REMOVED] - np.einsum("md,md->m", A[REMOVED], GOLDEN["sum_loo"])
+    np.testing.assert_allclose(residuals[REMOVED], expected, rtol=1e-9)
+
+
+def test_several_targets_at_once():
+    targets = np.stack([Y, Y**2 / 100], 1)
+    theta = np.linalg.solve(A.T @ A + L2 * np.eye(11), A.T @ targets)
+    both = attribution.ridge_without(A, targets, theta, REMOVED, l2=L2)
+    for k in range(2):
+        one = attribution.ridge_without(A, targets[:, k], theta[:, k], REMOVED, l2=L2)
+        np.testing.assert_allclose(both[:, k], one, atol=1e-9)
+
+
+def softmax_problem():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4))
+    labels = np.argmax(x @ rng.normal(size=(4, 3)) + rng.gumbel(size=(200, 3)), 1)
+    return x, labels
+
+
+def minimise(x, labels, l2):
+    solver = LogisticRegression(C=1 / l2, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    return solver.fit(x, labels).coef_.T
+
+
+def test_newton_step_is_close_to_retraining_and_influence_is_not_as_close():
+    x, labels = softmax_problem()
+    forget, kept = np.arange(30), np.arange(30, 200)
+    weights, target = minimise(x, labels, 2.0), minimise(x[kept], labels[kept], 2.0)
+    distance = {
+        hessian: np.linalg.norm(
+            attribution.softmax_without(x, labels, weights, forget, l2=2.0, hessian=hessian)
+            - target
+        )
+        for hessian in ("retain", "full")
+    }
+    moved = np.linalg.norm(weights - target)
+    assert distance["retain"] < 0.1 * moved
+    assert distance["retain"] < distance["full"] < 0.6 * moved
+
+
+@pytest.mark.parametrize("hessian", ["retain", "full"])
+def test_softmax_step_uses_the_exact_hessian(hessian):
+    x, labels = softmax_problem()
+    weights = np.random.default_rng(1).normal(size=(4, 3))
+    forget = np.array([5, 17, 3])
+    rows = np.setdiff1d(np.arange(200), forget) if hessian == "retain" else np.arange(200)
+
+    def objective(w, rows, l2):
+        logits = x[rows] @ w.reshape(4, 3)
+        correct = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[rows, None], 1)
+        return -correct.sum() + l2 / 2 * jnp.square(w).sum()
+
+    flat = jnp.asarray(weights.ravel())
+    matrix = jax.hessian(objective)(flat, rows, 2.0)
+    expected = weights.ravel() + np.linalg.solve(matrix, jax.grad(objective)(flat, forget, 0.0))
+    found = attribution.softmax_without(x, labels, weights, forget, l2=2.0, hessian=hessian)
+    np.testing.assert_allclose(found.ravel(), expected, atol=1e-10)
+
+
+def test_refusals():
+    theta = GOLDEN["sum_theta"]
+    with pytest.raises(ValueError, match="row numbers below 442"):
+        attribution.ridge_without(A, Y, theta, [3, 3], l2=L2)
+    with pytest.raises(ValueError, match="positions, not a mask"):
+        attribution.ridge_without(A, Y, theta, np.zeros(442, bool), l2=L2)
+    with pytest.raises(ValueError, match="one target for each row"):
+        attribution.ridge_without(A, Y[:5], theta, [3], l2=L2)
+    with pytest.raises(ValueError, match="'retain' or 'full'"):
+        attribution.softmax_without(A, Y, theta, [3], l2=L2, hessian="half")
