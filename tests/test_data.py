@@ -133,6 +133,12 @@ def test_without_padding_values_hides_what_is_not_finite():
     assert clean.weight.tolist() == [0, 1, 1]
 
 
+def test_without_padding_values_leaves_zeros_where_no_row_counts():
+    nothing = mu.Batch(jnp.full(2, jnp.nan), jnp.arange(2), jnp.zeros(2), jnp.arange(2))
+    clean = without_padding_values(nothing)
+    assert clean.inputs.tolist() == [0, 0] and clean.targets.tolist() == [0, 0]
+
+
 # --- what batches() refuses ---
 
 

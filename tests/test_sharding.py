@@ -273,6 +273,9 @@ def test_place_moves_only_what_lies_elsewhere():
     placed = place({"a": jnp.ones(3), "b": np.ones(2)}, mesh)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(placed))
     split = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("data")))
+    key = jax.random.key(3)
+    assert len(place(key, mesh).sharding.device_set) == 8
+    assert jax.random.key_data(place(key, mesh)).tolist() == jax.random.key_data(key).tolist()
     assert place(split, mesh) is split and place(placed, mesh)["a"] is placed["a"]
 
 

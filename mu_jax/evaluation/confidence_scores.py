@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax.evaluation.accuracy import as_float, check_classification, confidence, entropy
+from mu_jax.evaluation.accuracy import check_classification, confidence, entropy
 
 
 class MembershipScores(NamedTuple):
@@ -130,7 +130,7 @@ def modified_entropy_as_published(logits: ArrayLike, labels: ArrayLike) -> np.nd
         [50.0, 50.0]
     """
     check_classification(logits, labels)
-    logits = np.asarray(as_float(logits), np.float64)
+    logits = np.asarray(logits, np.float64)
     log_p = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
     p = np.exp(log_p)
     somewhere = np.isin(np.arange(p.shape[-1]), np.asarray(labels))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax.evaluation.accuracy import accuracy, is_concrete
+from mu_jax.evaluation.accuracy import accuracy
 
 
 class CorrectiveCurve(NamedTuple):
@@ -47,7 +46,8 @@ def corrective_curve(
 
     Args:
         fraction: float `[G]` in (0, 1], different values of gamma.
-        affected: logits `[G, ..., n, K]` and clean labels int `[n]` of the affected examples.
+        affected: logits `[G, ..., n, K]` and clean labels int `[n]` of the affected examples; the
+            labels not traced by `jax.jit`.
         retained: logits `[G, ..., m, K]` and labels int `[m]` of the others.
         trigger_label: the class that the trigger leads to; affected examples that truly are of it
             are left out, since the trigger does not make them wrong.
@@ -75,6 +75,29 @@ def corrective_curve(
     Reference:
         Goel, Prabhu, Torr, Kumaraguru, Sanyal, "Corrective Machine Unlearning", TMLR 2024.
     """
+    fraction = _check_fractions(fraction)
+    labels = np.asarray(affected[1])
+    counted = np.ones(labels.shape, bool) if trigger_label is None else labels != trigger_label
+    if not counted.any():
+        raise ValueError(
+            f"expected affected examples of other classes than {trigger_label}, found none: "
+            "trigger images of every class"
+        )
+    curves = [accuracy(*affected, counted.astype(np.float32)), accuracy(*retained)]
+    for curve in curves:
+        if curve.ndim == 0 or curve.shape[0] != fraction.size:
+            raise ValueError(
+                f"expected logits [{fraction.size}, ..., n, K], one entry per fraction, found "
+                f"accuracies of shape {curve.shape}: stack the unlearned models in that order"
+            )
+    order = np.argsort(fraction)
+    corrected, elsewhere = (curve[order] for curve in curves)
+    return CorrectiveCurve(
+        fraction[order], corrected, elsewhere, int(counted.sum()), np.size(retained[1])
+    )
+
+
+def _check_fractions(fraction: ArrayLike) -> np.ndarray:
     fraction = np.asarray(fraction, np.float64)
     if fraction.ndim != 1 or not ((fraction > 0) & (fraction <= 1)).all() or not fraction.size:
         raise ValueError(
@@ -86,25 +109,4 @@ def corrective_curve(
             f"expected different fractions, found {fraction.tolist()}: put repeated runs on a "
             "further axis of the logits"
         )
-    labels = jnp.asarray(affected[1])
-    weight = None
-    if trigger_label is not None:
-        weight = (labels != trigger_label).astype(jnp.float32)
-        if is_concrete(weight) and not bool(weight.sum() > 0):
-            raise ValueError(
-                f"expected affected examples of other classes than {trigger_label}, found none: "
-                "trigger images of every class"
-            )
-    curves = [accuracy(*affected, weight), accuracy(*retained)]
-    for curve in curves:
-        if curve.ndim == 0 or curve.shape[0] != fraction.size:
-            raise ValueError(
-                f"expected logits [{fraction.size}, ..., n, K], one entry per fraction, found "
-                f"accuracies of shape {curve.shape}: stack the unlearned models in that order"
-            )
-    order = np.argsort(fraction)
-    struck = labels.size if trigger_label is None else int((labels != trigger_label).sum())
-    corrected, elsewhere = (curve[order] for curve in curves)
-    return CorrectiveCurve(
-        fraction[order], corrected, elsewhere, struck, jnp.asarray(retained[1]).size
-    )
+    return fraction

@@ -66,9 +66,8 @@ def sum_lookups(power: Power, a: Array, d: Array, weight: Array, n_rows: int) ->
     row, weight = a[..., 0], weight.astype(d.dtype)[:, None, None]
     same = row[..., :, None] == row[..., None, :]
     gradient = jnp.einsum("bnts,bnso->bnto", same.astype(d.dtype), d)
-    counts = (weight != 0) & ~jnp.tril(same, -1).any(
-        axis=-1
-    )  # a row's first mention stands for all
+    repeated = jnp.tril(same, -1).any(axis=-1)  # the first mention stands for all
+    counts = (weight != 0) & ~repeated
     terms = jnp.where(counts[..., None], weight[..., None] * power(gradient), 0)
     n, o = d.shape[1], d.shape[3]
     table = jnp.zeros((n, n_rows, o), d.dtype)

@@ -50,7 +50,7 @@ def setting(name: str) -> Setting:
         "bfloat16": lambda: _raw(jnp.bfloat16),
         "linen": lambda: _linen(_Network(), _normal(EXAMPLES, 5)),
         "nnx": _nnx,
-        "cnn": lambda: _linen(CNN((3, 4), CLASSES), _normal(EXAMPLES, 5, 5, 2)),
+        "cnn": lambda: _linen(CNN((3,), CLASSES), _normal(EXAMPLES, 4, 4, 2)),
     }[name]()
 
 

@@ -1,5 +1,7 @@
 """One device, two, four, eight, on automatic and on explicit mesh axes: the same answer."""
 
+import itertools
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -11,45 +13,20 @@ import mu_jax as mu
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
-FAST = [("raw", "auto", 8), ("cnn", "explicit", 4)]
-SLOW = [
-    (name, kind, devices)
-    for name in ("raw", "linen", "cnn")
-    for kind in KINDS
-    for devices in (1, 2, 4, 8)
-    if (name, kind, devices) not in FAST
-]
+FAST = [("raw", "auto", 8, "eager"), ("raw", "explicit", 2, "jit"), ("cnn", "explicit", 4, "jit")]
+ALL = itertools.product(("raw", "linen", "cnn"), KINDS, (1, 2, 4, 8), ("eager", "jit"))
+SLOW = [pytest.param(*values, marks=pytest.mark.slow) for values in ALL if values not in FAST]
 
 
-def given(name, **options):
+@pytest.mark.parametrize(("name", "kind", "devices", "call"), [*FAST, *SLOW])
+@every(variants=False)
+def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
-    return jax.random.key(3), chosen.variables, *chosen.sets(**options)
-
-
-def mesh_of(kind, devices):
-    return jax.make_mesh(
+    key, variables, forget, retain = jax.random.key(3), chosen.variables, *chosen.sets()
+    expected = compiled(case, name)(key, variables, forget, retain)
+    mesh = jax.make_mesh(
         (devices,), ("data",), axis_types=(KINDS[kind],), devices=jax.devices()[:devices]
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "devices"),
-    [*FAST, *(pytest.param(*values, marks=pytest.mark.slow) for values in SLOW)],
-)
-@every()
-def test_a_mesh_equals_one_device(case, name, kind, devices):
-    key, variables, forget, retain = given(name)
-    expected = compiled(case, name)(key, variables, forget, retain)
-    mesh = mesh_of(kind, devices)
     sets = (mu.shard(data, mesh) for data in (forget, retain))
-    found = case.build(setting(name))(key, variables, *sets)
-    assert_close(found, expected, rtol=1e-4, atol=2e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@every()
-def test_a_mesh_under_jit(case, kind):
-    key, variables, forget, retain = given("raw")
-    expected = compiled(case, "raw")(key, variables, forget, retain)
-    sets = (mu.shard(data, mesh_of(kind, 2)) for data in (forget, retain))
-    assert_close(compiled(case, "raw")(key, variables, *sets), expected, rtol=1e-4)
+    transform = compiled(case, name) if call == "jit" else case.build(chosen)
+    assert_close(transform(key, variables, *sets), expected, rtol=1e-4, atol=2e-6)

@@ -171,6 +171,18 @@ def recurrent(params, x):
     return h + hs.sum(0)
 
 
+def stacked_recurrent(params, x):
+    """A scan over steps around a scan over layers."""
+
+    def layer(h, kernel):
+        return jnp.tanh(h @ kernel), None
+
+    def step(h, x):
+        return lax.scan(layer, h + x, params["kernel"])
+
+    return lax.scan(step, jnp.zeros_like(x), normal(3, 4, 1, 5) * x)[0]
+
+
 @jax.custom_vjp
 def clipped_product(x, kernel):
     """Its cotangent is not the true one: a rule that must be kept."""
@@ -235,6 +247,9 @@ CASES = {
         hidden="tokens",
         input="tokens",
     ),
+    "stacked recurrent": lambda: raw_case(
+        stacked_recurrent, {"kernel": normal(1, 3, 5, 5)}, kernel="tokens"
+    ),
     "kernel twice": lambda: raw_case(
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], {"w": normal(2, 5, 5)}, w="tokens"
     ),
@@ -266,6 +281,9 @@ CASES = {
         c="small",
         d="small",
     ),
+    "changed": lambda: raw_case(
+        lambda p, x: x @ jnp.cos(p["w"]), {"w": normal(2, 5, 4)}, w="small"
+    ),
     "standardized": lambda: raw_case(
         lambda p, x: x @ standardized(p["w"]), {"w": normal(2, 5, 4)}, w="small"
     ),
@@ -276,9 +294,12 @@ CASES = {
         w="small",
     ),
     "rows of a table": lambda: raw_case(
-        lambda p, i: jnp.take(p["w"], i[:, :, 0], axis=0, mode="clip") * p["w"][i[:, :, 1]],
+        lambda p, i: (
+            jnp.take(p["w"], i[:, :, 0], axis=0, mode="clip")
+            * p["w"].at[i[:, :, 1]].get(mode="fill", fill_value=0.0)
+        ),
         {"w": normal(2, 9, 2, 2)},
-        np.minimum(integers(3, -2, 12, SIZE, 3, 2), (12, 8)),
+        integers(3, -12, 12, SIZE, 3, 2),
         w="lookup",
     ),
     "entries of a table": lambda: raw_case(

@@ -1,0 +1,56 @@
+"""Frozen is frozen: bit for bit, weight decay and momentum notwithstanding."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from recipes import every
+from settings import setting
+
+import mu_jax as mu
+from mu_jax.model import path_name
+
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+OPTIMIZERS = {
+    "adamw": optax.adamw(0.05, weight_decay=0.5),
+    "momentum": optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9)),
+}
+
+
+def is_head(name):
+    return "head" in name or "Dense_1" in name
+
+
+def by_name(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]
+)
+@every(variants=False)
+def test_masked_leaves_keep_every_bit(case, name, optimizer):
+    chosen = setting(name)
+    changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
+    transform = mu.masked(case.build(chosen, **changes), is_head)
+    variables = chosen.variables
+    after, info = jax.jit(transform)(jax.random.key(3), variables, *chosen.sets())
+    assert jax.tree.structure(after) == jax.tree.structure(variables)
+
+    before, after = (by_name(chosen.model.params(v)) for v in (variables, after))
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved
+    assert moved <= set(filter(is_head, before))
+    assert set(by_name(info.edit.changed_by_leaf)) == set(filter(is_head, before))
+
+
+@every(variants=False)
+def test_a_tree_of_bools_is_the_same_mask(case):
+    chosen = setting("raw")
+    given = (jax.random.key(3), chosen.variables, *chosen.sets())
+    tree = {"bias": False, "head": True, "hidden": False}
+    by_tree = mu.masked(case.build(chosen), tree)(*given)
+    by_predicate = mu.masked(case.build(chosen), is_head)(*given)
+    for a, b in zip(jax.tree.leaves(by_tree), jax.tree.leaves(by_predicate), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,90 @@
+"""A run that is stopped in the middle of a loop ends with the same bits."""
+
+import jax
+import numpy as np
+import pytest
+from recipes import every
+from settings import FORGET_IDS, setting
+from trees import assert_identical
+
+import mu_jax as mu
+from mu_jax.folding import observe
+
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+
+
+class Stopped(Exception):
+    """Thrown by the watch."""
+
+
+class Watch:
+    """Counts the steps of all loops, and stops the run at one of them."""
+
+    def __init__(self, stop_at=None):
+        self.steps, self.resumed_at, self._stop_at = 0, 0, stop_at
+
+    def begin(self, total, carry, position):
+        self.resumed_at = max(self.resumed_at, position)
+        return carry, position
+
+    def advance(self, carry, position):
+        self.steps += 1
+        if self.steps == self._stop_at:
+            raise Stopped
+
+    def end(self, carry, position):
+        pass
+
+
+def streams(chosen):
+    data = chosen.data()
+    pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))
+    return mu.split(mu.stream(pairs, batch_size=4), FORGET_IDS)
+
+
+@pytest.mark.parametrize("source", [lambda chosen: chosen.sets(), streams], ids=["arrays", "stream"])
+@every(lambda case: case.takes("optimizer") or case.takes("full_importance"))
+def test_resumed_is_bit_identical(case, source, tmp_path):
+    chosen = setting("raw")
+    transform = case.build(chosen)
+
+    def run():
+        return transform(jax.random.key(3), chosen.variables, *source(chosen))
+
+    expected = run()
+    with observe(Watch()):
+        assert_identical(run(), expected)
+    whole = Watch()
+    with observe(whole):
+        run()
+    for stop_at in (whole.steps // 2, whole.steps - 1):
+        directory = tmp_path / str(stop_at)
+        with (
+            pytest.raises(Stopped),
+            mu.resumable(directory, config={"seed": 3}, min_seconds=0),
+            observe(Watch(stop_at)),
+        ):
+            run()
+        rest = Watch()
+        with mu.resumable(directory, config={"seed": 3}, min_seconds=0), observe(rest):
+            found = run()
+        assert 0 < rest.steps < whole.steps
+        assert rest.resumed_at > 0
+        assert_identical(found, expected)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    chosen = setting("raw")
+    given = (jax.random.key(3), chosen.variables, *chosen.sets())
+    transform = mu.ssd(chosen.model, alpha=1.3)
+    with (
+        pytest.raises(Stopped),
+        mu.resumable(tmp_path, config={"alpha": 1.3}, min_seconds=0),
+        observe(Watch(2)),
+    ):
+        transform(*given)
+    with (
+        pytest.raises(ValueError, match="configuration"),
+        mu.resumable(tmp_path, config={"alpha": 2.0}),
+    ):
+        transform(*given)

@@ -1,0 +1,70 @@
+"""Empty, overlapping and broken sets: one sentence, or a field of `info` that says so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recipes import compiled, every
+from settings import setting
+from trees import is_one_sentence
+
+import mu_jax as mu
+
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+KEY = jax.random.key(3)
+
+
+def broken(kind):
+    """Forget and retain sets that cannot be right, and what the sentence says."""
+    chosen = setting("raw")
+    data = chosen.data()
+    forget, retain = chosen.sets()
+    weight = jnp.zeros(forget.num_examples)
+    pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))
+    return {
+        "overlapping": (forget, data, "without a common example, found 6 in both"),
+        "overlapping streams": (
+            mu.stream(pairs[:3], batch_size=2),
+            mu.stream(pairs, batch_size=2),
+            "without a common example, found 3 in both",
+        ),
+        "empty forget": (forget.replace(weight=weight), retain, "in the forget set, found none"),
+        "empty retain": (retain, forget.replace(weight=weight), "in the retain set, found none"),
+        "NaN weight": (forget.replace(weight=weight + jnp.nan), retain, "for the forget set"),
+        "negative": (forget, retain.replace(weight=retain.weight - 2), "for the retain set"),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["overlapping", "overlapping streams", "empty forget", "empty retain", "NaN weight", "negative"],
+)
+@every(variants=False)
+def test_refused_in_one_sentence(case, kind):
+    chosen = setting("raw")
+    forget, retain, says = broken(kind)
+    with pytest.raises(ValueError, match=says) as error:
+        case.build(chosen)(KEY, chosen.variables, forget, retain)
+    assert is_one_sentence(str(error.value))
+
+
+@every(variants=False)
+def test_an_overlap_under_jit_is_counted(case):
+    chosen = setting("raw")
+    _, info = compiled(case, "raw")(KEY, chosen.variables, chosen.sets()[0], chosen.data())
+    assert info.overlap == 6
+    assert any("share 6 examples" in message for message in info.messages())
+
+
+@every(variants=False)
+def test_not_a_number_is_never_silent(case):
+    chosen = setting("raw")
+    sets = [data.replace(inputs=data.inputs.at[1].set(jnp.nan)) for data in chosen.sets()]
+    try:
+        after, info = case.build(chosen)(KEY, chosen.variables, *sets)
+    except ValueError as error:
+        assert is_one_sentence(str(error))
+        return
+    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after))
+    assert finite == bool(info.edit.finite)
+    assert finite or any("not finite" in message for message in info.messages())

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from mu_jax import evaluation
+
+
+def test_t_interval_equals_scipy():
+    values = np.random.default_rng(0).normal(size=7)
+    for level in (0.5, 0.95):
+        low, high = scipy.stats.t.interval(level, 6, values.mean(), scipy.stats.sem(values))
+        expected = (values.mean(), low, high, level)
+        found = evaluation.t_interval(values, level=level)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("successes, trials", [(0, 10), (3, 10), (10, 10), (499, 1000)])
+def test_clopper_pearson_ends_are_where_the_tails_have_half_of_the_rest(successes, trials):
+    found = evaluation.clopper_pearson(successes, trials, level=0.9)
+    assert found.estimate == successes / trials
+    if successes > 0:
+        tail = scipy.stats.binom.sf(successes - 1, trials, found.low)
+        assert tail == pytest.approx(0.05, rel=1e-6)
+    else:
+        assert found.low == 0
+    if successes < trials:
+        tail = scipy.stats.binom.cdf(successes, trials, found.high)
+        assert tail == pytest.approx(0.05, rel=1e-6)
+    else:
+        assert found.high == 1
+
+
+def test_bca_equals_scipy_and_follows_the_seed():
+    values = np.random.default_rng(0).exponential(size=30)
+    expected = scipy.stats.bootstrap(
+        (values,), np.median, n_resamples=999, rng=np.random.default_rng(4), method="BCa"
+    ).confidence_interval
+    found = evaluation.bootstrap_interval(values, np.median, seed=4, resamples=999)
+    assert found == (np.median(values), expected.low, expected.high, 0.95)
+    other = evaluation.bootstrap_interval(values, np.median, seed=5, resamples=999)
+    assert other != found
+    wide = evaluation.bootstrap_interval(values, seed=4, level=0.99, resamples=999)
+    narrow = evaluation.bootstrap_interval(values, seed=4, level=0.5, resamples=999)
+    assert wide.low < narrow.low < values.mean() < narrow.high < wide.high
+
+
+def two_way(rng, models=12, examples=40):
+    """Mean 0, with effects of models and examples of a standard deviation of 1, and noise."""
+    effects = rng.normal(size=(models, 1)) + rng.normal(size=(1, examples))
+    return effects + 0.5 * rng.normal(size=(models, examples))
+
+
+def test_two_levels_cover_the_mean_where_one_does_not():
+    rng = np.random.default_rng(0)
+    covered, covered_by_examples = [], []
+    for seed in range(200):
+        values = two_way(rng)
+        both = evaluation.two_level_interval(values, seed=seed, level=0.9, resamples=400)
+        examples = evaluation.t_interval(values.mean(0), level=0.9)
+        covered.append(both.low <= 0 <= both.high)
+        covered_by_examples.append(examples.low <= 0 <= examples.high)
+    assert 0.82 <= np.mean(covered) <= 0.96
+    assert np.mean(covered_by_examples) < 0.75
+
+
+def test_mean_and_general_statistic_agree():
+    values = two_way(np.random.default_rng(1))
+    fast = evaluation.two_level_interval(values, seed=0, resamples=4000)
+    slow = evaluation.two_level_interval(values, lambda a: a.mean(), seed=0, resamples=4000)
+    np.testing.assert_allclose(fast, slow, atol=0.05)
+    spread = evaluation.two_level_interval(values, np.std, seed=0, resamples=500)
+    assert spread.low < spread.estimate == values.std() and spread.high > spread.low
+
+
+RAMP = np.arange(5.0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: evaluation.t_interval(RAMP[:2]), "at least 3 entries"),
+        (lambda: evaluation.t_interval(RAMP * np.nan), "finite values"),
+        (lambda: evaluation.t_interval(RAMP, level=95), "level in \\(0, 1\\)"),
+        (lambda: evaluation.clopper_pearson(3, 2), "3 of 2"),
+        (lambda: evaluation.clopper_pearson(0, 0), "trials > 0"),
+        (lambda: evaluation.clopper_pearson(1, 2, level=0), "level in"),
+        (lambda: evaluation.bootstrap_interval(RAMP[:2], seed=0), "at least 3 entries"),
+        (lambda: evaluation.bootstrap_interval(RAMP * 0, seed=0), "for all 5"),
+        (lambda: evaluation.two_level_interval(RAMP, seed=0), "2 axes"),
+        (lambda: evaluation.two_level_interval(np.ones((2, 9)), seed=0), "at least 3 entries"),
+        (lambda: evaluation.two_level_interval(np.full((4, 4), np.inf), seed=0), "finite values"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,238 @@
+"""The public names: documented, with the signatures that others call, and cheap to import."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import optax
+import pytest
+
+import mu_jax as mu
+
+ROOT = Path(mu.__file__).parent
+SUBPACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+
+
+def public_names(module):
+    names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+    return [n for n in names if not isinstance(getattr(module, n), types.ModuleType)]
+
+
+def public_objects():
+    for name in ["", *SUBPACKAGES]:
+        module = importlib.import_module(f"mu_jax.{name}".rstrip("."))
+        for attribute in public_names(module):
+            yield pytest.param(getattr(module, attribute), id=f"{module.__name__}.{attribute}")
+
+
+def assert_documented(thing, name):
+    text = inspect.getdoc(thing) or ""
+    assert not text.startswith(f"{name}("), f"{name} has the docstring of its NamedTuple only"
+    lines = text.splitlines()
+    assert lines and (len(lines) > 1 or text.endswith(".")), f"{name} says {text!r}"
+
+
+@pytest.mark.parametrize("thing", public_objects())
+def test_every_public_name_is_documented(thing):
+    if not callable(thing) or not getattr(thing, "__module__", "").startswith("mu_jax"):
+        return
+    assert_documented(thing, thing.__name__)
+    if not inspect.isclass(thing):
+        return
+    for name, member in vars(thing).items():
+        is_method = isinstance(member, types.FunctionType) and member.__name__ == name
+        if (is_method or isinstance(member, property)) and not name.startswith("_"):
+            assert_documented(member, name)
+
+
+@pytest.mark.parametrize("name", SUBPACKAGES)
+def test_every_package_says_what_is_in_it(name):
+    module = importlib.import_module(f"mu_jax.{name}")
+    assert module.__doc__
+    assert len(module.__all__) == len(set(module.__all__)) > 0
+
+
+# --- the signatures that code outside this repository calls ---
+
+MODEL = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+SIGNATURES = {
+    "Variables": ("params, state=()", ""),
+    "from_function": ("predict, loss", ""),
+    "from_linen": ("module, loss", ""),
+    "from_nnx": ("module, loss", ""),
+    "batches": ("inputs, targets", "batch_size, weight=None, index=None"),
+    "split": ("data, forget_ids", ""),
+    "collect": ("statistic, variables, batches", ""),
+    "statistics.mean_gradient": ("model", ""),
+    "statistics.importance": ("model, definition='per_example', group_size=None", ""),
+    "edits.dampen": ("params, forget_importance, full_importance", "alpha, dampening=1.0"),
+    "ssd": (
+        "model, alpha, dampening=1.0",
+        "definition='per_example', full_importance=None",
+    ),
+    "iau": ("model, optimizer", ""),
+    "dmm": ("model", "attribution, optimizer"),
+    "blindspot": ("model", "init, optimizer, teacher_epochs, epochs"),
+    "retrain": ("model", ""),
+    "finetune": ("model, optimizer", "epochs"),
+    "gradient_ascent": ("model", ""),
+    "magnitude_prune": ("model", ""),
+    "evaluation.margins": ("logits, labels", ""),
+    "evaluation.klom": ("oracle_margins, unlearned_margins", "preset=None"),
+}
+
+
+def look_up(name):
+    thing = mu
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_fixed_signatures(name):
+    parameters = inspect.signature(look_up(name)).parameters
+    positional, keyword_only = (
+        [part.split("=") for part in text.split(", ") if part] for text in SIGNATURES[name]
+    )
+    leading = list(parameters.values())[: len(positional)]
+    assert [p.name for p in leading] == [part[0] for part in positional]
+    assert all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in leading)
+    for part in keyword_only:
+        assert parameters[part[0]].kind is inspect.Parameter.KEYWORD_ONLY
+    for part in positional + keyword_only:
+        if len(part) == 2:
+            assert parameters[part[0]].default == ast.literal_eval(part[1])
+
+
+def test_the_parts_of_a_statistic():
+    statistic = mu.statistics.importance(MODEL)
+    assert list(inspect.signature(statistic.init).parameters) == ["variables"]
+    assert list(inspect.signature(statistic.update).parameters) == ["acc", "variables", "batch"]
+    assert list(inspect.signature(statistic.finalize).parameters) == ["acc"]
+    fields = set(inspect.signature(mu.Accumulator).parameters)
+    assert {"sum", "weight"} <= fields and isinstance(mu.Accumulator.value, property)
+
+
+def test_a_transform_is_called_with_key_variables_forget_retain():
+    tune = mu.finetune(MODEL, optax.sgd(0.1))
+    for transform in (tune, mu.ssd(MODEL, 2.0), mu.chain(tune), mu.scaled(tune, 0.5)):
+        parameters = list(inspect.signature(transform).parameters)
+        assert parameters == ["key", "variables", "forget", "retain"]
+
+
+# --- imports ---
+
+HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "matplotlib")
+
+
+def modules_after(statement):
+    code = f"{statement}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert modules_after("import mu_jax") & set(HEAVY) == set()
+
+
+def test_no_subpackage_imports_tensorflow():
+    statement = "import " + ", ".join(f"mu_jax.{name}" for name in SUBPACKAGES)
+    assert "tensorflow" not in modules_after(statement)
+
+
+FLOORS = (
+    {
+        "_version",
+        "data",
+        "losses",
+        "model",
+        "leaves",
+        "durable",
+        "models",
+        "datasets",
+        "evaluation",
+    },
+    {"sharding", "folding", "fitting", "streaming", "outputs"},
+    {"statistics", "objectives", "edits"},
+    {"attribution"},
+    {"transforms"},
+    {"combinators", "ensembles", "probes"},
+    {"checkpoints", "reporting", "run_state", "resuming"},
+)
+ALONE = {"evaluation", "datasets", "models", "leaves", "losses"}
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Takes out what is imported for annotations only."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else node
+
+
+def imports_of(path, types=True):
+    """Modules of this package that a file imports anywhere, inside functions too."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree if types else WithoutTypes().visit(tree)):
+        found = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in found:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            if name:
+                yield name
+
+
+def unit(module):
+    return module.split(".")[1]
+
+
+def floor(module):
+    for number, members in enumerate(FLOORS):
+        if unit(module) in members:
+            return number
+    raise AssertionError(f"give {unit(module)} a floor in FLOORS")
+
+
+LOWER = sorted(name for name in MODULES if name != "mu_jax")
+
+
+@pytest.mark.parametrize("module", LOWER)
+def test_imports_run_downwards(module):
+    for imported in imports_of(MODULES[module]):
+        assert imported != "mu_jax", f"{module} imports the roof"
+        assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
+        if unit(module) in ALONE:
+            assert unit(imported) == unit(module), f"{module} does not stand alone"
+
+
+def test_no_imports_run_in_a_circle():
+    graph = {name: set(imports_of(path, types=False)) - {name} for name, path in MODULES.items()}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_the_walk_sees_imports():
+    """The tests above could not fail if it saw none."""
+    assert "mu_jax.folding" in set(imports_of(MODULES["mu_jax.fitting"]))
+    assert "mu_jax.model" in set(imports_of(MODULES["mu_jax.statistics.accumulator"]))
+    assert len(LOWER) > 40
