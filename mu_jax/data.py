@@ -76,7 +76,10 @@ class Batches:
         return self.take(jax.random.permutation(key, self.num_examples))
 
     def at(self, step: jax.Array | int, order: jax.Array | None = None) -> Batch:
-        """Batch number `step` of an epoch, padded with weight-0 copies of real rows.
+        """Batch number `step` of an epoch, filled up with real rows of weight 0.
+
+        The rows that fill it are those of the epoch's beginning: in training mode they enter the
+        statistics of a batch normalisation, so they had better be ordinary examples.
 
         Args:
           step: batch number in the epoch, may be traced.
@@ -90,14 +93,12 @@ class Batches:
         slot = jnp.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         row = step * self.batch_size + slot
         valid = (slot < real) & (row < n)
-        row = jnp.minimum(row, n - 1)
-        row = row if order is None else order[row]
+        row = row % n if order is None else order[row % n]
         examples = (self.inputs, self.targets, self.weight, self.index)
-        batch = Batch(*jax.tree.map(lambda x: x[row], examples))
+        batch = without_padding_values(Batch(*jax.tree.map(lambda x: x[row], examples)))
         batch = batch._replace(
             weight=jnp.where(valid, batch.weight, 0), index=jnp.where(valid, batch.index, -1)
         )
-        batch = without_padding_values(batch)
         return batch if self.mesh is None else constrain(batch, self.mesh, self.axis)
 
     def __iter__(self) -> Iterator[Batch]:

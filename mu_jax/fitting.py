@@ -126,6 +126,10 @@ def fit(
     Raises:
       ValueError: an iterable whose length is not known, without `steps`.
 
+    Note: a last batch with fewer examples is filled up with rows of weight 0. They take no part in
+    any loss, but in training mode a batch normalisation sees them; where that matters choose a
+    batch size that divides the number of examples and is a multiple of the number of devices.
+
     Cost: one forward and backward pass per example and epoch with `plain` gradients; memory of
     parameters, optimizer state, one gradient and one batch.
     """

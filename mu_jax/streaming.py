@@ -95,7 +95,7 @@ class Stream:
         slot = np.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         position = np.arange(self.num_batches)[:, None] * self.batch_size + slot
         valid = (slot < real) & (position < n)
-        position = np.where(valid, position, position[:, :1])  # padding repeats the first row
+        position = position % n  # as `Batches` does, an epoch's first rows fill up its last batch
         weight = valid.astype(np.float32)
         if self.mesh is not None:
             parts, part = jax.process_count(), jax.process_index()

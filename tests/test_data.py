@@ -36,8 +36,8 @@ def test_batches_keep_the_order_and_pad_the_last_with_weight_zero():
     assert [b.index.tolist() for b in found] == [[0, 1, 2], [3, 4, 5], [6, -1, -1]]
     assert [b.weight.tolist() for b in found] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
     last = found[-1]
-    np.testing.assert_array_equal(last.inputs["image"], [[12, 13]] * 3)
-    assert last.inputs["id"].tolist() == [60] * 3 and last.targets.tolist() == [6] * 3
+    np.testing.assert_array_equal(last.inputs["image"], [[12, 13], [0, 1], [2, 3]])
+    assert last.targets.tolist() == [6, 0, 1]
 
 
 def test_a_batch_is_never_larger_than_the_data():

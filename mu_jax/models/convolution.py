@@ -80,7 +80,7 @@ def patch_convolution(
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, *layout, **options)
     patches = _patches(lhs, rhs.shape[:2], window_strides, padding)
     product = jnp.matmul(
-        # Matrices on purpose: the gradient of a product that keeps the four axes is slower on a CPU.
+        # Matrices on purpose: a product that keeps the four axes has a slower gradient on a CPU.
         patches.reshape(-1, patches.shape[-1]),
         rhs.reshape(-1, rhs.shape[-1]),
         **{name: options[name] for name in _PRODUCT_OPTIONS if name in options},

@@ -19,7 +19,7 @@ Power = Callable[[Array], Array]
 
 
 def sum_copies(power: Power, gradient: Array, weight: Array) -> Array:
-    """Return `sum_b w[b] power(g[b])`; as a matrix product, for CPUs are slow at leading axes."""
+    """Return `sum_b w[b] power(g[b])`, as a matrix product: CPUs reduce a leading axis slowly."""
     values = power(gradient).reshape(len(gradient), -1)
     values = jnp.where(weight[:, None] != 0, values, 0)
     return (weight.astype(values.dtype) @ values).reshape(gradient.shape[1:])
@@ -62,7 +62,7 @@ def _sum_positions(power: Power, a: Array, d: Array, weight: Array) -> Array:
 
 
 def sum_lookups(power: Power, a: Array, d: Array, weight: Array, n_rows: int) -> Array:
-    """Return the same for a table of `n_rows`; what a row got in one example is added up first."""
+    """Return the same for a table of `n_rows`, adding up first what a row gets in one example."""
     row, weight = a[..., 0], weight.astype(d.dtype)[:, None, None]
     same = row[..., :, None] == row[..., None, :]
     gradient = jnp.einsum("bnts,bnso->bnto", same.astype(d.dtype), d)

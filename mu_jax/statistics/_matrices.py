@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import JaxprEqn
 
 Array = jax.Array
+Equation = Any  # a jax.extend.core.JaxprEqn; its variables are annotated as less than arrays
 Shape = tuple[int, ...]
 Steps = tuple[tuple[Callable, Shape], ...]  # functions of (array, argument), first to last
 
@@ -33,10 +33,10 @@ def replay(steps: Steps, x: Array) -> Array:
 def sort_axes(order: Iterable[int], lead: Shape = ()) -> Steps:
     """Return the step that sorts the axes of x[*lead, ...] that lie in `order` behind `lead`."""
     first = len(lead)
-    return ((jnp.transpose, (*range(first), *(first + int(k) for k in np.argsort(order)))),)
+    return ((jnp.transpose, (*range(first), *(first + int(k) for k in np.argsort(list(order))))),)
 
 
-def bilinear_form(equation: JaxprEqn, operand: int) -> Dot | Convolution | Lookup | None:
+def bilinear_form(equation: Equation, operand: int) -> Dot | Convolution | Lookup | None:
     """Return the matrix form of an equation in which the operand is the kernel, if it has one."""
     name = equation.primitive.name
     if name == "dot_general":
@@ -57,7 +57,7 @@ class Dot(NamedTuple):
     other: int  # which operand the kernel is not
 
     @classmethod
-    def of(cls, equation: JaxprEqn, operand: int) -> Dot:
+    def of(cls, equation: Equation, operand: int) -> Dot:
         """Read an equation whose kernel is the given operand."""
 
         def axes(side: int) -> tuple[Shape, Shape, Shape]:
@@ -101,7 +101,7 @@ class Convolution(NamedTuple):
     other: int = 0
 
     @classmethod
-    def of(cls, equation: JaxprEqn) -> Convolution | None:
+    def of(cls, equation: Equation) -> Convolution | None:
         """Read an equation; None for the transpose rule's own kind, with groups of examples."""
         if equation.params["batch_group_count"] != 1:
             return None
@@ -139,8 +139,8 @@ class Convolution(NamedTuple):
         parameters, n_spatial = self.parameters, len(self.kernel) - 2
         lhs = parameters["dimension_numbers"].lhs_spec
         x = x.transpose(lhs[0], *lhs[2:], lhs[1])
-        edges = zip(parameters["padding"], parameters["lhs_dilation"])
-        edges = [(0, 0, 0), *((low, high, step - 1) for (low, high), step in edges), (0, 0, 0)]
+        sides = zip(parameters["padding"], parameters["lhs_dilation"])
+        edges = [(0, 0, 0), *((low, high, step - 1) for (low, high), step in sides), (0, 0, 0)]
         x = lax.pad(x, jnp.zeros((), x.dtype), edges)
         for axis in reversed(range(n_spatial)):
             stride, step = parameters["window_strides"][axis], parameters["rhs_dilation"][axis]
@@ -180,7 +180,7 @@ class Lookup(NamedTuple):
     other: int = 1
 
     @classmethod
-    def of(cls, equation: JaxprEqn) -> Lookup | None:
+    def of(cls, equation: Equation) -> Lookup | None:
         """Read an equation; None if it gathers anything but whole rows."""
         numbers, table = equation.params["dimension_numbers"], equation.invars[0].aval.shape
         rows = numbers.collapsed_slice_dims == numbers.start_index_map == (0,)

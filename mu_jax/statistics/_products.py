@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
 from mu_jax.statistics._matrices import (
     Convolution,
     Dot,
+    Equation,
     Lookup,
     Steps,
     bilinear_form,
@@ -61,7 +62,7 @@ Known = Origin | bool  # of a value: the leaf it holds or, if none, whether it d
 class Product(NamedTuple):
     """One place where a leaf is the kernel."""
 
-    index: int
+    number: int
     origin: Origin
     form: Dot | Convolution | Lookup
     result: Any  # the abstract value of the output
@@ -128,8 +129,8 @@ class Program(NamedTuple):
 
     jaxpr: ClosedJaxpr
     plan: Plan
-    products: dict[int, list[Product]]  # of the leaves that are in products of one form only
-    copied: list[int]  # the leaves used in any other way
+    products: dict[int, list[Product]]  # by leaf, of leaves used in products of one form only
+    copied: list[int]  # leaves used in any other way
 
 
 def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
@@ -151,10 +152,10 @@ def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
 
 
 def _combine(uses: Sequence[Product]) -> bool:
-    """Whether the gradient is the product of the uses' a and d, one below the other.
+    """Whether a leaf's gradient is `a.T @ d` of all uses' a and d, one below the other.
 
-    That is not so for x @ W and x @ W.T. Of a table smaller than what it takes to compare the rows
-    looked up with each other, gradients are better copied.
+    Not so for x @ W and x @ W.T. A table that is smaller than the comparison of all its lookups in
+    an example is better copied.
     """
     first = uses[0]
     if len({(type(use.form), use.shape, use.back) for use in uses}) > 1:
@@ -168,12 +169,12 @@ def opened(jaxpr: ClosedJaxpr) -> tuple[Any, Sequence[Array]]:
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
-def inner_jaxpr(equation: JaxprEqn) -> ClosedJaxpr:
+def inner_jaxpr(equation: Equation) -> ClosedJaxpr:
     """Return the equations inside a call or a scan."""
     return equation.params[_INNER[equation.primitive.name]]
 
 
-def split_operands(equation: JaxprEqn, values: Sequence) -> tuple[Sequence, Sequence, Sequence]:
+def split_operands(equation: Equation, values: Sequence) -> tuple[Sequence, Sequence, Sequence]:
     """Return what belongs to the constants, the carry and the slices of a scan."""
     first = equation.params["num_consts"]
     last = first + equation.params["num_carry"]
@@ -212,16 +213,15 @@ class _Planner:
         return plan, [read(atom) for atom in jaxpr.outvars]
 
     def _equation(
-        self, plan: Plan, number: int, equation: JaxprEqn, values: Sequence[Known]
+        self, plan: Plan, number: int, equation: Equation, values: Sequence[Known]
     ) -> list[Known]:
         on_row = any(value is True for value in values)
-        form = bilinear_form(equation, 1)
-        if isinstance(form, Convolution):
-            plan.convolutions[number] = form
-        leaves = [k for k, value in enumerate(values) if isinstance(value, Origin)]
+        convolution = bilinear_form(equation, 1)
+        if isinstance(convolution, Convolution):
+            plan.convolutions[number] = convolution
+        leaves = [(k, value) for k, value in enumerate(values) if isinstance(value, Origin)]
         if len(leaves) == 1:
-            (operand,) = leaves
-            origin = values[operand]
+            ((operand, origin),) = leaves
             moved = _moved(equation, origin)
             if moved:
                 return [moved]
@@ -234,7 +234,7 @@ class _Planner:
         self.refuse(values)
         return [on_row] * len(equation.outvars)
 
-    def _inner(self, equation: JaxprEqn, values: Sequence[Known]) -> tuple[Plan, list[Known]]:
+    def _inner(self, equation: Equation, values: Sequence[Known]) -> tuple[Plan, list[Known]]:
         inner = inner_jaxpr(equation)
         if equation.primitive.name != "scan":
             return self.plan(inner, values)
@@ -252,7 +252,7 @@ class _Planner:
         return plan, [on_row] * len(outputs)
 
 
-def _moved(equation: JaxprEqn, origin: Origin) -> Origin | None:
+def _moved(equation: Equation, origin: Origin) -> Origin | None:
     """The origin of the output, if the equation only moves the entries of its input."""
     source, target = equation.invars[0].aval, equation.outvars[0].aval
     name, parameters = equation.primitive.name, equation.params

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
-from mu_jax.statistics._matrices import Lookup
+from mu_jax.statistics._matrices import Equation, Lookup
 from mu_jax.statistics._products import (
     Plan,
     Product,
@@ -27,7 +27,7 @@ from mu_jax.statistics._products import (
 
 Array = jax.Array
 PyTree = Any
-Taps = dict[int, Array]  # by the product's index
+Taps = dict[int, Array]  # by the product's number
 Factors = tuple[Array, Array]
 
 
@@ -42,7 +42,7 @@ def gradients(
     """
     varying = varying_axes(leaves)
     products = [product for uses in program.products.values() for product in uses]
-    taps = {p.index: vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in products}
+    taps = {p.number: vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in products}
     copied = {leaf: leaves[leaf] for leaf in program.copied}
 
     def of_row(row: PyTree) -> tuple[dict[int, Factors], dict[int, Array]]:
@@ -64,9 +64,10 @@ def gradients(
 
 def _factors(uses: Sequence[Product], a: Taps, d: Taps, dtype: Any) -> Factors:
     """The a and d of a leaf, one use below the other."""
-    pairs = [use.factors(a[use.index], d[use.index]) for use in uses]
-    a, d = (jnp.concatenate(x, axis=1) if len(uses) > 1 else x[0] for x in zip(*pairs))
-    return (a if isinstance(uses[0].form, Lookup) else a.astype(dtype)), d.astype(dtype)
+    pairs = zip(*(use.factors(a[use.number], d[use.number]) for use in uses))
+    inputs, cotangents = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in pairs)
+    inputs = inputs if isinstance(uses[0].form, Lookup) else inputs.astype(dtype)
+    return inputs, cotangents.astype(dtype)
 
 
 def sum_dtype(x: Array) -> Any:
@@ -109,7 +110,7 @@ def _run(
 
 
 def _run_equation(
-    equation: JaxprEqn, number: int, plan: Plan, operands: Sequence[Array], taps: Taps
+    equation: Equation, number: int, plan: Plan, operands: Sequence[Array], taps: Taps
 ) -> tuple[list[Array], Taps]:
     """Evaluate one equation.
 
@@ -119,22 +120,23 @@ def _run_equation(
     loops. Both run as matrix products.
     """
     product, convolution = plan.products.get(number), plan.convolutions.get(number)
-    tapped = product is not None and product.index in taps
-    record = product.form.inputs(operands[product.form.other]) if tapped else None
-    if convolution and (not tapped or jax.default_backend() == "cpu"):
-        patches = record if tapped else convolution.inputs(operands[0])
+    record = None
+    if product and product.number in taps:
+        record = product.form.inputs(operands[product.form.other])
+    if convolution and (record is None or jax.default_backend() == "cpu"):
+        patches = convolution.inputs(operands[0]) if record is None else record
         outputs = [convolution(patches, operands[1])]
     else:
         parameters = equation.primitive.get_bind_params(equation.params)
         outputs = equation.primitive.bind(*operands, **parameters)
         outputs = outputs if equation.primitive.multiple_results else [outputs]
-    if not tapped:
+    if product is None or record is None:
         return outputs, {}
-    return [outputs[0] + taps[product.index]], {product.index: record}
+    return [outputs[0] + taps[product.number]], {product.number: record}
 
 
 def _run_inner(
-    equation: JaxprEqn, plan: Plan, operands: Sequence[Array], taps: Taps
+    equation: Equation, plan: Plan, operands: Sequence[Array], taps: Taps
 ) -> tuple[list[Array], Taps]:
     parameters = equation.params
 
@@ -148,12 +150,13 @@ def _run_inner(
         return run_inside(operands, taps)
     consts, carry, slices = split_operands(equation, operands)
 
-    def body(carry: list[Array], turn: tuple[Sequence[Array], Taps]) -> tuple[list, tuple]:
-        outputs, records = run_inside([*consts, *carry, *turn[0]], turn[1])
+    def body(carry: list[Array], turn: tuple[list[Array], Taps]) -> tuple[list, tuple]:
+        slices, taps = turn
+        outputs, records = run_inside([*consts, *carry, *slices], taps)
         return outputs[: len(carry)], (outputs[len(carry) :], records)
 
-    inside = {product.index for product in plan.all_products()}
-    taps = {index: tap for index, tap in taps.items() if index in inside}
+    inside = {product.number for product in plan.all_products()}
+    mine = {number: tap for number, tap in taps.items() if number in inside}
     options = {key: parameters[key] for key in ("length", "reverse", "unroll")}
-    carry, (stacked, records) = lax.scan(body, list(carry), (list(slices), taps), **options)
-    return [*carry, *stacked], records
+    last, (stacked, records) = lax.scan(body, list(carry), (list(slices), mine), **options)
+    return [*last, *stacked], records

@@ -42,20 +42,21 @@ def sum_of_squares(
         (inference mode).
       params: any pytree of floating-point arrays.
       rows: any pytree of arrays with leading axis B: inputs, targets, anything.
-      weight: f[B]. A row of weight 0 adds exactly 0, also where its loss is not finite.
+      weight: f[B]. A row of weight 0 adds exactly 0, also where its gradient is not finite.
       chunk_size: rows per pass, to bound memory; the value depends on it by rounding only. By
         default as many rows as keep inputs and gradients of the kernels in the caches (CPU) or in
         about 1 GiB plus twice the parameters (accelerators).
 
     Returns:
-      A tree shaped like `params`, in float32 (float64 for float64 parameters).
+      A tree shaped like `params`, in float32 (float64 for float64 parameters), from products at
+      JAX's default matrix precision.
 
     Raises:
       ValueError: leaves that are not floating-point, rows or weights of other lengths, losses that
         are not one per row.
 
-    Cost: one forward and one backward pass, without gradients of kernels, plus one product of that
-    size per kernel. Memory: the parameters, the result and one chunk. Call it under `jax.jit`.
+    Cost: one forward and one backward pass, with as many operations as a plain gradient unless a
+    leaf falls back. Memory: the parameters, the result and one chunk. Call it under `jax.jit`.
     Inside `jax.shard_map` it sums the local rows, whether `params` vary over the mesh or not;
     follow with one `psum`. On a batch sharded by automatic partitioning it is right, but slow.
 
@@ -65,7 +66,7 @@ def sum_of_squares(
       >>> sum_of_squares(losses, jnp.zeros(2), rows, jnp.ones(2))
       Array([10., 36.], dtype=float32)
 
-    Reference:
+    References:
       I. Goodfellow. Efficient Per-Example Gradient Computations. 2015 (arXiv 1510.01799).
       F. Dangel, F. Kunstner, P. Hennig. BackPACK: Packing more into Backprop. ICLR 2020.
     """

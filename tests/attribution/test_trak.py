@@ -224,9 +224,10 @@ def test_refusals():
         few, point = data(20, dtype=np.float32), variables(0, np.float32)
         assert "give ridge=1e-3" in message(few, [point], dim=None, ridge=0.0)
     assert "margin" in message(points=[variables(0)._replace(params=_broken())], dim=8)
-    labels = data().targets.at[7].set(CLASSES)
-    wrong = mu.batches(data().inputs, labels, batch_size=16)
-    assert "margin" in message(wrong, dim=8)
+    for label in (CLASSES, -1):
+        labels = data().targets.at[7].set(label)
+        wrong = mu.batches(data().inputs, labels, batch_size=16)
+        assert "margin" in message(wrong, dim=8)
     with pytest.raises(ValueError, match="expected Batches or a Stream"):
         attribution.trak_scores(prepare((0,)), list(data()), data())
 

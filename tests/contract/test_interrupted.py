@@ -43,7 +43,7 @@ def streams(chosen):
 
 
 @pytest.mark.parametrize("source", [lambda chosen: chosen.sets(), streams], ids=["arrays", "stream"])
-@every(lambda case: case.takes("optimizer") or case.takes("full_importance"))
+@every(variants=False)
 def test_resumed_is_bit_identical(case, source, tmp_path):
     chosen = setting("raw")
     transform = case.build(chosen)
@@ -52,11 +52,11 @@ def test_resumed_is_bit_identical(case, source, tmp_path):
         return transform(jax.random.key(3), chosen.variables, *source(chosen))
 
     expected = run()
-    with observe(Watch()):
-        assert_identical(run(), expected)
     whole = Watch()
     with observe(whole):
-        run()
+        assert_identical(run(), expected)
+    if not whole.steps:
+        pytest.skip("reads no data")
     for stop_at in (whole.steps // 2, whole.steps - 1):
         directory = tmp_path / str(stop_at)
         with (

@@ -101,6 +101,30 @@ def test_samples_with_ties_and_exact_thresholds_equal_the_released_procedure():
     assert np.asarray(found.epsilon)[3] == CAP
 
 
+def edge_columns():
+    """Forty margins a side whose best rule depends on which exact thresholds there are."""
+    columns = [
+        # Best is the interval that ends exactly on 0, two below the maximum of the narrow sample.
+        ([0.0] * 38 + [-1.0, 2.0], [0.005] * 37 + [-1.0, -10.0, 10.0]),
+        # The left end stays within two units of where the width of the narrow sample puts it.
+        ([0.5] * 38 + [-50.0, 1.0], [-30.0] * 36 + [0.5, -60.0, 60.0, -50.0]),
+    ]
+    for offset in np.random.default_rng(0).normal(size=6):  # best is the largest margin itself
+        high = ([0.0] * 20 + [-1.0] * 20, [0.0] + [-0.005] * 20 + [-1.0] * 19)
+        columns.append(tuple(np.array(side) + offset for side in high))
+    return tuple(np.stack(side, 1) for side in zip(*columns))
+
+
+def test_thresholds_are_exactly_those_of_the_released_procedure():
+    oracle, unlearned = edge_columns()
+    expected = [published_epsilon(o, u) for o, u in zip(oracle.T, unlearned.T)]
+    with jax.enable_x64(True):
+        found = evaluation.forgetting_quality(oracle, unlearned)
+    np.testing.assert_allclose(found.epsilon, expected, rtol=0, atol=1e-12)
+    assert expected[0] == pytest.approx(np.log(39), abs=1e-3)
+    assert expected[2:] == pytest.approx([np.log(20)] * 6, abs=1e-3)
+
+
 def test_interval_rules_see_a_wider_sample_with_the_same_median():
     rng = np.random.default_rng(0)
     oracle, wide = rng.normal(size=(2, 40, 8)).astype(np.float32)
