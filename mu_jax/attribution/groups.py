@@ -156,22 +156,13 @@ def gauss_newton_direction(
 
     Cost: one pass over `data` per iteration, of about three gradients; memory of five trees.
     """
-    statistic = _gauss_newton_product(model)
-    params = model.params(variables)
-    total = collect(mean_gradient(model), variables, data).weight
-
-    def product(vector):
-        curved = collect(statistic, (variables, vector), data).sum
-        return optax.tree.add_scale(curved, total * weight_decay, vector)
-
     gradient = collect(mean_gradient(model), variables, forget).sum
-    target = optax.tree.scale(-1, gradient)
-    target = jax.tree.map(lambda g, p: g.astype(p.dtype), target, params)
-    direction = jax.scipy.sparse.linalg.cg(product, target, tol=tolerance, maxiter=max_iterations)[
-        0
-    ]
-    rest = optax.tree.norm(optax.tree.sub(target, product(direction)))
-    _check_residual(rest / optax.tree.norm(target), tolerance, max_iterations)
+    target = jax.tree.map(lambda g, p: -g.astype(p.dtype), gradient, model.params(variables))
+    damping = jnp.asarray(weight_decay)
+    direction, residual = _conjugate_gradients(
+        model, variables, data, target, (damping, tolerance, max_iterations)
+    )
+    _check_residual(residual, tolerance, max_iterations)
     return direction
 
 
@@ -254,6 +245,27 @@ def _gauss_newton_product(model: Model) -> Statistic:
         return jax.linear_transpose(push, params)(curved)[0], batch.weight.sum()
 
     return Statistic(terms, lambda given: model.params(given[0]), "Gauss-Newton product")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _conjugate_gradients(
+    model: Model, variables: PyTree, data: Any, target: PyTree, settings: tuple
+) -> tuple[PyTree, jax.Array]:
+    """The solution, and the norm of what it leaves, relative to that of the target."""
+    weight_decay, tolerance, max_iterations = settings
+    statistic = _gauss_newton_product(model)
+
+    def product(vector):
+        curved = collect(statistic, (variables, vector), data)
+
+        def damp(c, v):
+            return (c + curved.weight * weight_decay * v).astype(v.dtype)
+
+        return jax.tree.map(damp, curved.sum, vector)
+
+    solution, _ = jax.scipy.sparse.linalg.cg(product, target, tol=tolerance, maxiter=max_iterations)
+    rest = optax.tree.sub(target, product(solution))
+    return solution, optax.tree.norm(rest) / optax.tree.norm(target)
 
 
 def _check_residual(residual: jax.Array, tolerance: float, max_iterations: int) -> None:

@@ -115,7 +115,9 @@ def trak(
       key: typed key of the projections; checkpoint m takes `fold_in(key, m)`.
       dim: columns of the projection, at most the number of examples; None projects nothing, and
         then K is p x p.
-      weight_decay: coefficient wd of `wd/2 |theta|^2` beside the *mean* loss in training.
+      weight_decay: coefficient wd of `wd/2 |theta|^2` beside the *mean* loss in training. Effects
+        approach those without projection as `dim` grows; `attribution.multiplier` corrects the
+        rest.
       ridge: added to the diagonal of K, relative to its mean; default 1e-3, or 0 with
         `weight_decay`.
 

@@ -52,10 +52,10 @@ class Table(NamedTuple):
 
 # Titles of costs: name and unit in place of the field's name.
 COSTS = {
-    "wall_s": ("run time", "ms, lower is better", 1e3, 1),
-    "compile_s": ("compile time", "s, lower is better"),
-    "precompute_s": ("precomputation", "s, lower is better"),
-    "peak_bytes": ("peak memory", "MiB, lower is better", 2**-20, 1),
+    "wall_s": Column("run time", "ms, lower is better", 1e3, 1),
+    "compile_s": Column("compile time", "s, lower is better"),
+    "precompute_s": Column("precomputation", "s, lower is better"),
+    "peak_bytes": Column("peak memory", "MiB, lower is better", 2**-20, 1),
 }
 GAP = Column("average gap", "points, lower is better", decimals=2)
 RANKED = 2  # after the reference and the baseline
@@ -153,7 +153,7 @@ def _table(
 
     columns = [_metric_column(name, kind) for name, kind in shown.items()]
     columns += [GAP] if gap_names else []
-    columns += [Column(*COSTS.get(name, (name, "lower is better"))) for name in costs]
+    columns += [COSTS.get(name, Column(name, "lower is better")) for name in costs]
     rows = []
     for setting in settings:
         gaps = [_gap(run, retrained, gap_names) for run in setting.runs]

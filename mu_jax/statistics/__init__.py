@@ -2,6 +2,14 @@
 
 from mu_jax.statistics.accumulator import Accumulator, Statistic, collect, fingerprint
 from mu_jax.statistics.gradients import mean_gradient
-from mu_jax.statistics.importance import importance
+from mu_jax.statistics.importance import importance, importance_routes
 
-__all__ = ["Accumulator", "Statistic", "collect", "fingerprint", "importance", "mean_gradient"]
+__all__ = [
+    "Accumulator",
+    "Statistic",
+    "collect",
+    "fingerprint",
+    "importance",
+    "importance_routes",
+    "mean_gradient",
+]

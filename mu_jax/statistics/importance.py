@@ -14,7 +14,7 @@ from mu_jax.data import Batch
 from mu_jax.losses import cross_entropy, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
-from mu_jax.statistics.per_example import sum_of_magnitudes, sum_of_squares
+from mu_jax.statistics.per_example import routes, sum_of_magnitudes, sum_of_squares
 
 PyTree = Any
 Definition = Literal["per_example", "grouped", "loss_free", "fisher"]
@@ -81,6 +81,34 @@ def importance(
     reduce = sum_of_magnitudes if output_size else sum_of_squares
     losses = _squared_norm if output_size else model.per_example
     return Statistic(_group_terms(model, losses, reduce, size), model.params, name, size)
+
+
+def importance_routes(model: Model, variables: PyTree, batch: Batch) -> PyTree:
+    """How importance is computed for each leaf, as a tree of words shaped like the parameters.
+
+    `dense`, `tokens`, `patches` and `lookup` are the fast ways, `small` leaves get one gradient per
+    example, and so do those that say `fallback`, which is slow for large ones: see
+    `mu_jax.statistics.per_example.routes` for what makes a leaf fall back.
+
+    Args:
+      model, variables: the model.
+      batch: any batch of its data; only shapes are read.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, mu_jax as mu
+      >>> module, data = nn.Dense(3), mu.batches(jnp.ones((4, 2)), jnp.arange(4) % 3, batch_size=4)
+      >>> model = mu.from_linen(module, mu.losses.cross_entropy)
+      >>> variables = module.init(jax.random.key(0), data.inputs)
+      >>> mu.statistics.importance_routes(model, variables, data.at(0))
+      {'bias': 'small', 'kernel': 'dense'}
+    """
+    params, state = model.split(variables)
+    rows = jax.tree.map(lambda x: x[:1], batch)
+
+    def losses(params, rows):
+        return model.per_example(model.predict(params, state, rows.inputs), rows)
+
+    return routes(losses, params, rows)
 
 
 def _group_size(definition: str, group_size: int | None) -> int:

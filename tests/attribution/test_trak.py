@@ -3,7 +3,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from classifiers import (
     CLASSES,
@@ -102,11 +101,11 @@ def test_reference_scaling_gives_the_units_of_the_published_program(dim):
     np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
 
 
-def logistic(n=30, *, weight_decay=0.0):
+def logistic(n=EXAMPLES, *, weight_decay=0.0):
     """Logistic regression and its minimiser of `mean loss + weight_decay / 2 |w|^2`."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(n, FEATURES)), rng.integers(2, size=n)
-    return mu.batches(x, y, batch_size=8), mu.Variables(minimise(x, y, n * weight_decay))
+    return mu.batches(x, y, batch_size=16), mu.Variables(minimise(x, y, n * weight_decay))
 
 
 def minimise(x, y, l2):
@@ -125,29 +124,30 @@ def test_on_a_logistic_model_it_is_the_newton_step_without_each_example(weight_d
     examples, point = logistic(weight_decay=weight_decay or 0.0)
     x, y = np.asarray(examples.inputs), np.asarray(examples.targets)
     p = 1 / (1 + np.exp(-x @ np.asarray(point.params)))
-    r = np.ones(30) if weight_decay is None else p * (1 - p)
+    r = np.ones(EXAMPLES) if weight_decay is None else p * (1 - p)
     options = {"ridge": 0.0} if weight_decay is None else {"weight_decay": weight_decay}
     store = attribution.trak(LOGISTIC, [point], examples, key=KEY, dim=None, **options)
     scores = attribution.trak_scores(store, examples, examples, leave_one_out=True)
     sign = 2 * y - 1
-    for i in range(30):
-        kept = np.arange(30) != i
-        hessian = (x[kept] * r[kept, None]).T @ x[kept] + 30 * (weight_decay or 0) * np.eye(4)
+    damping = EXAMPLES * (weight_decay or 0) * np.eye(FEATURES)
+    for i in range(EXAMPLES):
+        kept = np.arange(EXAMPLES) != i
+        hessian = (x[kept] * r[kept, None]).T @ x[kept] + damping
         step = np.linalg.solve(hessian, x[i] * (p[i] - y[i]))  # from w to w without i
         np.testing.assert_allclose(scores[i], -sign * (x @ step), rtol=1e-8, atol=1e-12)
 
 
 def test_it_predicts_retraining_of_a_logistic_model():
     wd = 0.02
-    examples, point = logistic(120, weight_decay=wd)
+    examples, point = logistic(weight_decay=wd)
     x, y = np.asarray(examples.inputs), np.asarray(examples.targets)
     store = attribution.trak(LOGISTIC, [point], examples, key=KEY, dim=None, weight_decay=wd)
     scores = attribution.trak_scores(store, examples, examples, leave_one_out=True)
-    for i in (3, 50, 90):
-        kept = np.arange(120) != i
-        without = minimise(x[kept], y[kept], 120 * wd)
+    for i in (3, 20, 50):
+        kept = np.arange(EXAMPLES) != i
+        without = minimise(x[kept], y[kept], EXAMPLES * wd)
         change = (2 * y - 1) * (x @ np.asarray(point.params - without))
-        np.testing.assert_allclose(scores[i], change, atol=0.02 * np.abs(change).max())
+        np.testing.assert_allclose(scores[i], change, atol=0.06 * np.abs(change).max())
 
 
 def test_an_example_of_weight_zero_was_not_there():
@@ -160,7 +160,7 @@ def test_an_example_of_weight_zero_was_not_there():
     kept = np.flatnonzero(weight)
     found, expected = (
         attribution.trak_scores(
-            attribution.trak(MODEL, [variables(0)], given, key=KEY, dim=24), given, data(3, seed=9)
+            attribution.trak(MODEL, [variables(0)], given, key=KEY, dim=24), given, data(7, seed=5)
         )
         for given in (weighted, examples.take(kept))
     )
@@ -218,16 +218,15 @@ def test_refusals():
 
     assert "at most the number of examples" in message(data(20), dim=30)
     assert "less than the 40 parameters" in message(dim=40)
-    assert "at least one checkpoint" in message(points=[], dim=8)
-    assert "give ridge=1e-3" in message(data(20), dim=None, ridge=0.0)
+    assert "at least one checkpoint" in message(points=[], dim=24)
     with jax.enable_x64(False):
         few, point = data(20, dtype=np.float32), variables(0, np.float32)
         assert "give ridge=1e-3" in message(few, [point], dim=None, ridge=0.0)
-    assert "margin" in message(points=[variables(0)._replace(params=_broken())], dim=8)
+    assert "margin" in message(points=[variables(0)._replace(params=_broken())], dim=24)
     for label in (CLASSES, -1):
         labels = data().targets.at[7].set(label)
         wrong = mu.batches(data().inputs, labels, batch_size=16)
-        assert "margin" in message(wrong, dim=8)
+        assert "margin" in message(wrong, dim=24)
     with pytest.raises(ValueError, match="expected Batches or a Stream"):
         attribution.trak_scores(prepare((0,)), list(data()), data())
 
@@ -240,15 +239,7 @@ def _broken():
 def test_rows_of_margins_that_saturate_stay_finite():
     params = jax.tree.map(lambda x: 300 * x, variables(0).params)
     store = attribution.trak(
-        MODEL, [mu.Variables(params)], data(), key=KEY, dim=8, weight_decay=1e-3
+        MODEL, [mu.Variables(params)], data(), key=KEY, dim=24, weight_decay=1e-3
     )
-    scores = attribution.trak_scores(store, data(), data(4))
+    scores = attribution.trak_scores(store, data(), data(7, seed=5))
     assert np.isfinite(scores).all()
-
-
-def test_a_loss_is_not_needed():
-    model = mu.from_function(MODEL.predict, optax.squared_error)
-    store = attribution.trak(model, [variables(0)], data(), key=KEY, dim=8)
-    np.testing.assert_array_equal(
-        store.checkpoints[0].factor, prepare((0,), dim=8).checkpoints[0].factor
-    )

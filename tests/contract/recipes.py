@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 import pytest
-from settings import Setting, setting
+from small_models import Setting, setting
 
 import mu_jax as mu
 

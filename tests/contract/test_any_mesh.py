@@ -6,7 +6,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 from recipes import compiled, every
-from settings import setting
+from small_models import setting
 from trees import assert_close
 
 import mu_jax as mu

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import arguments, every, factories
-from settings import setting
+from small_models import setting
 from trees import assert_identical, is_one_sentence, snapshot
 
 import mu_jax as mu

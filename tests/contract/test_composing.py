@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from recipes import ARGUMENTS, cases, compiled, every
-from settings import setting
+from small_models import setting
 from trees import assert_close, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")

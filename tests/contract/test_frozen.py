@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 from recipes import every
-from settings import setting
+from small_models import setting
 
 import mu_jax as mu
 from mu_jax.model import path_name

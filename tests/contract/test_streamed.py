@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import compiled, every
-from settings import FORGET_IDS, setting
+from small_models import FORGET_IDS, setting
 from trees import assert_close
 
 import mu_jax as mu

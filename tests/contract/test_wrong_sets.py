@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import compiled, every
-from settings import setting
+from small_models import setting
 from trees import is_one_sentence
 
 import mu_jax as mu
