@@ -28,12 +28,17 @@ def main(names: list[str]) -> int:
     """Print the chosen sections; 2 for a name that is not one."""
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
-        print(f"error: expected sections among {', '.join(SECTIONS)}, found {unknown[0]!r}; "
-              "choose some of these", file=sys.stderr)
+        print(
+            f"error: expected sections among {', '.join(SECTIONS)}, found {unknown[0]!r}; "
+            "choose some of these",
+            file=sys.stderr,
+        )
         return 2
     device = jax.devices()[0]
-    print(f"jax {jax.__version__} on {device.device_kind} ({jax.default_backend()}), "
-          f"torch {torch_networks.version()}")
+    print(
+        f"jax {jax.__version__} on {device.device_kind} ({jax.default_backend()}), "
+        f"torch {torch_networks.version()}"
+    )
     for name in names or SECTIONS:
         print(SECTIONS[name](), flush=True)
     return 0

@@ -19,9 +19,9 @@ def memory() -> str:
     lines = ["\nMemory of per-example importance beside its inputs (MLP 32-256-10, batches of 256)"]
     for rows in (1_000, 10_000, 100_000):
         data = mu.batches(np.zeros((rows, 32), np.float32), np.zeros(rows, int), batch_size=256)
-        program = jax.jit(
-            lambda v, d: mu.collect(mu.statistics.importance(model), v, d)
-        ).lower(variables, data)
+        program = jax.jit(lambda v, d: mu.collect(mu.statistics.importance(model), v, d)).lower(
+            variables, data
+        )
         found = program.compile().memory_analysis()
         lines.append(
             f"  {rows:>7,} rows: temporary {found.temp_size_in_bytes / 2**20:7.2f} MiB, "

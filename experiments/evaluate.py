@@ -1,7 +1,7 @@
 """Score the versions of a store on a request, beside models retrained without it.
 
     python -m experiments.evaluate --workdir=runs/digits --request=class:3
-    python -m experiments.evaluate --workdir=runs/digits --request=ids.csv --versions=1,4 --retrain=5
+    python -m experiments.evaluate --workdir=runs/digits --request=ids.csv --versions=1,4
 
 Every version descends from one training, so the spread over seeds is that of the retrained models;
 a version is compared with the mean of these. Records go to evaluation.jsonl in the workdir.

@@ -3,11 +3,24 @@
 >>> import mu_jax as mu
 """
 
-from mu_jax import edits, fitting, folding, losses, objectives, sharding, statistics, transforms
+from mu_jax import (
+    attribution,
+    edits,
+    ensembles,
+    evaluation,
+    fitting,
+    folding,
+    losses,
+    objectives,
+    sharding,
+    statistics,
+    transforms,
+)
 from mu_jax._version import __version__
 from mu_jax.combinators import chain, masked, scaled, through
 from mu_jax.data import Batch, Batches, batches, concatenate, split
 from mu_jax.fitting import FitInfo, FitState, Term, fit
+from mu_jax.mapping import outputs
 from mu_jax.model import (
     Model,
     Variables,
@@ -25,10 +38,72 @@ from mu_jax.transforms import (
     Info,
     Transform,
     UnlearningWarning,
+    dmm,
     finetune,
     gradient_ascent,
     iau,
     magnitude_prune,
+    oracle_matching,
     retrain,
     ssd,
 )
+from mu_jax.transforms.matching import Recipe as MatchingRecipe
+
+__all__ = [
+    "Accumulator",
+    "Batch",
+    "Batches",
+    "FitInfo",
+    "FitState",
+    "Info",
+    "MatchingRecipe",
+    "Model",
+    "Statistic",
+    "Stream",
+    "Term",
+    "Transform",
+    "UnlearningWarning",
+    "Variables",
+    "__version__",
+    "attribution",
+    "batches",
+    "chain",
+    "collect",
+    "concatenate",
+    "data_mesh",
+    "dmm",
+    "edits",
+    "ensembles",
+    "evaluation",
+    "finetune",
+    "fit",
+    "fitting",
+    "folding",
+    "from_function",
+    "from_linen",
+    "from_nnx",
+    "gradient_ascent",
+    "gradient_restriction",
+    "iau",
+    "losses",
+    "magnitude_prune",
+    "masked",
+    "objectives",
+    "oracle_matching",
+    "outputs",
+    "over_mesh",
+    "progress",
+    "restrict",
+    "resumable",
+    "retrain",
+    "scaled",
+    "shard",
+    "sharding",
+    "split",
+    "ssd",
+    "statistics",
+    "stream",
+    "supervised",
+    "through",
+    "transforms",
+]

@@ -209,6 +209,19 @@ def concatenate(first: Batches, second: Batches) -> Batches:
     return first.replace(inputs=inputs, targets=targets, weight=weight, index=index)
 
 
+def in_memory(examples: Any) -> Batches:
+    """The examples as array-backed `Batches`; an iterable of `Batch` is read to its end."""
+    if isinstance(examples, Batches):
+        return examples
+    found = list(examples)
+    if not found:
+        raise ValueError("expected at least one batch, found an empty iterable: give data")
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(tuple(b) for b in found))
+    real = joined[3] >= 0
+    inputs, targets, weight, index = jax.tree.map(lambda x: jnp.asarray(x[real]), joined)
+    return Batches(inputs, targets, weight, index, batch_size=found[0].weight.shape[0])
+
+
 def pad(batch: Batch, size: int) -> Batch:
     """Pad a batch to `size` rows with copies of its last row, weight 0 and index -1."""
     missing = size - batch.weight.shape[0]
@@ -246,7 +259,7 @@ def check_sets(forget: Any, retain: Any) -> None:
         weight = getattr(data, "weight", None)
         if weight is not None and is_concrete(weight):
             check_weight(weight, f"{name} set")
-    ids, others = (getattr(data, "index", None) for data in (forget, retain))
+    ids, others = ids_of(forget), ids_of(retain)
     if all(index is not None and is_concrete(index) for index in (ids, others)):
         shared = np.intersect1d(np.asarray(ids), np.asarray(others))
         if shared.size:
@@ -254,6 +267,12 @@ def check_sets(forget: Any, retain: Any) -> None:
                 f"expected forget and retain sets without a common example, found {shared.size} "
                 f"in both (first id {shared[0]}): make them with mu.split"
             )
+
+
+def ids_of(examples: Any) -> Any:
+    """The stable ids of a set of examples; None for an iterable that does not say."""
+    index = getattr(examples, "index", None)
+    return index if hasattr(index, "shape") else None  # a list has a method of that name
 
 
 def check_weight(weight: jax.Array, name: str = "examples") -> None:
@@ -292,7 +311,7 @@ def axis_size(mesh: Mesh | None, axis: str) -> int:
 def constrain(tree: PyTree, mesh: Mesh, axis: str) -> PyTree:
     """Shard the leading axis of every leaf over the mesh's data axis, inside or outside a jit."""
     sharding = NamedSharding(mesh, PartitionSpec(axis))
-    move = jax.sharding.reshard if _is_explicit(mesh) else jax.lax.with_sharding_constraint
+    move = jax.sharding.reshard if is_explicit(mesh) else jax.lax.with_sharding_constraint
     return jax.tree.map(lambda x: move(x, sharding), tree)
 
 
@@ -308,7 +327,8 @@ def as_ids(index: Any) -> jax.Array:
     return jnp.asarray(ids, jnp.int32)
 
 
-def _is_explicit(mesh: Mesh) -> bool:
+def is_explicit(mesh: Mesh) -> bool:
+    """Whether the types of arrays say where they lie on this mesh."""
     return any(kind == jax.sharding.AxisType.Explicit for kind in mesh.axis_types)
 
 

@@ -12,9 +12,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mu_jax.data import Batches
 from mu_jax.fitting import Gradients, fit
+from mu_jax.mapping import outputs
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.outputs import outputs
 
 PyTree = Any
 Layout = Literal["together", "one_by_one"]
@@ -58,7 +58,11 @@ def map_models(
         )
     # No model reads another's arrays: nothing crosses devices, so there is nothing to check.
     return jax.shard_map(
-        local, mesh=mesh, in_specs=PartitionSpec(axis), out_specs=PartitionSpec(axis), check_vma=False
+        local,
+        mesh=mesh,
+        in_specs=PartitionSpec(axis),
+        out_specs=PartitionSpec(axis),
+        check_vma=False,
     )(*members)
 
 

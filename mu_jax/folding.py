@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data import Batch, Batches, pad, without_padding_values
-from mu_jax.sharding import mesh_of, place
+from mu_jax.sharding import enter, mesh_of, place
 
 PyTree = Any
 Step = Callable[..., PyTree]
@@ -87,6 +87,8 @@ def fold(
     if isinstance(batches, Batches):
         total = batches.num_batches * epochs if stop is None else stop
         if _traced((carry, batches, frozen, key)):
+            if batches.mesh is not None:
+                carry, frozen, key = enter((carry, frozen, key), batches.mesh)
             return _run(step, carry, batches, frozen, key, start, total)
         if batches.mesh is not None:
             carry, frozen, key = place((carry, frozen, key), batches.mesh)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Batch, Batches
+from mu_jax.data import Batch, Batches, is_explicit
 
 PyTree = Any
 Statistic = TypeVar("Statistic")
@@ -62,6 +62,24 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
             words = jax.device_put(jax.random.key_data(leaf), everywhere)
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jax.device_put(leaf, everywhere)
+
+    return jax.tree.map(move, tree)
+
+
+def enter(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside `jit`, let arrays that belong to no mesh be replicated over this one.
+
+    With explicit axes the type of an array says where it lies, and a gradient with respect to one
+    that lies nowhere could not be summed over devices. Automatic axes need nothing.
+    """
+    if not is_explicit(mesh):
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def move(leaf):
+        return (
+            jax.sharding.reshard(leaf, everywhere) if jax.typeof(leaf).sharding.mesh.empty else leaf
+        )
 
     return jax.tree.map(move, tree)
 

@@ -195,10 +195,16 @@ def test_finished_loops_are_saved_however_short(tmp_path):
     assert saved(tmp_path) == ["loop-0000", "loop-0001"]
 
 
-def test_another_configuration_is_refused(tmp_path):
+def test_another_configuration_is_refused_before_anything_is_computed(tmp_path):
     stop(training, tmp_path, data(), 2)
-    with pytest.raises(ValueError, match=r"expected a state of configuration .* found one of"):
-        resume(training, tmp_path, data(), config={**CONFIG, "seed": 1})
+    other, watch = {**CONFIG, "seed": 1}, StopAfter(None)
+    with (
+        pytest.raises(ValueError, match=r"expected a state of configuration .* found one of"),
+        mu.resumable(tmp_path, config=other),
+        observe(watch),
+    ):
+        training(data())
+    assert watch.begun == []
     result, begun = resume(training, tmp_path, data())
     assert begun == [2]
     assert_same(result, training(data()))

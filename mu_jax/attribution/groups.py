@@ -19,9 +19,9 @@ from mu_jax.attribution._features import (
     leverages,
     margin_features,
 )
-from mu_jax.attribution._rows import map_rows
 from mu_jax.data import is_concrete
 from mu_jax.losses import weighted_sum
+from mu_jax.mapping import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic, collect
 from mu_jax.statistics.gradients import mean_gradient

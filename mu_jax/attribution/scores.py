@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax.attribution._rows import map_rows
 from mu_jax.attribution.datamodels import check_ensemble
 from mu_jax.data import Batch, is_concrete
 from mu_jax.evaluation.accuracy import check_classification
+from mu_jax.mapping import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.per_example import squared_norms
 

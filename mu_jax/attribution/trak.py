@@ -17,8 +17,8 @@ from mu_jax.attribution._features import (
     leverages,
     margin_features,
 )
-from mu_jax.attribution._rows import map_rows
 from mu_jax.attribution.groups import group_direction, mean_group_effect
+from mu_jax.mapping import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, collect
 from mu_jax.statistics.projections import Projection

@@ -101,7 +101,8 @@ def attack_summary(
     """Numbers by which membership attacks are reported, with what chance alone would give.
 
     Args:
-        member_scores: float `[m]`, finite; higher means more like a member, as from `lira`.
+        member_scores: float `[m]`, finite; higher means more like a member, as those of `lira` or
+            `membership_scores`, or losses with their sign turned.
         nonmember_scores: float `[n]`, with n >= 1 / min(fpr).
         fpr: allowed false positive rates; an average over all of them hides the members that an
             attacker is sure of, so low ones are customary.

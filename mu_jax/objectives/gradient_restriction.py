@@ -19,7 +19,9 @@ Loss = Callable[[PyTree], jax.Array]
 
 
 @functools.lru_cache(maxsize=64)
-def gradient_restriction(alpha: float = 0.005, norm: Norm = "per_leaf") -> Gradients:
+def gradient_restriction(
+    alpha: float = 0.005, norm: Norm = "per_leaf", *, gradients: Gradients = plain
+) -> Gradients:
     """Train with `L + alpha ||grad L||`: pass it as `gradients=` to `fit`, `retrain`, `finetune`.
 
     `per_leaf` adds up the norms of the leaves, `sum_k ||g_k||`; `global` takes the norm of the
@@ -30,6 +32,8 @@ def gradient_restriction(alpha: float = 0.005, norm: Norm = "per_leaf") -> Gradi
       alpha: 0.005 in the reference program, for batches of 64; the norm of a batch gradient falls
         with the batch size.
       norm: "per_leaf" is the reference; it depends on how parameters are divided into arrays.
+      gradients: how to take `g` and `H u`; with `mu.fitting.micro_batches(k)` the norm is still
+        that of the whole batch.
 
     Returns:
       A gradient seam for `fit`.
@@ -44,9 +48,9 @@ def gradient_restriction(alpha: float = 0.005, norm: Norm = "per_leaf") -> Gradi
       KDD 2025.
     """
 
-    def gradients(terms: TermsFunction, params: PyTree, batch: Batch):
+    def restricted(terms: TermsFunction, params: PyTree, batch: Batch):
         def gradient(params):
-            grads, found, aux = plain(terms, params, batch)
+            grads, found, aux = gradients(terms, params, batch)
             return grads, (found, aux)
 
         grads, (found, aux) = gradient(params)
@@ -54,7 +58,7 @@ def gradient_restriction(alpha: float = 0.005, norm: Norm = "per_leaf") -> Gradi
         push = jax.jvp(lambda p: gradient(p)[0], (params,), (direction,))[1]
         return optax.tree.add_scale(grads, alpha, push), found, aux
 
-    return gradients
+    return restricted
 
 
 def restricted_loss(

@@ -31,7 +31,7 @@ def importance(
     | `per_example` | `sum_i w_i g_i^2 / sum_i w_i`, `g_i` the gradient of the loss of example i |
     | `grouped` | mean over groups of the square of the group's mean gradient |
     | `loss_free` | mean over groups of `abs(grad mean_i ||f(x_i)||^2)`; labels are not used |
-    | `fisher` | `sum_i w_i sum_c p(c|x_i) g_ic^2 / sum_i w_i`, labels from the model's own softmax |
+    | `fisher` | `sum_i w_i sum_c p(c|x_i) g_ic^2 / sum_i w_i`, labels from the model's softmax |
 
     A group is `group_size` consecutive examples in the order of the data; the last group may be
     smaller, and each group counts once. `per_example` is independent of order, batch size and
@@ -74,7 +74,9 @@ def importance(
       Array([1., 9.], dtype=float32)
     """
     size = _group_size(definition, group_size)
-    name = f"importance: {definition}" + (f" of {size}" if definition == "grouped" or size > 1 else "")
+    name = f"importance: {definition}" + (
+        f" of {size}" if definition == "grouped" or size > 1 else ""
+    )
     if definition == "fisher":
         return Statistic(_fisher_terms(model), model.params, name)
     output_size = definition == "loss_free"

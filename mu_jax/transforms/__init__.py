@@ -1,9 +1,11 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
+from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.finetune import finetune
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.magnitude_prune import magnitude_prune
+from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.retrain import retrain
 from mu_jax.transforms.ssd import SSDInfo, ssd
 from mu_jax.transforms.transform import Info, Transform, UnlearningWarning
@@ -14,10 +16,12 @@ __all__ = [
     "SSDInfo",
     "Transform",
     "UnlearningWarning",
+    "dmm",
     "finetune",
     "gradient_ascent",
     "iau",
     "magnitude_prune",
+    "oracle_matching",
     "retrain",
     "ssd",
 ]

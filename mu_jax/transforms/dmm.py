@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import optax
 
 from mu_jax.data import Batches
+from mu_jax.mapping import outputs
 from mu_jax.model import Model
-from mu_jax.outputs import outputs
-from mu_jax.transforms.matching import Recipe, match
+from mu_jax.transforms.matching import RELEASED, Recipe, match
 from mu_jax.transforms.transform import Transform
 
 PyTree = Any
-Attribution = Callable[[Model, PyTree, Batches, Batches], jax.Array]
+Function = Callable[[Model, PyTree, Batches, Batches], jax.Array]
+
+
+class Attribution(Protocol):
+    """What predicts effects: `mu.attribution.trak(...)`, `mu.attribution.ridge(...)`, ..."""
+
+    def effect(self, forget: Batches, examples: Batches) -> jax.Array:
+        """Summed effect of including the forget set on the outputs of examples, f32[n, K]."""
 
 
 def dmm(
     model: Model,
-    attribution: Attribution,
+    attribution: Attribution | Function,
     optimizer: optax.GradientTransformation,
     *,
     multiplier: jax.Array | float = 1.0,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = RELEASED,
 ) -> Transform:
     """Datamodel matching: `h(x) = f(x; theta_0) - multiplier * B(x)`, then fit f to h.
 
@@ -35,8 +42,9 @@ def dmm(
 
     Args:
       model: the model, with outputs f32[B, K].
-      attribution: `(model, variables, forget, examples) -> f32[n, K]`, the summed effect of
-        *including* the forget set, positive where it raises an output; made by `mu.attribution`.
+      attribution: what `mu.attribution` makes (`trak` with `weight_decay` predicts magnitudes,
+        plain `trak` only ranks), or a function `(model, variables, forget, examples) -> f32[n, K]`:
+        the summed effect of *including* the forget set, positive where it raises an output.
       optimizer: from a fresh state. The released code: `optax.adam` at 5e-4, times 0.95 after every
         epoch (`optax.exponential_decay` with `staircase=True`).
       multiplier: scale of the prediction, may be traced. Attributions of half-size subsets come out
@@ -56,13 +64,30 @@ def dmm(
       3. Sums over forget examples are in float32; there in float16.
 
     References:
-      K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel. Attribute-to-Delete:
-      Machine Unlearning via Datamodel Matching. ICLR 2025.
+      K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel.
+      Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
+      >>> data = mu.batches(jnp.eye(4), jnp.array([0, 1, 0, 1]), batch_size=2)
+      >>> forget, retain = mu.split(data, [2])
+      >>> key, variables = jax.random.key(0), mu.Variables(0.1 * jnp.ones((4, 2)))
+      >>> store = mu.attribution.trak(
+      ...     model, [variables], data, key=key, dim=None, weight_decay=0.1)
+      >>> recipe = mu.MatchingRecipe(epochs=50, batch_size=4)
+      >>> unlearn = mu.dmm(model, store, optax.sgd(0.5), recipe=recipe)
+      >>> unlearned, _ = unlearn(key, variables, forget, retain)
+      >>> unlearned.params[2].round(2)
+      Array([-0.45,  0.65], dtype=float32)
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
-            effect = attribution(model, variables, forget, pool)
+            if hasattr(attribution, "effect"):
+                effect = attribution.effect(forget, pool)
+            else:
+                effect = attribution(model, variables, forget, pool)
             return outputs(model, variables, pool) - multiplier * effect
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))

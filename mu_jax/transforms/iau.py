@@ -124,7 +124,8 @@ def iau(
             check_fingerprint(full_gradient, part.fingerprint)
             rest = full_gradient.without(part)
             passes = part.weight
-        rho = part.weight / (part.weight + rest.weight)
+        # In float64 where that is on: weights are whole numbers, their ratio is not.
+        rho = part.weight.astype(float) / (part.weight + rest.weight)
 
         direction = optax.tree.sub(optax.tree.scale(retain_weight, rest.value), part.value)
         updates = _fresh_step(optimizer, direction, params)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax.data import Batches, concatenate
+from mu_jax.data import Batches, concatenate, in_memory
 from mu_jax.fitting import fit
 from mu_jax.model import Model
 from mu_jax.objectives.matching import Distance, matching
+from mu_jax.streaming import Stream
 from mu_jax.transforms.transform import report_fit
 
 PyTree = Any
@@ -44,6 +45,9 @@ class Recipe(NamedTuple):
     shuffle: bool = True
 
 
+RELEASED = Recipe()
+
+
 def match(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -51,16 +55,10 @@ def match(
     targets: Targets,
     key: jax.Array,
     variables: PyTree,
-    sets: tuple[Batches, Batches],
+    sets: tuple[Any, Any],
 ) -> Any:
     """Draw the matching pool, compute its targets once, and fit them."""
-    forget, retain = sets
-    if not (isinstance(forget, Batches) and isinstance(retain, Batches)):
-        raise ValueError(
-            "expected array-backed Batches for matching, found an iterable: draw the retained "
-            "examples to match from it first"
-        )
-    pool = matching_pool(jax.random.fold_in(key, 0), forget, retain, recipe)
+    pool = matching_pool(jax.random.fold_in(key, 0), *sets, recipe)
     pool = pool.replace(targets=targets(pool))
     result = fit(
         model,
@@ -82,10 +80,15 @@ def match(
     return report_fit(model, variables, result, sets)
 
 
-def matching_pool(key: jax.Array, forget: Batches, retain: Batches, recipe: Recipe) -> Batches:
-    """Copies of the forget set, then a random sample of the retain set in its own order."""
+def matching_pool(key: jax.Array, forget: Any, retain: Any, recipe: Recipe) -> Batches:
+    """Copies of the forget set, then a random sample of the retain set in its own order.
+
+    Of a `Stream` only the sample is read; any other iterable is read to its end.
+    """
+    forget = in_memory(forget)
+    retain = retain if isinstance(retain, Stream) else in_memory(retain)
     m, n = forget.num_examples, retain.num_examples
     rows = np.arange(int(recipe.forget_multiplier * m)) % m
     size = min(n, round(recipe.retain_multiplier * m))
     sample = jnp.sort(jax.random.permutation(key, n)[:size])
-    return concatenate(forget.take(rows), retain.take(sample))
+    return concatenate(forget.take(rows), in_memory(retain.take(sample)))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import optax
 
 from mu_jax.data import Batches
+from mu_jax.mapping import outputs
 from mu_jax.model import Model
-from mu_jax.outputs import outputs
-from mu_jax.transforms.matching import Recipe, match
+from mu_jax.transforms.matching import RELEASED, Recipe, match
 from mu_jax.transforms.transform import Transform
 
 PyTree = Any
@@ -21,7 +22,7 @@ def oracle_matching(
     optimizer: optax.GradientTransformation,
     *,
     oracles: PyTree,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = RELEASED,
 ) -> Transform:
     """Fit the mean outputs of oracles: what datamodel matching aims at, with the oracles known.
 
@@ -40,14 +41,19 @@ def oracle_matching(
     Cost: J forward passes over the pool, and `epochs` passes over it.
 
     References:
-      K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel. Attribute-to-Delete:
-      Machine Unlearning via Datamodel Matching. ICLR 2025.
+      K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel.
+      Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
-            return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)
+            return _mean_outputs(model, oracles, pool)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
     return Transform(model, unlearn)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_outputs(model: Model, oracles: PyTree, pool: Batches) -> jax.Array:
+    return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)

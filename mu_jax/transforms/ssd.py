@@ -201,10 +201,10 @@ def _details(part, full, total, alpha, updates) -> SSDInfo:
 
 def _warn_if_out_of_reach(alpha, forget, retain) -> None:
     """Say before the pass that no ratio can exceed `n / n_forget`."""
-    sizes = [getattr(x, "num_examples", None) for x in (forget, retain)]
-    if None in sizes or not data.is_concrete(alpha):
+    size, rest = _size(forget), _size(retain)
+    if size is None or rest is None or not data.is_concrete(alpha):
         return
-    bound = sum(sizes) / sizes[0]  # type: ignore[arg-type, operator]
+    bound = (size + rest) / size
     if np.min(alpha) >= bound:
         warnings.warn(
             f"Nothing can be selected: alpha is {np.min(alpha):.4g}, and under per-example "
@@ -212,3 +212,11 @@ def _warn_if_out_of_reach(alpha, forget, retain) -> None:
             UnlearningWarning,
             stacklevel=3,
         )
+
+
+def _size(examples: Any) -> float | None:
+    """Total weight of a set, or None where it cannot be seen."""
+    weight = getattr(examples, "weight", None)
+    if weight is None:
+        return getattr(examples, "num_examples", None)
+    return float(weight.sum()) if data.is_concrete(weight) else None

@@ -135,7 +135,7 @@ def report_fit(
 
 def _overlap(forget: Any, retain: Any) -> jax.Array:
     """Number of shared ids, also under `jit`."""
-    ids = [getattr(x, "index", None) for x in (forget, retain)]
+    ids = [data.ids_of(x) for x in (forget, retain)]
     if any(i is None for i in ids):
         return jnp.asarray(-1, jnp.int32)
     forget_ids, retain_ids = (jnp.asarray(i) for i in ids)

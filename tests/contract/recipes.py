@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from small_models import Setting, setting
@@ -30,7 +32,17 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "dampening": lambda setting: 0.7,
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
+    "attribution": lambda setting: _half,
+    "oracles": lambda setting: jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
+    ),
 }
+
+
+def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) -> jax.Array:
+    """An attribution that says the same of every example."""
+    return 0.5 * jnp.ones_like(mu.outputs(model, variables, examples))
+
 
 # Further ways to call a transform that must obey the contract as well.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -61,7 +73,7 @@ class Case(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether it is an optimisation, whose result depends on the batch size."""
-        return self.takes("epochs") or self.takes("steps")
+        return any(self.takes(name) for name in ("epochs", "steps", "recipe"))
 
 
 def arguments(factory: Callable, setting: Setting) -> dict[str, Any]:

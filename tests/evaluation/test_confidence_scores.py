@@ -62,8 +62,8 @@ def test_published_form_depends_on_the_rest_of_the_set():
     np.testing.assert_allclose(found, published_modified_entropy(logits, labels), rtol=1e-10)
     alone = evaluation.modified_entropy_as_published(logits[:1], labels[:1])
     assert abs(alone[0] - found[0]) > 0.1
-    far = evaluation.modified_entropy_as_published([[0.0, 900.0]], [1])
-    np.testing.assert_allclose(far, published_modified_entropy(np.array([[0, 900.0]]), [1]))
+    far = evaluation.modified_entropy_as_published([[0.0, 900.0]], [0])
+    np.testing.assert_allclose(far, published_modified_entropy(np.array([[0, 900.0]]), [0]))
 
 
 def test_scores_are_higher_for_members_than_for_a_random_label():

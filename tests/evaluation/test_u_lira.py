@@ -98,6 +98,30 @@ def test_cap_bounds_the_shadow_models():
     assert (found.targets.shadows == 12).all()
 
 
+def test_models_that_retained_an_example_take_no_part():
+    margins, trained, forgotten = study(shift=1.0)
+    retained = trained[:, None] & ~forgotten
+    found, same = (
+        evaluation.u_lira(values, trained, forgotten, seed=0, options=FEW)
+        for values in (margins, margins + 1e3 * retained)
+    )
+    np.testing.assert_array_equal(found.forgotten_scores, same.forgotten_scores)
+    np.testing.assert_array_equal(found.unseen_scores, same.unseen_scores)
+
+
+def test_a_cut_takes_shadows_of_many_base_models():
+    """Runs of one base model agree, so a fit to those of a single one would be sure of nonsense."""
+    margins, trained, forgotten = study()
+    margins = margins[:, :1] + 1e-6 * margins
+    found = evaluation.u_lira(margins, trained, forgotten, seed=0, options=FEW._replace(cap=12))
+    assert np.abs(found.forgotten_scores).max() < 100
+
+
+def test_sides_of_the_floor_are_disjoint():
+    found = evaluation.u_lira_floor(*study(bases=40), seed=0, options=FEW)
+    assert np.intersect1d(found.forgotten_scores, found.unseen_scores).size == 0
+
+
 def test_robust_fit_survives_runs_that_diverged():
     margins, trained, forgotten = study(bases=40, shift=3.0)
     diverged = np.random.default_rng(0).random((40, 12, 1)) < 0.05

@@ -1,4 +1,4 @@
-"""One row of numbers for every example, streamed over batches."""
+"""One row of numbers for every example: outputs, scores, features; streamed over batches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from mu_jax.data import Batch, Batches, axis_size
 from mu_jax.folding import fold
+from mu_jax.model import Model
 from mu_jax.sharding import sum_over_mesh
 
 PyTree = Any
@@ -40,6 +41,32 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
     table = jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), shapes)
     step = _row_step(function, data.mesh, data.axis)
     return fold(step, (table, jnp.zeros((), jnp.int32)), data, *frozen)[0]
+
+
+def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
+    """Outputs in inference mode for every example, `[n, ...]`, in the order of the examples.
+
+    Args:
+      model, variables: the model.
+      data: `Batches` or a `Stream`; rows of weight 0 get their outputs too.
+
+    Cost: one forward pass; memory of the result and one batch of activations.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+      >>> data = mu.batches(jnp.eye(3), jnp.zeros(3), batch_size=2)
+      >>> mu.outputs(model, mu.Variables(jnp.arange(3.0)), data)
+      Array([0., 1., 2.], dtype=float32)
+    """
+    if isinstance(data, Batches):  # rows of weight 0 would otherwise count as padding
+        data = data.replace(weight=jnp.ones_like(data.weight))
+    return map_rows(_output_rows(model), data, variables)
+
+
+@functools.lru_cache(maxsize=64)
+def _output_rows(model: Model) -> RowFunction:
+    return lambda batch, variables: model.apply(variables, batch.inputs)
 
 
 @functools.lru_cache(maxsize=128)
