@@ -174,10 +174,11 @@ def _over_iterable(
             f"expected batches that can be walked through {epochs} times, found an iterator: "
             "give a list, Batches or a Stream"
         )
+    foreign = not hasattr(batches, "iterate")  # a Stream fills up its batches as `Batches` does
     total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
     carry, position = _begin(total, carry, start)
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
-        carry = _compiled_step(step, carry, batch, frozen, mesh_of(batch) is None)
+        carry = _compiled_step(step, carry, batch, frozen, foreign and mesh_of(batch) is None)
         position += 1
         _advance(carry, position)
     if position == 0:

@@ -55,7 +55,8 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     def move(leaf):
         if not isinstance(leaf, jax.Array):
             return jax.device_put(leaf, everywhere)
-        if leaf.sharding.device_set == devices:
+        named = isinstance(leaf.sharding, NamedSharding)  # one device alone names no mesh
+        if named and leaf.sharding.device_set == devices:
             return leaf
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             # Typed keys cannot be put on devices of other processes, their words can.

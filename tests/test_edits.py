@@ -14,7 +14,9 @@ rng = np.random.default_rng(0)
 
 def tree(scale=1.0):
     leaves = {"a": (7, 5), "b": (5,), "c": (5, 3)}
-    return {name: jnp.asarray(scale * rng.normal(size=s), jnp.float32) for name, s in leaves.items()}
+    return {
+        name: jnp.asarray(scale * rng.normal(size=s), jnp.float32) for name, s in leaves.items()
+    }
 
 
 def importances():

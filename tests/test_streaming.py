@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,6 +160,31 @@ def test_transforms_take_streams():
         first, _ = unlearn(key, variables, *mu.split(data, [2, 5]))
         second, _ = unlearn(key, variables, *mu.split(streamed(data), [2, 5]))
         np.testing.assert_allclose(first.params, second.params, rtol=1e-5)
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))[:, 0]
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_in_training_mode_padding_moves_statistics_as_that_of_arrays_does(devices):
+    mesh = None if devices is None else mu.data_mesh(jax.devices()[:devices])
+    model = mu.from_linen(Normalised(), optax.squared_error)
+    variables = Normalised().init(jax.random.key(0), jnp.ones((1, 3)))
+    first, second = (
+        mu.fit(
+            model,
+            mu.supervised(model, training_mode=True),
+            optax.sgd(0.1),
+            variables,
+            batches,
+            key=jax.random.key(1),
+        )[0].variables
+        for batches in (arrays(), streamed(arrays(), mesh=mesh))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), first, second)
 
 
 @pytest.mark.parametrize("kind", list(jax.sharding.AxisType)[:2])

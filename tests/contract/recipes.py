@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax
 import jax.numpy as jnp
 import optax
 import pytest

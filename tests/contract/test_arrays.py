@@ -1,4 +1,4 @@
-"""Arrays in, arrays out: same shapes, nothing mutated, nothing hidden, statistics where they were."""
+"""Arrays in, arrays out: the same shapes, nothing mutated, nothing hidden."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""`jit`, and `vmap` over keys, an ensemble, hyper-parameters and step sizes: one trace, same answer."""
+"""`jit`, and `vmap` over keys, models and numbers: one trace, the same answer."""
 
 import inspect
 
@@ -101,9 +101,7 @@ def test_vmap_over_a_number_equals_the_loop_in_one_trace(case, parameter):
     found = jax.vmap(unlearn)(values)
     assert unlearn.count == 1
     assert_close(found, stack([unlearn(value) for value in values]))
-    first, last = (jax.tree.map(lambda x: x[i], found[0]) for i in (0, -1))
-    with pytest.raises(AssertionError):
-        assert_close(first, last)
+    assert any(bool(jnp.any(leaf[0] != leaf[-1])) for leaf in jax.tree.leaves(found[0]))
 
 
 @every(lambda case: case.takes("optimizer"))

@@ -37,7 +37,14 @@ def broken(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["overlapping", "overlapping streams", "empty forget", "empty retain", "NaN weight", "negative"],
+    [
+        "overlapping",
+        "overlapping streams",
+        "empty forget",
+        "empty retain",
+        "NaN weight",
+        "negative",
+    ],
 )
 @every(variants=False)
 def test_refused_in_one_sentence(case, kind):

@@ -202,7 +202,7 @@ def test_a_restricted_fit_ends_with_smaller_gradients():
         given = (jax.random.key(0), chosen.variables, *chosen.sets(batch_size=16))
 
         def last_norm(gradients):
-            unlearn = mu.finetune(chosen.model, optax.sgd(0.2), epochs=30, gradients=gradients)
+            unlearn = mu.finetune(chosen.model, optax.sgd(0.1), epochs=30, gradients=gradients)
             return unlearn(*given)[0]
 
         statistic = mu.statistics.mean_gradient(chosen.model)
@@ -210,4 +210,4 @@ def test_a_restricted_fit_ends_with_smaller_gradients():
             optax.tree.norm(mu.collect(statistic, last_norm(g), given[3]).value)
             for g in (None, mu.gradient_restriction(0.5, "global"))
         )
-        assert restricted < 0.8 * free
+        assert restricted < 0.85 * free

@@ -322,9 +322,7 @@ def test_weights_of_examples_count():
     doubled = mu.data.concatenate(forget, forget).replace(index=jnp.arange(100, 112))
     heavier = forget.replace(weight=forget.weight * 2)
     unlearn = mu.ssd(MODEL, 1.2)
-    assert_close(
-        quietly(unlearn, heavier, retain)[0], quietly(unlearn, doubled, retain)[0]
-    )
+    assert_close(quietly(unlearn, heavier, retain)[0], quietly(unlearn, doubled, retain)[0])
 
 
 def test_the_bound_is_one_of_weights():
