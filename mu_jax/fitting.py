@@ -134,6 +134,11 @@ def fit(
     parameters, optimizer state, one gradient and one batch.
     """
     if batch_size is not None:
+        if not hasattr(batches, "replace"):
+            raise ValueError(
+                "expected Batches or a Stream for a given batch_size, found an iterable: let it "
+                "yield batches of that size"
+            )
         batches = batches.replace(batch_size=batch_size)  # type: ignore[union-attr]
     total = steps
     if total is None:

@@ -26,9 +26,6 @@ def assert_refused(sentence, function, *arguments, **named):
     assert re.fullmatch(r"expected [^\n]+ found [^\n]+: [^\n]+[^.\n]", message), message
 
 
-# --- batches ---
-
-
 def test_batches_keep_the_order_and_pad_the_last_with_weight_zero():
     data = make()
     assert (data.num_examples, data.num_batches) == (7, 3)
@@ -108,9 +105,6 @@ def test_concatenate_keeps_both_orders_and_the_batching_of_the_first():
     assert both.inputs["id"].tolist() == [0, 10, 0, 10, 20]
 
 
-# --- padding ---
-
-
 def test_pad_repeats_the_last_row_with_weight_zero_and_no_id():
     batch = make(2, batch_size=2).at(0)
     padded = pad(batch, 5)
@@ -137,9 +131,6 @@ def test_without_padding_values_leaves_zeros_where_no_row_counts():
     nothing = mu.Batch(jnp.full(2, jnp.nan), jnp.arange(2), jnp.zeros(2), jnp.arange(2))
     clean = without_padding_values(nothing)
     assert clean.inputs.tolist() == [0, 0] and clean.targets.tolist() == [0, 0]
-
-
-# --- what batches() refuses ---
 
 
 @pytest.mark.parametrize(
@@ -198,9 +189,6 @@ def test_ids_of_other_integer_types_are_taken():
     assert make(3, index=[0, 1, 2**31 - 1]).index.tolist() == [0, 1, 2**31 - 1]
 
 
-# --- split ---
-
-
 def test_split_goes_by_id_in_the_order_of_the_data():
     data = make(index=np.array([16, 15, 14, 13, 12, 11, 10]))
     forget, retain = mu.split(data, [10, 15, 10])
@@ -239,9 +227,6 @@ def test_requests_that_split_refuses(ids, sentence):
 def test_split_refuses_repeated_ids_in_the_data():
     data = make(4, index=np.array([0, 1, 1, 2]))
     assert_refused("every id once in the data, found 3 different ids for 4", mu.split, data, [0])
-
-
-# --- checks of the sets ---
 
 
 def test_overlapping_sets_are_refused():

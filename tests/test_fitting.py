@@ -1,112 +1,34 @@
-"""The one optimisation loop, continued anywhere, and its gradient seams."""
+"""The one optimisation loop, continued anywhere."""
 
 from __future__ import annotations
 
-import contextlib
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import counted_compilations
+from fitting_cases import (
+    ADAM,
+    KEY,
+    MODEL,
+    OBJECTIVE,
+    N,
+    as_data,
+    assert_same,
+    by_hand,
+    close,
+    data,
+    mean_loss,
+    pairs,
+    run,
+    squared,
+    start,
+)
 
 import mu_jax as mu
-from mu_jax.fitting import FitInfo, Term, micro_batches, per_term, plain, sam, total
+from mu_jax.fitting import FitInfo, Term, micro_batches, sam
 from mu_jax.losses import weighted_sum
-
-N, KEY, ADAM = 11, jax.random.key(4), optax.adam(0.05)
-
-
-def squared(outputs, targets):
-    return jnp.square(outputs - targets)
-
-
-MODEL = mu.from_function(lambda w, state, x: jnp.tanh(x @ w["w"]) @ w["v"], squared)
-OBJECTIVE = mu.supervised(MODEL)
-
-
-def start(dtype=jnp.float32):
-    return mu.Variables(
-        {"w": jnp.asarray(np.linspace(-1, 1, 6).reshape(3, 2), dtype), "v": jnp.ones(2, dtype)}
-    )
-
-
-def data(batch_size=4, dtype=jnp.float32, weight=None):
-    inputs = jax.random.normal(jax.random.key(0), (N, 3), dtype)
-    return mu.batches(inputs, jnp.sin(inputs.sum(1)), batch_size=batch_size, weight=weight)
-
-
-def pairs(batches):
-    rows = zip(np.asarray(batches.inputs), np.asarray(batches.targets), strict=True)
-    return mu.stream(list(rows), batch_size=batches.batch_size)
-
-
-def run(batches=None, objective=OBJECTIVE, optimizer=ADAM, **arguments):
-    batches = data() if batches is None else batches
-    arguments = {"key": KEY, **arguments}
-    return mu.fit(MODEL, objective, optimizer, start(), batches, **arguments)
-
-
-def mean_loss(params, x, y, weight):
-    losses = squared(MODEL.predict(params, (), x), y)
-    return jnp.sum(weight * losses) / jnp.sum(weight)
-
-
-def by_hand(batches, steps, optimizer=ADAM, shuffle=True, gradient=None):
-    """The loop written out: rows without padding, optax applied by hand."""
-    params = start().params
-    opt_state, losses = optimizer.init(params), []
-    gradient = gradient or jax.value_and_grad(mean_loss)
-    per_epoch = -(-N // batches.batch_size)
-    for step in range(steps):
-        epoch, place = divmod(step, per_epoch)
-        order = jax.random.permutation(jax.random.fold_in(KEY, epoch), N)
-        order = order if shuffle else jnp.arange(N)
-        rows = order[place * batches.batch_size : (place + 1) * batches.batch_size]
-        batch = batches.inputs[rows], batches.targets[rows], batches.weight[rows]
-        loss, grads = gradient(params, *batch)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        losses.append(loss)
-    return params, losses
-
-
-def close(first, second, rtol=2e-5, atol=1e-6):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
-
-
-def as_data(tree):
-    def data(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(data, tree)
-
-
-def assert_same(first, second):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    jax.tree.map(np.testing.assert_array_equal, as_data(first), as_data(second))
-
-
-@contextlib.contextmanager
-def counted_compilations():
-    compilations = []
-
-    def listen(event, duration, **_):
-        del duration
-        if event.endswith("backend_compile_duration"):
-            compilations.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
-# --- the loop ---
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -180,9 +102,6 @@ def test_an_iterable_without_a_length_needs_steps():
         run((batch for batch in data()), steps=4)
 
 
-# --- continuing ---
-
-
 @pytest.mark.parametrize("cut", [1, 3, 5])
 @pytest.mark.parametrize("make", [lambda b: b, pairs, list], ids=["arrays", "stream", "list"])
 def test_a_fit_continued_from_its_state_is_bit_identical(make, cut):
@@ -230,9 +149,6 @@ def test_the_callers_arrays_survive():
     assert_same(state, state._replace(variables=kept.variables, opt_state=kept.opt_state))
 
 
-# --- compilation ---
-
-
 def distil(variables, batch, frozen, key):
     """Towards the outputs of a teacher."""
     del key
@@ -271,150 +187,6 @@ def test_supervised_is_one_object_per_model():
     assert sam(0.1) is sam(0.1) and micro_batches(2) is micro_batches(2)
 
 
-# --- gradient seams ---
-
-
-def two_terms(variables, batch, frozen, key):
-    del frozen, key
-    losses = squared(MODEL.apply(variables, batch.inputs), batch.targets)
-    norm = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(variables.params))
-    found = {
-        "loss": Term(weighted_sum(losses, batch.weight), batch.weight.sum()),
-        "norm": Term(norm, jnp.ones(()), 0.1),
-    }
-    return found, variables
-
-
-def add_up(gradients):
-    return jax.tree.map(lambda *leaves: sum(leaves), *gradients.values())
-
-
-def project(gradients):
-    """The gradient of the loss without its part along that of the norm."""
-    g, n = gradients["loss"], gradients["norm"]
-    return optax.tree.add_scale(g, -optax.tree.vdot(g, n) / optax.tree.vdot(n, n), n)
-
-
-def test_total_is_the_sum_of_scaled_means_and_an_empty_term_counts_nothing():
-    terms = {
-        "a": Term(jnp.float32(6), jnp.float32(4)),
-        "b": Term(jnp.float32(3), jnp.float32(2), -2.0),
-        "empty": Term(jnp.float32(0), jnp.float32(0)),
-    }
-    assert total(terms) == 1.5 - 3.0
-
-
-def test_plain_is_the_gradient_of_the_mean():
-    batch = data().at(2)
-
-    def terms(params, batch):
-        return OBJECTIVE(mu.Variables(params), batch, {}, KEY)
-
-    grads, found, moved = plain(terms, start().params, batch)
-    rows = slice(8, 11)
-    expected = jax.grad(mean_loss)(
-        start().params, data().inputs[rows], data().targets[rows], jnp.ones(3)
-    )
-    close(grads, expected)
-    assert found["loss"].weight == 3
-    assert_same(moved, start())
-
-
-def test_sam_is_the_gradient_at_the_perturbed_parameters():
-    rho, take = 0.3, jax.value_and_grad(mean_loss)
-
-    def gradient(params, *batch):
-        loss, grads = take(params, *batch)
-        length = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
-        moved = jax.tree.map(lambda p, g: p + rho * g / length, params, grads)
-        return loss, take(moved, *batch)[1]
-
-    state, info = run(epochs=2, gradients=sam(rho))
-    params, losses = by_hand(data(), 6, gradient=gradient)
-    close(state.variables.params, params, rtol=1e-4)
-    np.testing.assert_allclose(info.loss, losses, rtol=1e-4)
-    close(run(gradients=sam(0.0))[0].variables, run()[0].variables)
-
-
-def test_one_gradient_per_term_added_up_is_plain():
-    expected, info = run(objective=two_terms, epochs=2)
-    found, per_term_info = run(objective=two_terms, epochs=2, gradients=per_term(add_up))
-    close(found.variables, expected.variables)
-    close(per_term_info, info)
-
-
-def test_one_gradient_per_term_may_be_projected():
-    batch = data().at(0)
-    norm = jax.grad(lambda p: 0.1 * sum(jnp.sum(x * x) for x in jax.tree.leaves(p)))(start().params)
-    loss = jax.grad(mean_loss)(start().params, batch.inputs, batch.targets, batch.weight)
-
-    def terms(params, batch):
-        return two_terms(mu.Variables(params), batch, {}, KEY)
-
-    seen = []
-    grads, _, _ = per_term(lambda g: seen.append(g) or project(g))(terms, start().params, batch)
-    close(seen[0], {"loss": loss, "norm": norm})
-    close(grads, project({"loss": loss, "norm": norm}))
-    assert abs(optax.tree.vdot(grads, norm)) < 1e-6
-
-
-@pytest.mark.parametrize("number", [1, 2, 4])
-def test_micro_batches_are_plain(number):
-    expected, info = run(objective=two_terms, epochs=2)
-    found, found_info = run(objective=two_terms, epochs=2, gradients=micro_batches(number))
-    close(found.variables, expected.variables, rtol=1e-5)
-    close(found_info, info, rtol=1e-5)
-
-
-def test_micro_batches_are_plain_to_rounding_in_float64():
-    with jax.enable_x64(True):
-        batches = data(8, jnp.float64, weight=jnp.linspace(0.1, 2, N))
-
-        def terms(params, batch):
-            return two_terms(mu.Variables(params), batch, {}, KEY)
-
-        params = start(jnp.float64).params
-        for batch in batches:
-            expected, found, _ = jax.jit(lambda p, b: plain(terms, p, b))(params, batch)
-            grads, parts, _ = jax.jit(lambda p, b: micro_batches(4)(terms, p, b))(params, batch)
-            close(grads, expected, rtol=1e-12, atol=1e-14)
-            np.testing.assert_allclose(total(parts), total(found), rtol=1e-12)
-
-
-def test_micro_batches_refuse_parts_of_unequal_size():
-    with pytest.raises(ValueError, match="divides into 3 parts, found one of 4 rows"):
-        run(gradients=micro_batches(3))
-
-
-class Normalised(nn.Module):
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        return nn.Dense(1)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))[:, 0]
-
-
-def test_micro_batches_move_statistics_by_the_last_part():
-    module = Normalised()
-    variables = module.init(jax.random.key(0), jnp.ones((2, 3)))
-    model = mu.from_linen(module, squared)
-    objective = mu.supervised(model, training_mode=True)
-    batches = data(4).take(np.arange(4))
-    state, _ = mu.fit(
-        model,
-        objective,
-        ADAM,
-        variables,
-        batches,
-        key=KEY,
-        shuffle=False,
-        gradients=micro_batches(2),
-    )
-    mean = state.variables["batch_stats"]["BatchNorm_0"]["mean"]
-    np.testing.assert_allclose(mean, 0.5 * batches.inputs[2:].mean(0), rtol=1e-5)
-
-
-# --- optimizers ---
-
-
 def test_the_value_reaches_an_optimizer_that_wants_it():
     params = start().params
     batch = (data().inputs, data().targets, jnp.ones(N))
@@ -432,9 +204,6 @@ def test_schedules_count_the_steps_of_a_continued_fit():
     second, _ = run(optimizer=optimizer, epochs=2, state=first)
     assert_same(second.variables, first.variables)
     assert int(second.step) == 6
-
-
-# --- what it says ---
 
 
 def test_a_divergence_is_reported_with_its_step():

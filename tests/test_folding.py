@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import counted_compilations
 
 import mu_jax as mu
 from mu_jax.folding import fold, num_batches, observe
@@ -69,22 +70,6 @@ def by_hand(batches, epochs=1, scale=1.0, orders=None):
 def assert_same(first, second):
     assert jax.tree.structure(first) == jax.tree.structure(second)
     jax.tree.map(np.testing.assert_array_equal, first, second)
-
-
-@contextlib.contextmanager
-def counted_compilations():
-    compilations = []
-
-    def listen(event, duration, **_):
-        del duration
-        if event.endswith("backend_compile_duration"):
-            compilations.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 20])

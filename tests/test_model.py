@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,86 +12,34 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from model_cases import (
+    DATA,
+    LABELS,
+    LOSS,
+    NNX,
+    STATEFUL,
+    X,
+    as_data,
+    assert_one_sentence,
+    leaf_names,
+    linen_case,
+    nnx_case,
+    raw_case,
+    same,
+)
 
 import mu_jax as mu
 from mu_jax.model import path_name
 
-X = jax.random.normal(jax.random.key(0), (6, 4)) * 3 + 1
-LABELS = jnp.array([0, 1, 2, 0, 1, 2])
-LOSS = optax.softmax_cross_entropy_with_integer_labels
-DATA = mu.batches(X, LABELS, batch_size=4)
+
+@pytest.fixture(params=STATEFUL.values(), ids=STATEFUL.keys())
+def case(request):
+    return request.param()
 
 
-class Linen(nn.Module):
-    """Dense, batch normalisation, dropout, dense; the mode is a keyword called `flag`."""
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        return linen_body(self, x, train)
-
-
-class LinenDeterministic(nn.Module):
-    @nn.compact
-    def __call__(self, x, deterministic: bool = True):
-        return linen_body(self, x, not deterministic)
-
-
-class LinenTraining(nn.Module):
-    @nn.compact
-    def __call__(self, x, *, training: bool):
-        return linen_body(self, x, training)
-
-
-class LinenIsTraining(nn.Module):
-    @nn.compact
-    def __call__(self, x, is_training: bool = True):
-        return linen_body(self, x, is_training)
-
-
-class LinenMode(nn.Module):
-    @nn.compact
-    def __call__(self, x, mode: str):
-        return linen_body(self, x, mode == "fit")
-
-
-def linen_body(module, x, train):
-    del module  # submodules find their parent by themselves
-    x = nn.Dense(5, name="hidden")(x)
-    x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
-    x = nn.Dropout(0.5, deterministic=not train)(x)
-    return nn.Dense(3, name="head")(x)
-
-
-class NNX(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(4, 5, rngs=rngs)
-        self.norm = nnx.BatchNorm(5, momentum=0.9, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-        self.head = nnx.Linear(5, 3, rngs=rngs)
-
-    def __call__(self, x):
-        return self.head(self.dropout(self.norm(self.hidden(x))))
-
-
-def raw_apply(params, state, key, x, train):
-    """The same network on plain dicts, in the order of arguments that haiku has."""
-    h = x @ params["hidden"]["kernel"] + params["hidden"]["bias"]
-    mean, var = (h.mean(0), h.var(0)) if train else (state["mean"], state["var"])
-    moved = {
-        "mean": 0.9 * state["mean"] + 0.1 * mean if train else mean,
-        "var": 0.9 * state["var"] + 0.1 * var if train else var,
-    }
-    h = (h - mean) * jax.lax.rsqrt(var + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
-    if key is not None:
-        h = jnp.where(jax.random.bernoulli(key, 0.5, h.shape), h * 2, 0)
-    return h @ params["head"]["kernel"] + params["head"]["bias"], moved
-
-
-class HaikuStyle(NamedTuple):
-    """What `hk.transform_with_state` gives: `init(rng, x)` and `apply(params, state, rng, x)`."""
-
-    init: Any
-    apply: Any
+@pytest.fixture(params=[linen_case, nnx_case, raw_case], ids=["linen", "nnx", "raw"])
+def adapter(request):
+    return request.param()
 
 
 @jax.tree_util.register_dataclass
@@ -109,91 +56,6 @@ class Linear:
 
 def is_array(leaf):
     return isinstance(leaf, jax.Array)
-
-
-def linen_case(cls=Linen, flag="train", **arguments):
-    module = cls()
-    inference = arguments.get("inference_arguments", {flag: flag == "deterministic"})
-    variables = module.init(jax.random.key(1), X, **inference)
-    return mu.from_linen(module, LOSS, **arguments), variables
-
-
-def nnx_case():
-    net = NNX(nnx.Rngs(0))
-    return mu.from_nnx(net, LOSS), nnx.state(net)
-
-
-def raw_variables():
-    params = dict(linen_case()[1]["params"])
-    return mu.Variables(params, {"mean": jnp.zeros(5), "var": jnp.ones(5)})
-
-
-def raw_case():
-    model = mu.from_function(
-        lambda params, state, x: raw_apply(params, state, None, x, False)[0],
-        LOSS,
-        predict_train=lambda params, state, x, key: raw_apply(params, state, key, x, True),
-    )
-    return model, raw_variables()
-
-
-def haiku_case():
-    transformed = HaikuStyle(
-        init=lambda key, x: tuple(raw_variables()),
-        apply=lambda params, state, rng, x, is_training: raw_apply(
-            params, state, rng, x, is_training
-        ),
-    )
-    model = mu.from_function(
-        lambda params, state, x: transformed.apply(params, state, None, x, False)[0],
-        LOSS,
-        predict_train=lambda params, state, x, key: transformed.apply(params, state, key, x, True),
-    )
-    return model, mu.Variables(*transformed.init(jax.random.key(0), X))
-
-
-STATEFUL = {
-    "linen train": linen_case,
-    "linen deterministic": lambda: linen_case(LinenDeterministic, "deterministic"),
-    "linen training": lambda: linen_case(LinenTraining, "training"),
-    "linen is_training": lambda: linen_case(LinenIsTraining, "is_training"),
-    "linen explicit": lambda: linen_case(
-        LinenMode, train_arguments={"mode": "fit"}, inference_arguments={"mode": "predict"}
-    ),
-    "nnx": nnx_case,
-    "raw": raw_case,
-    "haiku style": haiku_case,
-}
-
-
-@pytest.fixture(params=STATEFUL.values(), ids=STATEFUL.keys())
-def case(request):
-    return request.param()
-
-
-@pytest.fixture(params=[linen_case, nnx_case, raw_case], ids=["linen", "nnx", "raw"])
-def adapter(request):
-    return request.param()
-
-
-def same(first, second):
-    first, second = (jax.tree.leaves(as_data(tree)) for tree in (first, second))
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def as_data(tree):
-    def data(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(leaf) if is_key else leaf
-
-    return jax.tree.map(data, tree)
-
-
-def assert_one_sentence(raised, *parts):
-    message = str(raised.value)
-    assert re.fullmatch(r"expected [^\n]+ found [^\n]+: [^\n]+[^.\n]", message), message
-    for part in parts:
-        assert part in message, message
 
 
 def test_inference_is_the_default_and_normalises_by_running_statistics(case):
@@ -458,10 +320,6 @@ def test_observe_gives_what_an_nnx_module_sows_by_name():
     assert same(outputs, model.apply(variables, X))
 
 
-def leaf_names(tree):
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
 def test_names_are_the_same_for_linen_and_nnx():
     linen, linen_variables = linen_case()
     net, nnx_variables = nnx_case()
@@ -475,107 +333,6 @@ def test_names_are_the_same_for_linen_and_nnx():
         "norm/bias",
         "norm/scale",
     ]
-
-
-def is_head(name):
-    return name.startswith("head/")
-
-
-def mask_of(params):
-    return jax.tree_util.tree_map_with_path(lambda p, _: is_head(path_name(p)), params)
-
-
-@pytest.mark.parametrize("form", ["predicate", "tree of bools"])
-def test_restrict_leaves_frozen_leaves_out_of_everything(adapter, form):
-    model, variables = adapter
-    part = mu.restrict(model, is_head if form == "predicate" else mask_of(model.params(variables)))
-    assert leaf_names(part.params(variables)) == ["head/bias", "head/kernel"]
-    assert same(part.apply(variables, X), model.apply(variables, X))
-    assert same(part.with_params(variables, part.params(variables)), variables)
-    key = jax.random.key(5)
-    assert same(part.apply_train(variables, X, key), model.apply_train(variables, X, key))
-
-    whole = mu.collect(mu.statistics.mean_gradient(model), variables, DATA).value
-    value = mu.collect(mu.statistics.mean_gradient(part), variables, DATA).value
-    chosen = [
-        leaf for p, leaf in jax.tree_util.tree_leaves_with_path(whole) if is_head(path_name(p))
-    ]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-        jax.tree.leaves(value),
-        chosen,
-    )
-
-
-def test_no_gradient_is_computed_for_frozen_leaves():
-    model, variables = raw_case()
-    part = mu.restrict(model, lambda name: name == "head/bias")
-
-    def products(model):
-        statistic = mu.statistics.mean_gradient(model)
-        jaxpr = jax.make_jaxpr(statistic.terms)(variables, DATA.at(0))
-        return str(jaxpr).count("dot_general")
-
-    assert products(part) == 2  # the forward pass only
-    assert products(model) == 5
-
-
-@pytest.mark.parametrize("training_mode", [False, True])
-def test_a_fit_of_a_restricted_model_leaves_the_rest_bit_identical(adapter, training_mode):
-    model, variables = adapter
-    part = mu.restrict(model, is_head)
-    objective = mu.supervised(part, training_mode=training_mode)
-    optimizer = optax.adamw(0.1, weight_decay=0.1)
-    state, _ = mu.fit(part, objective, optimizer, variables, DATA, key=jax.random.key(0))
-    before, after = model.params(variables), model.params(state.variables)
-    assert jax.tree.structure(after) == jax.tree.structure(before)
-    for (path, old), new in zip(
-        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
-    ):
-        assert np.array_equal(old, new) is not is_head(path_name(path))
-
-
-def test_restrictions_nest():
-    model, variables = linen_case()
-    part = mu.restrict(mu.restrict(model, is_head), lambda name: name.endswith("bias"))
-    assert leaf_names(part.params(variables)) == ["head/bias"]
-    assert same(part.apply(variables, X), model.apply(variables, X))
-    assert same(part.with_params(variables, part.params(variables)), variables)
-
-
-def test_restrict_with_the_same_choice_is_the_same_model():
-    model, variables = linen_case()
-    mask = mask_of(model.params(variables))
-    assert mu.restrict(model, mask) is mu.restrict(model, jax.tree.map(bool, mask))
-    assert mu.restrict(model, is_head) is mu.restrict(model, is_head)
-
-
-def test_refresh_keeps_what_is_frozen():
-    model, variables = linen_case()
-    fresh = jax.tree.map(lambda x: x + 1, variables)
-    mixed = mu.restrict(model, is_head).refresh(variables, fresh)
-    assert same(mixed["params"]["head"], fresh["params"]["head"])
-    assert same(mixed["params"]["hidden"], variables["params"]["hidden"])
-    assert same(mixed["batch_stats"], fresh["batch_stats"])
-    assert same(model.refresh(variables, fresh), fresh)
-
-
-def test_restrict_refuses_masks_of_array_elements():
-    model, variables = linen_case()
-    masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), model.params(variables))
-    with pytest.raises(TypeError) as raised:
-        mu.restrict(model, masks)
-    assert_one_sentence(raised, "mu.edits.where(mask)")
-
-
-@pytest.mark.parametrize("form", ["predicate", "tree of bools"])
-def test_restrict_refuses_to_choose_nothing(adapter, form):
-    model, variables = adapter
-    nothing = jax.tree.map(lambda _: False, model.params(variables))
-    part = mu.restrict(model, (lambda name: name == "heads") if form == "predicate" else nothing)
-    with pytest.raises(ValueError) as raised:
-        part.apply(variables, X)
-    assert_one_sentence(raised, "head/bias", "at least one trainable leaf")
 
 
 def test_models_map_over_an_ensemble(adapter):

@@ -60,8 +60,6 @@ def test_every_package_says_what_is_in_it(name):
     assert len(module.__all__) == len(set(module.__all__)) > 0
 
 
-# --- the signatures that code outside this repository calls ---
-
 MODEL = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
 SIGNATURES = {
     "Variables": "params, state=()",
@@ -77,7 +75,6 @@ SIGNATURES = {
     "ssd": "model, alpha, dampening=1.0, *, definition='per_example', full_importance=None",
     "iau": "model, optimizer",
     "dmm": "model",
-    "blindspot": "model",
     "retrain": "model",
     "finetune": "model",
     "gradient_ascent": "model",
@@ -89,7 +86,6 @@ CALLS = {  # as in the first example of the guide, arguments by name
     "ssd": "alpha, dampening",
     "iau": "optimizer",
     "dmm": "attribution, optimizer",
-    "blindspot": "init, optimizer, teacher_epochs, epochs",
     "finetune": "optimizer, epochs",
     "from_linen": "loss",
     "from_nnx": "loss",
@@ -137,8 +133,6 @@ def test_a_transform_is_called_with_key_variables_forget_retain():
         parameters = list(inspect.signature(transform).parameters)
         assert parameters == ["key", "variables", "forget", "retain"]
 
-
-# --- imports ---
 
 HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "matplotlib")
 

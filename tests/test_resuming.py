@@ -133,7 +133,11 @@ def test_a_fit_stopped_in_its_middle(tmp_path, make, after):
     ("after", "begun"),
     [(1, [0, 0, 0]), (3, [1, 2, 0]), (4, [1, 3, 0]), (7, [1, 3, 3]), (9, [1, 3, 5])],
 )
-@pytest.mark.parametrize("make", [lambda b: b, pairs], ids=["arrays", "stream"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda b: b, pytest.param(pairs, marks=pytest.mark.slow)],
+    ids=["arrays", "stream"],
+)
 def test_a_transform_of_several_loops_stopped_anywhere(tmp_path, make, after, begun):
     """Three loops: importance of the forget set (1 batch), of the retain set (3), the fit (6)."""
     batches = make(data())
@@ -241,9 +245,6 @@ def test_a_run_on_a_mesh_resumes_bit_identically(tmp_path):
     result, begun = resume(training, tmp_path, batches)
     assert begun == [3]
     assert_same(result, expected)
-
-
-# --- progress ---
 
 
 @pytest.fixture

@@ -146,9 +146,6 @@ def test_a_fit_is_the_same_on_every_mesh(devices, kind):
     assert_close(one_info, many_info, 1e-5)
 
 
-# --- the traps ---
-
-
 def squares_by_hand(batch):
     """Sum of squares of per-example gradients, one example after the other."""
     take = jax.jit(jax.grad(example_loss))
@@ -234,9 +231,6 @@ def test_over_mesh_is_one_object_so_that_it_compiles_once():
     mesh, statistic = mesh_over(4, "auto"), importance(MODEL)
     assert mu.over_mesh(statistic, mesh) == mu.over_mesh(statistic, mesh_over(4, "auto"))
     assert mu.over_mesh(statistic, mesh).terms is mu.over_mesh(statistic, mesh).terms
-
-
-# --- meshes and places ---
 
 
 @pytest.mark.parametrize("function", ["shard", "over_mesh"])

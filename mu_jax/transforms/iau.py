@@ -13,7 +13,6 @@ import optax
 from mu_jax import edits
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, mean_gradient
-from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.transforms.transform import Transform, report
 
 PyTree = Any
@@ -121,7 +120,6 @@ def iau(
             rest = collect(statistic, variables, retain)
             passes = part.weight + rest.weight
         else:
-            check_fingerprint(full_gradient, part.fingerprint)
             rest = full_gradient.without(part)
             passes = part.weight
         # In float64 where that is on: weights are whole numbers, their ratio is not.

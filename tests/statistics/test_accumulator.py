@@ -48,9 +48,6 @@ def statistic(request):
     return request.param
 
 
-# --- collect ---
-
-
 def test_value_is_sum_over_weight(statistic):
     acc = mu.collect(statistic, variables(), data())
     np.testing.assert_allclose(acc.weight, data().weight.sum(), rtol=1e-6)
@@ -100,9 +97,6 @@ def test_under_jit_and_vmap(statistic):
     many = jax.vmap(lambda s: mu.collect(statistic, variables(s), data()))(scales)
     close(jax.tree.map(lambda x: x[0], many.sum), expected.sum)
     assert not np.array_equal(many.fingerprint[0], many.fingerprint[1])
-
-
-# --- merge, without, resume ---
 
 
 @pytest.mark.parametrize("cut", [1, 4, 7])
@@ -194,9 +188,6 @@ def test_a_statistic_of_other_variables_is_refused():
         assert_one_sentence(raised)
 
 
-# --- what is refused ---
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["inputs", "targets", "params"])
 def test_a_result_that_is_not_finite_is_refused_with_its_leaves_named(statistic, field, bad):
@@ -231,9 +222,6 @@ def test_nothing_to_sum_is_refused(statistic, form):
 def test_no_batch_at_all_is_refused(statistic):
     with pytest.raises(ValueError, match="at least one batch, found an empty iterable"):
         mu.collect(statistic, variables(), [])
-
-
-# --- precision and memory ---
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -304,9 +292,6 @@ def test_memory_would_grow_were_the_batch_the_whole_set():
         for rows in (1_000, 10_000)
     ]
     assert grown[1] > 5 * grown[0]
-
-
-# --- fingerprint ---
 
 
 def with_bit_flipped(array, position, bit):

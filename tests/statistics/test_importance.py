@@ -261,9 +261,6 @@ def test_loss_free_takes_outputs_of_any_shape():
         close([value], [np.mean(rows, axis=0)], 1e-12)
 
 
-# --- the published program ---
-
-
 @pytest.fixture(scope="module")
 def golden():
     return np.load(Path(__file__).parents[1] / "golden" / "ssd_mlp_f64.npz")
@@ -300,9 +297,6 @@ def test_against_the_published_program(golden, part, variant, definition, size):
             np.testing.assert_allclose(
                 acc.value[name], expected, rtol=1e-9, atol=1e-9 * expected.max(), err_msg=name
             )
-
-
-# --- what is refused ---
 
 
 @pytest.mark.parametrize(

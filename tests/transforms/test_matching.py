@@ -68,7 +68,7 @@ def test_golden_run_of_datamodel_matching():
 
 def test_a_grid_of_multipliers_is_one_program():
     arrays = golden()
-    transform, start, sets = released_run(arrays)
+    _, start, sets = released_run(arrays)
 
     @jax.jit
     @jax.vmap
@@ -111,7 +111,7 @@ def test_the_pool_is_copies_of_the_forget_set_and_a_sample_of_the_rest():
 
 def test_proximity_and_kl():
     arrays = golden()
-    transform, start, sets = released_run(arrays)
+    _, start, sets = released_run(arrays)
     moved = {}
     for proximity in (0.0, 10.0):
         recipe = RELEASED._replace(proximity=proximity, distance="kl")
