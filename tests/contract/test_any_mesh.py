@@ -14,7 +14,10 @@ import mu_jax as mu
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 FAST = [("raw", "auto", 8, "eager"), ("raw", "explicit", 2, "jit"), ("cnn", "explicit", 4, "jit")]
-ALL = itertools.product(("raw", "linen", "cnn"), KINDS, (1, 2, 4, 8), ("eager", "jit"))
+ALL = [
+    *itertools.product(("raw", "cnn"), KINDS, (1, 2, 4, 8), ("jit",)),
+    *itertools.product(("raw", "linen", "nnx"), KINDS, (8,), ("eager",)),
+]
 SLOW = [pytest.param(*values, marks=pytest.mark.slow) for values in ALL if values not in FAST]
 
 
@@ -22,7 +25,10 @@ SLOW = [pytest.param(*values, marks=pytest.mark.slow) for values in ALL if value
 @every(variants=False)
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
-    key, variables, forget, retain = jax.random.key(3), chosen.variables, *chosen.sets()
+    # Rows that fill a batch up reach no sum, but in training mode they reach a batch
+    # normalisation: only without one may batches be other than multiples of the devices.
+    sets = chosen.sets(batch_size=4 if name == "raw" else 8)
+    key, variables, forget, retain = jax.random.key(3), chosen.variables, *sets
     expected = compiled(case, name)(key, variables, forget, retain)
     mesh = jax.make_mesh(
         (devices,), ("data",), axis_types=(KINDS[kind],), devices=jax.devices()[:devices]
