@@ -165,12 +165,12 @@ FLOORS = (
         "datasets",
         "evaluation",
     },
-    {"sharding", "folding", "fitting", "streaming", "mapping"},
+    {"sharding", "folding", "fitting", "streaming", "mapping", "run_state"},
     {"statistics", "objectives", "edits"},
     {"attribution"},
     {"transforms"},
     {"combinators", "ensembles", "probes"},
-    {"checkpoints", "reporting", "run_state", "resuming"},
+    {"checkpoints", "reporting", "resuming"},
 )
 ALONE = {"evaluation", "datasets", "models", "leaves", "losses"}
 

@@ -1,4 +1,4 @@
-"""Ensembles: N models trained, unlearned and scored as one program."""
+"""N models trained, unlearned and scored as one program."""
 
 from __future__ import annotations
 
@@ -127,8 +127,48 @@ def train(
     return map_models(one, keys, weights, layout=layout or _layout(shapes), mesh=mesh)
 
 
+def unlearn(
+    transform: Callable[..., Any],
+    keys: jax.Array,
+    ensemble: PyTree,
+    forget: Batches,
+    retain: Batches,
+    *,
+    layout: Layout | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[PyTree, Any]:
+    """Unlearn the same forget set from N models.
+
+    Args:
+      transform: any transform, `(key, variables, forget, retain) -> (variables, info)`.
+      keys: N keys. ensemble: variables with a leading axis of N.
+      forget, retain: array-backed sets.
+      layout, mesh: see `map_models`.
+
+    Returns:
+      `(variables, info)` with a leading axis of N; under `jit` ask `info.messages()` afterwards.
+
+    Cost: N times that of the transform; what does not depend on the model (the importance of
+    given statistics, the directions of an attribution) is computed once when laid out together.
+    """
+
+    def one(key, variables):
+        return transform(key, variables, forget, retain)
+
+    return map_models(one, keys, ensemble, layout=layout, mesh=mesh)
+
+
 def ensemble_outputs(
-    model: Model, ensemble: PyTree, batches: Batches, *, layout: Layout | None = None
+    model: Model,
+    ensemble: PyTree,
+    batches: Batches,
+    *,
+    layout: Layout | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Outputs of every model for every example, `[N, n, ...]`, in inference mode."""
-    return map_models(lambda one: outputs(model, one, batches), ensemble, layout=layout)
+
+    def one(variables):
+        return outputs(model, variables, batches)
+
+    return map_models(one, ensemble, layout=layout, mesh=mesh)

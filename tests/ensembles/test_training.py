@@ -11,6 +11,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax import ensembles, models
+from mu_jax.ensembles import training
 
 RNG = np.random.RandomState(0)
 DATA = mu.batches(RNG.normal(size=(24, 6)).astype(np.float32), RNG.randint(0, 3, 24), batch_size=8)
@@ -89,5 +90,5 @@ def test_convolutions_on_a_cpu_go_one_by_one():
     module = models.CNN(features=(4,), num_outputs=3)
     kernels = jax.eval_shape(jax.vmap(lambda key: module.init(key, jnp.zeros((1, 8, 8, 1)))), KEYS)
     dense = jax.eval_shape(jax.vmap(init), KEYS)
-    assert ensembles._layout(kernels) == "one_by_one"
-    assert ensembles._layout(dense) == "together"
+    assert training._layout(kernels) == "one_by_one"
+    assert training._layout(dense) == "together"

@@ -1,0 +1,16 @@
+"""Ensembles: N models trained, unlearned and scored as one program, and kept on disk."""
+
+from mu_jax.ensembles.margins import Margins, load_margins, save_margins
+from mu_jax.ensembles.storing import stored
+from mu_jax.ensembles.training import ensemble_outputs, map_models, train, unlearn
+
+__all__ = [
+    "Margins",
+    "ensemble_outputs",
+    "load_margins",
+    "map_models",
+    "save_margins",
+    "stored",
+    "train",
+    "unlearn",
+]

@@ -1,0 +1,135 @@
+"""Ensembles on disk: computed block by block, found again by the digest of their recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mu_jax import durable
+from mu_jax.leaves import pack
+from mu_jax.run_state import config_digest
+
+PyTree = Any
+_RECORD = "ensemble.json"
+
+
+def stored(
+    directory: str | os.PathLike[str],
+    recipe: Mapping[str, Any],
+    compute: Callable[..., PyTree],
+    models: int,
+    *frozen: PyTree,
+    block: int = 16,
+    pick: Callable[[PyTree], PyTree] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PyTree:
+    """Results of models 0 to `models - 1`, stacked: read where stored, else computed and stored.
+
+    A block of models is one call of the compiled `compute`, and is on stable storage before the
+    next one starts: a stopped run goes on with the first block that is missing, a larger `models`
+    adds blocks to those that are there, and another call with the same recipe computes nothing.
+
+    Args:
+      directory: holds any number of ensembles; each has a folder named by its digest, with the
+        recipe in `ensemble.json` and a numbered checkpoint for every block.
+      recipe: what JSON can hold and tells one ensemble from another: dataset, architecture,
+        training, the digest of the forget set, seeds. The bytes of `frozen` count as well, so that
+        other data never meet a stored result.
+      compute: pure and traceable, `(numbers, *frozen) -> tree` with a leading axis of one entry
+        for each of `numbers`, i32[block]. What it says of model j must depend on j and `frozen`
+        only (derive keys by `jax.random.fold_in(key, j)`).
+      models: how many; the last block is computed whole and trimmed.
+      *frozen: pytrees of arrays, handed to `compute` as arguments.
+      block: models in one program. An ensemble keeps the size with which it was begun.
+      pick: which part of each block's tree to return (only the outputs of large models, say).
+      progress: called as `progress(done, models)` after every block that had to be computed.
+
+    Returns:
+      A tree of numpy arrays `[models, ...]`.
+
+    Raises:
+      ValueError: fewer than one model, a recipe that JSON cannot hold, or results without a
+        leading axis of models; nothing is then written.
+
+    Cost: `compute` for what is missing; memory of one block and of what is returned.
+
+    Note: one process at a time computes; another one with the same recipe waits, and reads.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> draw = lambda numbers, x: jax.vmap(lambda j: j * x)(numbers)
+      >>> stored(folder, {"what": "multiples"}, draw, 3, jnp.ones(()), block=2)
+      array([0., 1., 2.], dtype=float32)
+    """
+    if models < 1 or block < 1:
+        raise ValueError(
+            f"expected at least one model in blocks of at least one, found models={models} and "
+            f"block={block}: give positive numbers"
+        )
+    folder, record = _identify(directory, recipe, frozen)
+    with durable.exclusive(folder):
+        block = _begin(folder, record, block)
+        numbers = jax.ShapeDtypeStruct((block,), jnp.int32)
+        shapes = jax.eval_shape(compute, numbers, *frozen)
+        _check_shapes(shapes, block)
+        blocks = folder / "blocks"
+        wanted = range(-(-models // block))
+        missing = sorted(set(wanted) - set(durable.numbers(blocks)))
+        program = jax.jit(compute)
+        for number in missing:
+            result = program(jnp.arange(block, dtype=jnp.int32) + number * block, *frozen)
+            durable.write(blocks, number, pack(result), {"first": number * block})
+            if progress is not None:
+                progress(min(models, (number + 1) * block), models)
+    like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
+    pick = pick or (lambda tree: tree)
+    parts = [pick(durable.read(blocks, number, like)) for number in wanted]
+    return jax.tree.map(lambda *xs: np.concatenate(xs)[:models], *parts)
+
+
+def _identify(directory: Any, recipe: Mapping[str, Any], frozen: tuple) -> tuple[Path, dict]:
+    """The ensemble's folder, and the record that is kept in it."""
+    record = {
+        "recipe": durable.as_json(dict(recipe), "a recipe"),
+        "arrays": _digest(frozen),
+    }
+    return durable.absolute(directory) / config_digest(record)[:16], record
+
+
+def _digest(tree: PyTree) -> str:
+    """SHA-256 of the leaves of a tree, with their paths, shapes and dtypes."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _begin(folder: Path, record: dict, block: int) -> int:
+    """The block size of the ensemble in `folder`, which is begun if it is new."""
+    path = folder / _RECORD
+    if path.exists():
+        return int(json.loads(path.read_text())["block"])
+    durable.replace_json(path, record | {"block": block})
+    return block
+
+
+def _check_shapes(shapes: PyTree, block: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        if leaf.shape[:1] != (block,):
+            raise ValueError(
+                f"expected results with a leading axis of {block} models, found shape "
+                f"{leaf.shape} at {jax.tree_util.keystr(path) or 'the root'}: map over the numbers"
+            )
