@@ -1,6 +1,7 @@
 """Data attribution: what each training example, or a group of them, does to a model's outputs."""
 
 from mu_jax.attribution.datamodels import Datamodels, difference_of_means, ridge, with_ids
+from mu_jax.attribution.directions import Directions
 from mu_jax.attribution.groups import (
     gauss_newton_direction,
     group_direction,
@@ -19,6 +20,7 @@ __all__ = [
     "LDS",
     "Checkpoint",
     "Datamodels",
+    "Directions",
     "Trak",
     "balanced_masks",
     "difference_of_means",

@@ -17,7 +17,9 @@ from mu_jax.attribution._features import (
     leverages,
     margin_features,
 )
-from mu_jax.attribution.groups import group_direction, mean_group_effect
+from mu_jax.attribution.directions import Directions
+from mu_jax.attribution.groups import group_direction
+from mu_jax.data import ids_of
 from mu_jax.mapping import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, collect
@@ -73,15 +75,19 @@ class Trak:
         """Whether margins are weighted by the curvature of the loss."""
         return self.weight_decay is not None
 
+    def directions(self, forget: Any, **options: bool) -> Directions:
+        """What one request needs: a direction for each checkpoint; see `group_direction`."""
+        variables = tuple(checkpoint.variables for checkpoint in self.checkpoints)
+        found = tuple(group_direction(self, forget, **options))
+        return Directions(self.model, variables, found, ids_of(forget))
+
     def effect(self, forget: Any, data: Any, **options: bool) -> jax.Array:
         """How much the forget set raises every logit of `data`, f[n, K]: mean over checkpoints.
 
         The logits of a model trained without it are predicted as `logits - effect`. See
-        `group_direction` for the options and the cost.
+        `group_direction` for the options and the cost; `directions` where it is asked for often.
         """
-        directions = group_direction(self, forget, **options)
-        models = [checkpoint.variables for checkpoint in self.checkpoints]
-        return mean_group_effect(self.model, models, directions, data)
+        return self.directions(forget, **options).effect(forget, data)
 
 
 def trak(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20")
+_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20", "nearest:6:50")
 _ID_COLUMNS = ("id", "index")
 
 
@@ -22,24 +22,29 @@ def read_request(
     *,
     index: np.ndarray,
     targets: np.ndarray | None = None,
+    inputs: np.ndarray | None = None,
 ) -> np.ndarray:
     """The example ids that a forget request names.
 
     A request is a file or a selector. A file has one id per line: CSV (the column named `id` or
     `index`, else, without a header, the first column) or JSON lines (`{"id": 3}` or a bare
-    integer). Ids named twice count once. The selectors:
+    integer); or it is `sets.npz:name`, an array of ids in a numpy archive, such as the public
+    forget sets of the data-unlearning benchmark. Ids named twice count once. The selectors:
 
     - `class:3` or `class:3,5`: every example of these classes;
     - `random:0.05:seed=0` or `random:75:seed=0`: a fraction in (0, 1), rounded to a whole count,
       or a count, drawn without replacement; the seed is 0 unless given. The draw is the beginning
       of one permutation of the sorted ids, so it does not depend on the order of the data, and a
       smaller request of the same seed is part of a larger one;
-    - `ids:1,5,9` or `ids:1,10-20`: these ids; a range holds both its ends.
+    - `ids:1,5,9` or `ids:1,10-20`: these ids; a range holds both its ends;
+    - `nearest:6:50`: the 50 examples whose inputs are nearest to those of example 6 in Euclidean
+      distance, itself included, the smaller id first among equals: a coherent group.
 
     Args:
         request: path of a file, or a selector.
         index: integer [n], the ids of the training set.
         targets: integer [n], the classes of these examples; only `class:` needs them.
+        inputs: [n, ...], their inputs; only `nearest:` needs them.
 
     Returns:
         int32 [m], 1 <= m < n: sorted unique ids, all of them in `index`.
@@ -69,6 +74,10 @@ def read_request(
         ids = _random(argument, index)
     elif colon and kind == "ids":
         ids = _listed(argument, len(index))
+    elif colon and kind == "nearest":
+        ids = _nearest(argument, index, inputs)
+    elif archive := re.fullmatch(r"(.+\.npz):(\w+)", request):
+        ids = _archived(Path(archive[1]), archive[2])
     elif Path(request).is_file():
         ids = _read_file(Path(request))
     elif colon and re.fullmatch(r"\w+", kind):
@@ -175,6 +184,34 @@ def _random(argument: str, index: np.ndarray) -> list[int]:
         )
     generator = np.random.Generator(np.random.PCG64(int(match[2] or 0) if match else 0))
     return generator.permutation(np.sort(index))[:count].tolist()
+
+
+def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> list[int]:
+    match = re.fullmatch(r"(\d+):(\d+)", argument)
+    centre, count = (int(match[1]), int(match[2])) if match else (-1, 0)
+    if centre not in index or not 0 < count < len(index) or inputs is None:
+        raise ValueError(
+            f"expected nearest:ID:COUNT with an id of the training set, a count from 1 to "
+            f"{len(index) - 1} and examples that are arrays, found 'nearest:{argument}'; name "
+            "another example or count"
+        )
+    rows = np.asarray(inputs, np.float64).reshape(len(index), -1)
+    distance = np.square(rows - rows[np.flatnonzero(index == centre)[0]]).sum(axis=1)
+    return index[np.lexsort((index, distance))[:count]].tolist()
+
+
+def _archived(path: Path, name: str) -> list[int]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected an archive of forget sets at {str(path)!r}, found none; check the path"
+        )
+    with np.load(path, allow_pickle=False) as archive:
+        if name not in archive:
+            raise ValueError(
+                f"expected a name among {_join(archive.files)} in {str(path)!r}, found {name!r}; "
+                "choose one of these"
+            )
+        return _sorted_unique(archive[name]).tolist()
 
 
 def _listed(argument: str, size: int) -> list[int]:

@@ -198,3 +198,17 @@ def test_a_restricted_model_has_directions_for_its_trainable_leaves_only():
     assert direction["bias"] is None
     assert float(optax.tree.norm(direction)) > 0
     assert attribution.group_effect(model, point, direction, data().inputs).shape == (60, CLASSES)
+
+
+def test_directions_answer_for_their_own_request_only():
+    store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
+    forget = data().take(FORGET)
+    request = store.directions(forget, retain_only=True)
+    expected = store.effect(forget, targets, retain_only=True)
+    np.testing.assert_allclose(request.effect(forget, targets), expected, rtol=1e-12)
+    shuffled = forget.take(np.arange(FORGET.size)[::-1])
+    np.testing.assert_allclose(
+        jax.jit(lambda r: r.effect(shuffled, targets))(request), expected, rtol=1e-9
+    )
+    with pytest.raises(ValueError, match="expected the forget set of these directions, 5 examples"):
+        request.effect(data().take(FORGET + 1), targets)

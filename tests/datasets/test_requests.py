@@ -106,7 +106,7 @@ def test_random_draws_are_nested_uniform_and_fixed():
         ("random:nan", ValueError, r"a fraction in \(0, 1\)"),
         ("random:0.1:seed=-1", ValueError, "expected random:AMOUNT or random:AMOUNT:seed=N"),
         ("random:0.1:sed=1", ValueError, "expected random:AMOUNT or random:AMOUNT:seed=N"),
-        ("group:3", ValueError, "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20 or the path"),
+        ("group:3", ValueError, "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:6:50 or the path"),
         ("nowhere/forget.csv", FileNotFoundError, "found no file 'nowhere/forget.csv'; check"),
         ("forget", FileNotFoundError, "found no file 'forget'"),
         ("", FileNotFoundError, "found no file ''"),
@@ -202,3 +202,24 @@ def test_digest_is_the_hash_of_the_sorted_int64_bytes():
     for ids in ([60, 3, 9], np.array([9, 3, 60], np.int32), np.array([9, 60, 3, 3], ">i8")):
         assert digest(ids) == expected
     assert digest([3, 9]) != expected
+
+
+def test_nearest_examples_by_distance_then_id():
+    inputs = np.abs(_INDEX - 60).astype(np.float32)[:, None]  # 57 and 63 are equally far from 60
+    found = read_request("nearest:60:4", index=_INDEX, inputs=inputs)
+    assert found.tolist() == [54, 57, 60, 63]
+    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
+        read_request("nearest:61:4", index=_INDEX, inputs=inputs)
+    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
+        read_request("nearest:60:4", index=_INDEX)
+    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
+        read_request("nearest:60", index=_INDEX, inputs=inputs)
+
+
+def test_a_named_set_of_an_archive(tmp_path):
+    np.savez(tmp_path / "sets.npz", first=np.array([9, 3, 9]), second=np.array([60]))
+    assert _read(f"{tmp_path}/sets.npz:first").tolist() == [3, 9]
+    with pytest.raises(ValueError, match="expected a name among first, second"):
+        _read(f"{tmp_path}/sets.npz:third")
+    with pytest.raises(FileNotFoundError, match="expected an archive of forget sets"):
+        _read(f"{tmp_path}/none.npz:first")
