@@ -38,6 +38,7 @@ from mu_jax.evaluation.intervals import (
     Interval,
     bootstrap_interval,
     clopper_pearson,
+    paired_interval,
     t_interval,
     two_level_interval,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "membership_scores",
     "modified_entropy",
     "modified_entropy_as_published",
+    "paired_interval",
     "pairwise_floor",
     "r2",
     "svc_mia",

@@ -22,10 +22,10 @@ def _check_margins(oracle: ArrayLike, unlearned: ArrayLike) -> tuple[jax.Array, 
             f"{oracle.shape} for the oracle and {unlearned.shape} for the unlearned models: "
             "stack the models on the first axis and score both on the same examples"
         )
-    if oracle.size == 0 or unlearned.size == 0:
+    if min(oracle.shape[0], unlearned.shape[0]) < 2 or oracle.shape[1] == 0:
         raise ValueError(
-            f"expected at least one model and one example, found {oracle.shape} and "
-            f"{unlearned.shape}: collect the margins of both ensembles first"
+            f"expected at least two models on each side and one example, found {oracle.shape} and "
+            f"{unlearned.shape}: a histogram of one model says nothing, train more"
         )
     for name, margins in (("oracle", oracle), ("unlearned", unlearned)):
         if is_concrete(margins) and not bool(jnp.all(jnp.isfinite(margins))):

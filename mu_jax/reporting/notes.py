@@ -29,8 +29,16 @@ def compose(
     notes += _null_levels(settings, metrics)
     notes += _replaced(settings)
     notes += _selection(settings)
-    notes.append("Cells: mean ± sample standard deviation over seeds; one seed has no deviation.")
+    notes.append(_cells(settings))
     return tuple(note for note in notes if note)
+
+
+def _cells(settings: Sequence[Setting]) -> str:
+    metrics = [m for s in settings for run in s.runs for m in run.metrics.values()]
+    note = "Cells: mean ± sample standard deviation over seeds; one seed has no deviation"
+    if any(metric.low is not None for metric in metrics):
+        return note + "; in brackets a 95 % interval."
+    return note + "."
 
 
 def _joined(parts: Iterable[str]) -> str:

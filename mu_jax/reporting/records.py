@@ -90,7 +90,7 @@ class Metric:
     "missing" and a reason, so that no file ever holds it as a number.
 
     value: the number; a fraction rather than a percentage. n: examples, or models, it is over.
-    stderr: its standard error. null: the value of a perfect unlearner where that is not the best
+    stderr: its standard error. low, high: the ends of its 95 % interval. null: the value of a perfect unlearner where that is not the best
     value (KLoM, rates at low false positive rates). oracle: the retrained models' value.
     status, reason: "ok", or "missing" and a sentence. direction: how to read it. unit: "fraction"
     is shown as a percentage.
@@ -105,10 +105,12 @@ class Metric:
     reason: str = ""
     direction: Direction = "closer to retrain"
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
 
     def __post_init__(self):
         written = self.value
-        _set_numbers(self, "metric", ("value", "n", "stderr", "null"))
+        _set_numbers(self, "metric", ("value", "n", "stderr", "null", "low", "high"))
         if self.direction not in DIRECTIONS:
             raise ValueError(
                 f"expected a direction among {', '.join(DIRECTIONS)}, found {self.direction!r}: "

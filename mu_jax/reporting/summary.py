@@ -15,11 +15,16 @@ from mu_jax.reporting.records import COST_NUMBERS, ForgetSet, Metric, Record
 
 
 class Cell(NamedTuple):
-    """Mean and sample standard deviation over n seeds; None where there are too few of them."""
+    """Mean and sample standard deviation over n seeds; None where there are too few of them.
+
+    low, high: the 95 % interval that a single run brought with it.
+    """
 
     mean: float | None = None
     std: float | None = None
     n: int = 0
+    low: float | None = None
+    high: float | None = None
 
 
 class Column(NamedTuple):
@@ -157,7 +162,7 @@ def _table(
     rows = []
     for setting in settings:
         gaps = [_gap(run, retrained, gap_names) for run in setting.runs]
-        cells = [_cell(_value(run, name) for run in setting.runs) for name in shown]
+        cells = [_metric_cell(setting, name) for name in shown]
         cells += [_cell(gaps)] if gap_names else []
         cells += [_cell(getattr(run.cost, name) for run in setting.runs) for name in costs]
         rows.append((_rank(setting, gaps, special), setting, tuple(cells)))
@@ -234,6 +239,14 @@ def _gap(run: Record, retrained: Sequence[Record], names: Sequence[str]) -> floa
 
 def _value(run: Record, name: str) -> float | None:
     return run.metrics[name].value if name in run.metrics else None
+
+
+def _metric_cell(setting: Setting, name: str) -> Cell:
+    cell = _cell(_value(run, name) for run in setting.runs)
+    if cell.n != 1 or len(setting.runs) != 1:
+        return cell
+    metric = setting.runs[0].metrics[name]
+    return cell._replace(low=metric.low, high=metric.high)
 
 
 def _cell(values: Iterable[float | None]) -> Cell:

@@ -124,6 +124,8 @@ def _cell_text(cell: Cell, column: Column, decimals: int | None, seeds: int) -> 
     text = f"{cell.mean * column.scale:{form}}"
     if cell.std is not None:
         text += f" ± {cell.std * column.scale:{form}}"
+    if cell.low is not None and cell.high is not None:
+        text += f" [{cell.low * column.scale:{form}}, {cell.high * column.scale:{form}}]"
     return text if cell.n == seeds else f"{text} (n={cell.n})"
 
 

@@ -52,6 +52,22 @@ def two_way(rng, models=12, examples=40):
     return effects + 0.5 * rng.normal(size=(models, examples))
 
 
+def test_a_paired_interval_covers_and_is_narrower_than_an_unpaired_one():
+    random, covered, widths = np.random.default_rng(1), 0, []
+    for seed in range(200):
+        common = random.normal(scale=5.0, size=80)
+        first, second = common + 1 + random.normal(size=80), common
+        found = evaluation.paired_interval(first, second, seed=seed, resamples=400)
+        covered += found.low <= 1 <= found.high
+        widths.append(found.high - found.low)
+    assert 0.90 <= covered / 200 <= 0.99
+    assert np.mean(widths) < 0.6  # 2 * 1.96 / sqrt(80) = 0.44; unpaired it is 3.1
+    quantile = evaluation.paired_interval(first, second, lambda x, axis: np.max(x, axis), seed=0)
+    assert quantile.estimate == first.max() - second.max()
+    with pytest.raises(ValueError, match="expected values of the same examples, found 80 and 79"):
+        evaluation.paired_interval(first, second[1:], seed=0)
+
+
 def test_two_levels_cover_the_mean_where_one_does_not():
     rng = np.random.default_rng(0)
     covered, covered_by_examples = [], []

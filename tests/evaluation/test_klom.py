@@ -176,7 +176,9 @@ def test_non_finite_margins_are_refused_or_nan_under_jit(bad):
     [
         ((np.zeros((3, 2)), np.zeros((3, 3))), {}, "same examples"),
         ((np.zeros(3), np.zeros(3)), {}, "models, examples"),
-        ((np.zeros((0, 3)), np.zeros((2, 3))), {}, "at least one model"),
+        ((np.zeros((0, 3)), np.zeros((2, 3))), {}, "at least two models"),
+        ((np.zeros((5, 3)), np.zeros((1, 3))), {}, "at least two models"),
+        ((np.zeros((5, 0)), np.zeros((5, 0))), {}, "one example"),
         ((np.zeros((3, 2)),) * 2, {"range": "both"}, "range"),
         ((np.zeros((3, 2)),) * 2, {"direction": "p||q"}, "direction"),
         ((np.zeros((3, 2)),) * 2, {"bins": 0}, "bins >= 1"),

@@ -56,7 +56,8 @@ def test_a_line_has_the_fields_of_the_schema(tmp_path):
     }
     metric = values["metrics"]["retain accuracy"]
     assert set(metric) == {
-        *("value", "n", "stderr", "null", "oracle", "status", "reason", "direction", "unit")
+        *("value", "n", "stderr", "null", "oracle", "status", "reason", "direction", "unit"),
+        *("low", "high"),
     }
     assert metric["oracle"] == {"mean": 0.95, "low": 0.94, "high": 0.96}
 

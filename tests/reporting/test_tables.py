@@ -68,10 +68,19 @@ def test_cells_are_mean_and_sample_standard_deviation_over_seeds():
     columns = [column.name for column in table.columns]
     blindspot = dict(zip(columns, table.rows[3].cells))
     values = [3.0, 5.0]
-    assert blindspot["klom"] == (4.0, pytest.approx(np.std(values, ddof=1)), 2)
+    assert blindspot["klom"] == (4.0, pytest.approx(np.std(values, ddof=1)), 2, None, None)
     assert blindspot["retain accuracy"].mean == pytest.approx(0.91)
-    assert table.rows[1].cells[0] == (0.98, None, 1)
+    assert table.rows[1].cells[0] == (0.98, None, 1, None, None)
     assert "91.00 ± 1.41" in reporting.render(study(), width=200)
+
+
+def test_a_single_run_shows_its_interval():
+    metrics = {"klom": Metric(2.0, n=64, low=1.5, high=2.25)}
+    one = Record("ssd", ForgetSet("class 3", 5), 0, metrics)
+    text = reporting.render([one])
+    assert "2.00 [1.50, 2.25]" in text and "in brackets a 95 % interval" in text
+    two = Record("ssd", ForgetSet("class 3", 5), 1, metrics)
+    assert "[" not in reporting.render([one, two]).split("Cells")[0]
 
 
 def test_gap_is_paired_by_seed_and_the_floor_is_between_retrained_seeds():
