@@ -78,7 +78,7 @@ def test_a_single_run_shows_its_interval():
     metrics = {"klom": Metric(2.0, n=64, low=1.5, high=2.25)}
     one = Record("ssd", ForgetSet("class 3", 5), 0, metrics)
     text = reporting.render([one], width=200)
-    assert "2.00 [1.50, 2.25]" in text and "in brackets a 95 % interval" in text
+    assert "2.000 [1.500, 2.250]" in text and "in brackets a 95 % interval" in text
     two = Record("ssd", ForgetSet("class 3", 5), 1, metrics)
     assert "[" not in reporting.render([one, two]).split("Cells")[0]
 
