@@ -1,7 +1,7 @@
 """All benchmarks, or those that are named.
 
     python -m benchmarks.run
-    python -m benchmarks.run importance memory grid convolutions ensemble
+    python -m benchmarks.run importance memory grid convolutions ensemble klom floors
 
 Every ratio is the median over repetitions of the two times in turn, within this one run. With torch
 installed (`pip install .[benchmark]`), PyTorch's times stand beside.
@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from benchmarks import importance, scaling, torch_networks, training
+from benchmarks import evaluation, importance, scaling, torch_networks, training
 
 SECTIONS = {
     "importance": lambda: "\n".join(importance.run(case) for case in importance.CASES),
@@ -21,6 +21,8 @@ SECTIONS = {
     "grid": scaling.grid,
     "convolutions": training.convolutions,
     "ensemble": training.ensemble,
+    "klom": evaluation.klom,
+    "floors": evaluation.floors,
 }
 
 

@@ -2,50 +2,87 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import optax
 
 import mu_jax as mu
+from experiments import attributions
 from experiments.tasks import Task, lookup, make_optimizer
 
 
-def _ssd(task: Task, arguments: dict[str, Any]) -> mu.Transform:
+class Request(NamedTuple):
+    """What a method may look at before it is given models.
+
+    forget: the examples to forget. directory: where ensembles are kept.
+    """
+
+    forget: mu.Batches
+    directory: pathlib.Path
+
+
+Build = Callable[[Task, dict[str, Any], Request], mu.Transform]
+
+
+def _ssd(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.ssd(task.model, **arguments)
 
 
-def _iau(task: Task, arguments: dict[str, Any]) -> mu.Transform:
+def _iau(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.iau(task.model, **_with_optimizer(arguments))
 
 
-def _finetune(task: Task, arguments: dict[str, Any]) -> mu.Transform:
+def _dmm(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    rest = dict(arguments)
+    settings, name, peak = (rest.pop(k) for k in ("attribution", "optimizer", "learning_rate"))
+    recipe = mu.MatchingRecipe(**rest)
+    forget = request.forget.num_examples
+    steps = recipe.num_steps(forget, task.train.num_examples - forget)
+    found = attributions.prepare(task, settings, request.directory)
+    return mu.dmm(
+        task.model,
+        found.store.directions(request.forget, retain_only=settings.get("retain_only", False)),
+        make_optimizer(name, optax.cosine_decay_schedule(peak, steps)),
+        multiplier=found.multiplier,
+        recipe=recipe,
+    )
+
+
+def _finetune(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.finetune(task.model, **_with_optimizer(arguments))
 
 
-def _gradient_ascent(task: Task, arguments: dict[str, Any]) -> mu.Transform:
+def _gradient_ascent(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.gradient_ascent(task.model, **_with_optimizer(arguments))
 
 
-METHODS: dict[str, Callable[[Task, dict[str, Any]], mu.Transform]] = {
+METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
+    "dmm": _dmm,
     "finetune": _finetune,
     "gradient_ascent": _gradient_ascent,
 }
 
 
-def make_method(task: Task, name: str) -> mu.Transform:
+def make_method(task: Task, name: str, request: Request) -> mu.Transform:
     """The method `name` with the arguments that the configuration gives it."""
     build = lookup(METHODS, name, "method")
-    return build(task, method_arguments(task, name))
+    return build(task, method_arguments(task, name), request)
 
 
 def method_arguments(task: Task, name: str) -> dict[str, Any]:
     """The hyper-parameters of a method in the configuration; none if it is not there."""
-    return dict(task.config.methods.get(name, {}))
+    found = task.config.methods.get(name, {})
+    return found if isinstance(found, dict) else found.to_dict()
 
 
 def _with_optimizer(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Replace the name of an optimizer and its learning rate by the optimizer."""
+    """Replace an optimizer's name, learning rate and weight decay by the optimizer."""
     rest = dict(arguments)
-    rest["optimizer"] = make_optimizer(rest.pop("optimizer"), rest.pop("learning_rate"))
+    decay = optax.add_decayed_weights(rest.pop("weight_decay", 0.0))
+    step = make_optimizer(rest.pop("optimizer"), rest.pop("learning_rate"))
+    rest["optimizer"] = optax.chain(decay, step)
     return rest

@@ -7,7 +7,8 @@
 For every seed it trains a model on all data and one on the retain set alone, unlearns with every
 method of the configuration, and scores them all. It prints one table, writes the records behind it
 as JSON lines, publishes the models of the first seed as versions of a store, and lets the version
-with the smallest average gap to retraining serve.
+with the smallest average gap to retraining serve. At last it does the same to ensembles of models,
+as one program each, and prints how far the unlearned ones are from retrained ones by KLoM.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import time
 import warnings
 
 import jax
-import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
 import mu_jax as mu
-from experiments import scoring
-from experiments.methods import make_method, method_arguments
+from experiments import comparison, scoring
+from experiments.methods import Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, stage, write_config, write_records
-from experiments.tasks import Task, make_task, retrain, train
+from experiments.studies import study
+from experiments.tasks import Task, make_task, read_ids, retrain, train
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store
 
@@ -39,6 +40,7 @@ REQUEST = flags.DEFINE_string(
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
+MODELS = flags.DEFINE_integer("models", 32, "Models of each ensemble for KLoM; 0: no KLoM.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.")
 
 
@@ -57,9 +59,7 @@ def run(config, request: str) -> None:
             f"expected a classification task, found {config.dataset}, a {task.info.task} task; "
             "use experiments.train, unlearn and evaluate"
         )
-    ids = datasets.read_request(
-        request, index=np.asarray(task.train.index), targets=np.asarray(task.train.targets)
-    )
+    ids = read_ids(task, request)
     forget, retain = mu.split(task.train, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
     workdir = pathlib.Path(WORKDIR.value)
@@ -69,7 +69,7 @@ def run(config, request: str) -> None:
         flush=True,
     )
 
-    programs = compile_methods(task, forget, retain)
+    programs = compile_methods(task, forget, retain, workdir / "ensembles")
     results, models = [], {}
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
         rows, variables = run_seed(task, programs, forget, retain, forget_set, seed)
@@ -82,15 +82,21 @@ def run(config, request: str) -> None:
     path = write_records(workdir / "results.jsonl", results)
     write_config(workdir, config)
     publish(Store(workdir / "store"), task, models, results, table, forget_set)
+    if MODELS.value:
+        found = study(task, ids, MODELS.value, workdir / "ensembles")
+        print("\n" + comparison.ordering(found, request))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")
 
 
-def compile_methods(task: Task, forget, retain) -> dict:
+def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict:
     """Compile every method ahead of time, so that run times are run times: name -> (program, s)."""
+    request = Request(forget, directory)
     key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
     transforms = {"retrain": retrain(task, retain)}
-    transforms |= {name: make_method(task, name) for name in task.config.methods}
+    for name in task.config.methods:
+        with stage(f"prepare {name}"):
+            transforms[name] = make_method(task, name, request)
     programs = {}
     for name, transform in transforms.items():
         with stage(f"compile {name}"):

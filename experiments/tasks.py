@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -30,9 +31,9 @@ MODELS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Data and model of one configuration.
+    """Data and model of one configuration; equal to itself only.
 
     Attributes:
       train, test: the splits as `Batches`. info: what is known of the dataset.
@@ -69,6 +70,17 @@ def make_task(config: ConfigDict) -> Task:
         model=mu.from_linen(module, loss),
         init=jax.jit(init),
         config=config,
+    )
+
+
+def read_ids(task: Task, request: str) -> np.ndarray:
+    """The ids of a forget request."""
+    inputs = task.train.inputs
+    return datasets.read_request(
+        request,
+        index=np.asarray(task.train.index),
+        targets=np.asarray(task.train.targets) if task.info.task == "classification" else None,
+        inputs=np.asarray(inputs) if hasattr(inputs, "shape") else None,
     )
 
 

@@ -16,14 +16,13 @@ import pathlib
 import sys
 
 import jax
-import numpy as np
 from absl import app, flags
 
 import mu_jax as mu
 from experiments import scoring
-from experiments.methods import METHODS, make_method, method_arguments
+from experiments.methods import METHODS, Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, read_config, stage
-from experiments.tasks import Task, make_task
+from experiments.tasks import Task, make_task, read_ids
 from mu_jax import datasets
 from mu_jax.checkpoints import Store
 
@@ -82,7 +81,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
         "arguments": method_arguments(task, METHOD.value),
         "seed": SEED.value,
     }
-    transform = make_method(task, METHOD.value)
+    transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
     with stage(METHOD.value), mu.resumable(workdir / "state", config=identity):
         variables, info = transform(jax.random.key(SEED.value), variables, forget, retain)
     if not info.edit.finite:
@@ -135,10 +134,7 @@ def configuration(workdir: pathlib.Path):
 
 def split(task: Task, request: str):
     """Forget set, retain set and ids of a request."""
-    index, targets = np.asarray(task.train.index), np.asarray(task.train.targets)
-    if task.info.task != "classification":
-        targets = None
-    ids = datasets.read_request(request, index=index, targets=targets)
+    ids = read_ids(task, request)
     return *mu.split(task.train, ids), ids
 
 

@@ -42,9 +42,10 @@ class Directions:
         return mean_group_effect(self.model, self.checkpoints, self.directions, data)
 
     def _check(self, ids: Any) -> None:
-        known = [x for x in (self.index, ids) if x is not None and is_concrete(x)]
-        own, other = (np.unique(x) for x in known) if len(known) == 2 else (None, None)
-        if own is not None and not np.array_equal(own, other):
+        if not all(x is not None and is_concrete(x) for x in (self.index, ids)):
+            return
+        own, other = np.unique(self.index), np.unique(ids)
+        if not np.array_equal(own, other):
             raise ValueError(
                 f"expected the forget set of these directions, {own.size} examples, found another "
                 f"one of {other.size}: compute the directions of this request"

@@ -207,10 +207,13 @@ def paired_interval(
             "both methods on one set"
         )
     picks = np.random.default_rng(seed).integers(first.size, size=(resamples, first.size))
-    found = np.asarray(statistic(first[picks], axis=1)) - statistic(second[picks], axis=1)
+
+    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray(statistic(a, axis=-1)) - np.asarray(statistic(b, axis=-1))
+
+    found = difference(first[picks], second[picks])
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    estimate = statistic(first, axis=0) - statistic(second, axis=0)
-    return Interval(float(estimate), float(low), float(high), level)
+    return Interval(float(difference(first, second)), float(low), float(high), level)
 
 
 def two_level_interval(

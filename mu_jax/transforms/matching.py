@@ -44,6 +44,15 @@ class Recipe(NamedTuple):
     proximity: float = 0.0
     shuffle: bool = True
 
+    def pool_sizes(self, forget: int, retain: int) -> tuple[int, int]:
+        """Forgotten and retained examples in the pool, for sets of these sizes."""
+        sampled = round(self.retain_multiplier * forget)
+        return int(self.forget_multiplier * forget), min(retain, sampled)
+
+    def num_steps(self, forget: int, retain: int) -> int:
+        """Optimizer steps for sets of these sizes; what a schedule needs to know."""
+        return self.epochs * -(-sum(self.pool_sizes(forget, retain)) // self.batch_size)
+
 
 RELEASED = Recipe()
 
@@ -88,7 +97,7 @@ def matching_pool(key: jax.Array, forget: Any, retain: Any, recipe: Recipe) -> B
     forget = in_memory(forget)
     retain = retain if isinstance(retain, Stream) else in_memory(retain)
     m, n = forget.num_examples, retain.num_examples
-    rows = np.arange(int(recipe.forget_multiplier * m)) % m
-    size = min(n, round(recipe.retain_multiplier * m))
-    sample = jnp.sort(jax.random.permutation(key, n)[:size])
+    copies, sampled = recipe.pool_sizes(m, n)
+    rows = np.arange(copies) % m
+    sample = jnp.sort(jax.random.permutation(key, n)[:sampled])
     return concatenate(forget.take(rows), in_memory(retain.take(sample)))

@@ -106,7 +106,11 @@ def test_random_draws_are_nested_uniform_and_fixed():
         ("random:nan", ValueError, r"a fraction in \(0, 1\)"),
         ("random:0.1:seed=-1", ValueError, "expected random:AMOUNT or random:AMOUNT:seed=N"),
         ("random:0.1:sed=1", ValueError, "expected random:AMOUNT or random:AMOUNT:seed=N"),
-        ("group:3", ValueError, "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:6:50 or the path"),
+        (
+            "group:3",
+            ValueError,
+            "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:6:50 or the path",
+        ),
         ("nowhere/forget.csv", FileNotFoundError, "found no file 'nowhere/forget.csv'; check"),
         ("forget", FileNotFoundError, "found no file 'forget'"),
         ("", FileNotFoundError, "found no file ''"),

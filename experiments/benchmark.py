@@ -1,0 +1,102 @@
+"""Methods x forget sets x N models: how far each method is from retraining, with its floor.
+
+    python -m experiments.benchmark
+    python -m experiments.benchmark --requests=class:3 --models=100 --config.methods.ssd.alpha=3
+    python -m experiments.benchmark --config experiments/configs/cifar10.py --config.data_dir=DIR \\
+        --requests=dub_forget_sets.npz:cifar10_forget_set_5
+
+For every forget set it retrains 2 N models without the set: N are the oracles that everything is
+compared with, the other N the row "retrain", which is the floor that a perfect unlearner reaches.
+Then every method of the configuration unlearns the set from the same N originals. KLoM is the
+divergence of the margins of N unlearned models from those of the oracles, per example; the table
+has its 95th percentile over each split. Ensembles are kept in the workdir and reused; a run that
+was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments import comparison
+from experiments.populations import everything
+from experiments.running import exit_with_sentence, write_config, write_records
+from experiments.studies import study
+from experiments.tasks import Task, make_task, read_ids
+from mu_jax import datasets, ensembles, reporting
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to run."
+)
+REQUESTS = flags.DEFINE_multi_string(
+    "requests",
+    ["random:100:seed=1", "nearest:6:50", "class:3"],
+    "What to forget, one table each: class:3, random:50:seed=1, nearest:6:50, ids:1,5,9, a file "
+    "of ids, or sets.npz:name. Repeat the flag for several.",
+)
+MODELS = flags.DEFINE_integer("models", 64, "Models N of each row; KLoM needs 20 and wants 100.")
+ORACLES = flags.DEFINE_string(
+    "oracles", None, "Margins of somebody else's oracles [models, train + test], .npz or .npy."
+)
+WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where ensembles and results go.")
+FEWEST = 20
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --requests=...")
+    with exit_with_sentence():
+        run(CONFIG.value, REQUESTS.value)
+
+
+def run(config, requests: list[str]) -> None:
+    start = time.monotonic()
+    if MODELS.value < FEWEST:
+        raise ValueError(
+            f"expected at least {FEWEST} models, below which KLoM is noise, found {MODELS.value}; "
+            "raise --models"
+        )
+    task = make_task(config)
+    if task.info.task != "classification":
+        raise ValueError(
+            f"expected a classification task, found {config.dataset}, a {task.info.task} task"
+        )
+    wanted = {request: read_ids(task, request) for request in requests}
+    workdir = pathlib.Path(WORKDIR.value)
+    write_config(workdir, config)
+    records = []
+    for request, ids in wanted.items():
+        print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
+        records += run_request(task, request, ids, workdir)
+        write_records(workdir / "results.jsonl", records)
+    print(reporting.render(records, width=110))
+    print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
+
+
+def run_request(
+    task: Task, request: str, ids: np.ndarray, workdir: pathlib.Path
+) -> list[reporting.Record]:
+    """Records of one forget set; prints in which order the methods come."""
+    oracles = _loaded(task, ids)
+    found = study(task, ids, MODELS.value, workdir / "ensembles", oracles=oracles)
+    print("\n" + comparison.ordering(found, request), flush=True)
+    return comparison.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
+
+
+def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:
+    """Margins of the oracles of --oracles, if it is given."""
+    if ORACLES.value is None:
+        return None
+    index = np.asarray(everything(task).index)
+    return ensembles.load_margins(ORACLES.value, index=index, forget=datasets.digest(ids)).values
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    app.run(main)

@@ -1,0 +1,174 @@
+"""Ensembles of a task on disk: originals, and oracles retrained without a forget set."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mu_jax as mu
+from experiments.tasks import Task, training_optimizer
+from mu_jax import datasets, ensembles
+
+PyTree = Any
+BLOCK = 16  # models in one program
+
+# Seeds: models of different populations share nothing, and no result is reported against models
+# that have served to choose something.
+ORIGINALS, ORACLES, CHECKPOINTS, CALIBRATION = 0, 1, 1_001, 1_002
+
+
+class Population(NamedTuple):
+    """Variables of N models, and their outputs [N, n, K] on the training and the test examples."""
+
+    variables: PyTree
+    outputs: np.ndarray
+
+    def take(self, start: int, stop: int) -> Population:
+        """Models `start` to `stop - 1`."""
+        return jax.tree.map(lambda x: x[start:stop], self)
+
+    def model(self, number: int) -> PyTree:
+        """Variables of one model."""
+        return jax.tree.map(lambda x: x[number], self.variables)
+
+
+def train_population(
+    task: Task,
+    directory: pathlib.Path,
+    label: str,
+    *,
+    models: int,
+    examples: mu.Batches | None = None,
+    seed: int = 0,
+) -> Population:
+    """N models trained on `examples` (default all) by the recipe of the task; reused when on disk.
+
+    Model j of a seed is the same whatever N is. Populations that are compared with each other must
+    have different seeds, or their models share their initialisation.
+    """
+    examples = task.train if examples is None else examples
+    training = task.config.training
+    optimizer = training_optimizer(task, examples)
+
+    def compute(numbers, examples, everything):
+        key = jax.random.key(seed)
+        variables = ensembles.train(
+            task.model,
+            optimizer,
+            examples,
+            jax.vmap(lambda j: jax.random.fold_in(key, j))(numbers),
+            init=task.init,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+        )
+        return Population(variables, ensembles.ensemble_outputs(task.model, variables, everything))
+
+    return ensembles.stored(
+        directory,
+        recipe(task, examples, seed),
+        compute,
+        models,
+        examples,
+        everything(task),
+        block=min(BLOCK, models),
+        progress=_report(label),
+    )
+
+
+class Subsets(NamedTuple):
+    """As `Population`, and masks bool[N, n]: the training examples that each model has seen."""
+
+    variables: PyTree
+    outputs: np.ndarray
+    masks: np.ndarray
+
+
+def train_subsets(
+    task: Task,
+    directory: pathlib.Path,
+    label: str,
+    *,
+    models: int,
+    fraction: float,
+    seed: int = 0,
+) -> Subsets:
+    """N models, each on its own random subset of the training set; what datamodels and LiRA need.
+
+    Models 2j and 2j + 1 see the first and the last part of one random order, so that halves
+    complement each other. An example that is left out has weight 0; in training mode a batch
+    normalisation still sees it, so these models are for architectures without one.
+    """
+    training = task.config.training
+    optimizer = training_optimizer(task, task.train)
+    kept = round(fraction * task.train.num_examples)
+    if not 0 < kept < task.train.num_examples:
+        raise ValueError(f"expected a fraction in (0, 1), found {fraction}; 0.5 is usual")
+
+    def mask(number):
+        order = jax.random.fold_in(jax.random.key(seed), number // 2)
+        place = jax.random.permutation(jax.random.fold_in(order, 1), task.train.num_examples)
+        return jnp.where(number % 2 == 0, place < kept, place >= place.size - kept)
+
+    def compute(numbers, examples, everything):
+        masks = jax.vmap(mask)(numbers)
+        variables = ensembles.train(
+            task.model,
+            optimizer,
+            examples,
+            jax.vmap(lambda j: jax.random.fold_in(jax.random.key(seed), j))(numbers),
+            masks.astype(jnp.float32),
+            init=task.init,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+        )
+        outputs = ensembles.ensemble_outputs(task.model, variables, everything)
+        return Subsets(variables, outputs, masks)
+
+    return ensembles.stored(
+        directory,
+        {**recipe(task, task.train, seed), "fraction": fraction},
+        compute,
+        models,
+        task.train,
+        everything(task),
+        block=min(BLOCK, models),
+        progress=_report(label),
+    )
+
+
+def recipe(task: Task, examples: mu.Batches, seed: int) -> dict[str, Any]:
+    """What tells one population from another, as JSON."""
+    names = ("dataset", "limit", "model", "training")
+    config = {name: task.config.to_dict()[name] for name in names}
+    absent = np.setdiff1d(np.asarray(task.train.index), np.asarray(examples.index))
+    return {**config, "without": datasets.digest(absent) if absent.size else "", "seed": seed}
+
+
+def everything(task: Task) -> mu.Batches:
+    """The training examples, then the test examples."""
+    return mu.concatenate(task.train, task.test)
+
+
+def positions(task: Task, forget_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the examples of each split stand in `everything`."""
+    train = np.arange(task.train.num_examples)
+    forget = np.isin(np.asarray(task.train.index), forget_ids)
+    test = train.size + np.arange(task.test.num_examples)
+    return {"forget": train[forget], "retain": train[~forget], "test": test}
+
+
+def _report(label: str) -> Callable[[int, int], None]:
+    start = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        seconds = time.monotonic() - start
+        print(f"  {label}: {done} of {total} models, {seconds:.1f} s", file=sys.stderr, flush=True)
+
+    return report
