@@ -1,6 +1,8 @@
 """Datasets whose examples carry stable ids, and the forget requests that name those ids."""
 
-from mu_jax.datasets.loading import DatasetInfo, Examples, Source, info, load, source
+from mu_jax.datasets.electricity import overlapping_windows
+from mu_jax.datasets.examples import DatasetInfo, Examples, Source
+from mu_jax.datasets.loading import info, load, source
 from mu_jax.datasets.requests import digest, read_request, write_request
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "digest",
     "info",
     "load",
+    "overlapping_windows",
     "read_request",
     "source",
     "write_request",

@@ -9,13 +9,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+# Names that need no preparation by somebody else.
+_BUILT_IN = ("digits", "digits_regression", "diabetes")
+_LOCAL = ("agedb", "electricity", "mucac", "mufac", "sts_b", "sts_b_glove")
+
+
+def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """Where datasets lie."""
+    default = os.environ.get("MU_JAX_DATA_DIR") or "~/.cache/mu_jax"
+    return Path(data_dir or default).expanduser()
+
 
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """The read-only TFDS builder of a dataset; makes a built-in dataset where it is missing."""
     import tensorflow_datasets as tfds
 
-    default = os.environ.get("MU_JAX_DATA_DIR") or "~/.cache/mu_jax"
-    root = Path(data_dir or default).expanduser()
+    root = data_root(data_dir)
     builder_class = _builder_class(name)
     folder = _find(name, root) if builder_class is None else _prepared(builder_class, root)
     try:
@@ -57,7 +66,7 @@ def _find(name: str, root: Path) -> Path:
     versions = [p for p in candidates if re.fullmatch(r"(\d+\.){2}\d+", p.name) and _is_complete(p)]
     if versions:
         return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
-    known = ["digits", "diabetes", *sorted(p.name for p in root.iterdir() if _holds_dataset(p))]
+    known = [*_BUILT_IN, *_LOCAL, *sorted(p.name for p in root.iterdir() if _holds_dataset(p))]
     raise FileNotFoundError(
         f"expected one of the datasets {', '.join(known)}, found {name!r}; "
         f"prepare it with TFDS as array_record under {root}"

@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from mu_jax.datasets.folders import open_builder
+from mu_jax.datasets import faces, text
+from mu_jax.datasets.digits_regression import digits_regression
+from mu_jax.datasets.electricity import electricity
+from mu_jax.datasets.examples import DatasetInfo, Examples, Source
+from mu_jax.datasets.folders import data_root, open_builder
 from mu_jax.datasets.layout import check_split, find_layout, targets_and_ids
-
-
-class Examples(NamedTuple):
-    """A split in memory: float32 `inputs` [n, ...], `targets` [n], int32 ids `index` [n]."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    index: np.ndarray  # type: ignore[assignment]  # the library's word for ids, over tuple.index
-
-
-class DatasetInfo(NamedTuple):
-    """What a dataset holds.
-
-    Attributes:
-        name: name of the dataset, for example `cifar10`.
-        version: its version, for example `3.0.2`.
-        task: `classification` (int32 targets) or `regression` (float32 targets).
-        input_shape: shape of one input; None where it differs between examples.
-        num_classes: number of classes, None for a regression.
-        split_sizes: number of records of each split.
-        target_mean: a regression's `targets * target_scale + target_mean` are in original units.
-        target_scale: see `target_mean`.
-    """
-
-    name: str
-    version: str
-    task: str
-    input_shape: tuple[int | None, ...]
-    num_classes: int | None
-    split_sizes: dict[str, int]
-    target_mean: float = 0.0
-    target_scale: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Random access to a split: `source[i]` is `(input, target, id)`, decoded when asked for.
-
-    Made by `source`. It can be pickled (for worker processes) and holds no open file handle of its
-    own. `targets` and `index` are in memory, so forget requests need no pass over the inputs.
-    """
-
-    records: Any
-    inputs_name: str
-    mean: np.ndarray
-    scale: np.ndarray
-    targets: np.ndarray
-    index: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return len(self.index)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.generic, np.generic]:
-        """The float32 input, the target and the id at a position of the split."""
-        position = range(len(self))[position]
-        value = np.asarray(self.records[position][self.inputs_name], np.float32)
-        return (value - self.mean) / self.scale, self.targets[position], self.index[position]
+from mu_jax.datasets.local_copy import LocalCopy
 
 
 def load(
@@ -80,9 +25,13 @@ def load(
 ) -> Examples:
     """Reads a split into memory.
 
-    `digits` and `diabetes` are made from scikit-learn when they are not on disk yet; every other
-    name is looked up under `data_dir` and must have been prepared by TFDS as array_record. Nothing
-    is downloaded and TensorFlow is not needed.
+    `digits` and `diabetes` are made from scikit-learn when they are not on disk yet, and
+    `digits_regression` in memory. `agedb`, `electricity`, `mucac`, `mufac`, `sts_b` and
+    `sts_b_glove` are read from a copy in the layout of its distribution, in a folder of that name
+    or in `data_dir` itself; the functions of those names in
+    `mu_jax.datasets.faces`, `.electricity` and `.text` say more. Every other name is looked up
+    under `data_dir` and must have been prepared by TFDS as array_record. Nothing is downloaded and
+    TensorFlow is not needed.
 
     Integer images are divided by their type's largest value, float images are taken as they are.
     Where the dataset's metadata has train-split means and deviations (`diabetes`), inputs and
@@ -92,21 +41,23 @@ def load(
     (`train_00007` is 7); else its position in the split.
 
     Args:
-        name: `digits`, `diabetes` or a folder of `data_dir`, as `cifar10` (newest version) or
+        name: one of the names above or a folder of `data_dir`, as `cifar10` (newest version) or
             `cifar10/3.0.2`.
-        split: a whole split; parts such as `train[:10%]` have no stable positions.
+        split: a whole split; parts such as `train[:10%]` have no stable positions. Most local
+            copies also part `train` into `forget` and `retain`, with the same ids.
         data_dir: where datasets lie; by default the environment's `MU_JAX_DATA_DIR`, else
             `~/.cache/mu_jax`.
         limit: read the first `limit` records only.
-        label: which class feature to predict, for example `coarse_label` of CIFAR-100.
+        label: which class feature to predict, for example `coarse_label` of CIFAR-100 or `smiling`
+            of MUCAC.
 
     Returns:
         `Examples` with int32 (classes) or float32 (regression) targets.
 
     Raises:
         FileNotFoundError: there is no such folder or dataset, or record files are missing.
-        ValueError: another file format, an unknown split, no usable inputs or targets, ids that are
-            not unique or not int32, inputs of different shapes.
+        ValueError: another file format or layout, an unknown split, no usable inputs or targets,
+            ids that are not unique or not int32, inputs of different shapes.
 
     Cost: reads the records twice, and decodes the inputs once; memory of the result.
 
@@ -119,8 +70,12 @@ def load(
         ((1500, 8, 8, 1), 1.0, 1500)
     """
     view = source(name, split, data_dir=data_dir, limit=limit, label=label)
+    if not len(view):
+        raise ValueError(
+            f"expected examples in {name}/{split}, found none; choose a split that holds some"
+        )
     first = view[0][0]
-    inputs = np.empty((len(view), *first.shape), np.float32)
+    inputs = np.empty((len(view), *first.shape), first.dtype)
     for position in range(len(view)):
         value = view[position][0]
         if value.shape != first.shape:
@@ -168,28 +123,18 @@ def source(
         >>> len(view), value.shape, target.dtype
         (88, (10,), dtype('float32'))
     """
-    import tensorflow_datasets as tfds
-
-    builder = open_builder(name, data_dir)
-    layout = find_layout(builder, label)
-    check_split(builder, split)
-    count = builder.info.splits[split].num_examples
-    if limit is not None:
-        if limit < 1:
-            raise ValueError(f"expected a limit of at least 1, found {limit}; raise it")
-        count = min(count, limit)
-    # Without the inputs this pass costs no image decoding.
-    undecoded = {layout.inputs_name: tfds.decode.SkipDecoding()}
-    labels = builder.as_data_source(split=split, decoders=undecoded)
-    targets, index = targets_and_ids(labels, count, layout, f"{name}/{split}")
-    return Source(
-        records=builder.as_data_source(split=split),
-        inputs_name=layout.inputs_name,
-        mean=layout.inputs_mean,
-        scale=layout.inputs_scale,
-        targets=targets,
-        index=index,
-    )
+    if limit is not None and limit < 1:
+        raise ValueError(f"expected a limit of at least 1, found {limit}; raise it")
+    local = _open_local(name, data_dir, label)
+    if local is None:
+        return _prepared(name, split, data_dir, limit, label)
+    if split not in local.splits:
+        raise ValueError(
+            f"expected one of the splits {', '.join(local.splits)} of {name}, found {split!r}; "
+            "pass a whole split"
+        )
+    view = local.splits[split]
+    return view if limit is None else view.take(slice(limit))
 
 
 def info(
@@ -209,7 +154,8 @@ def info(
         FileNotFoundError: as in `load`.
         ValueError: as in `load`.
 
-    Cost: reads two small files; `digits` and `diabetes` are made first where they are missing.
+    Cost: reads two small files, or the tables of a local copy; `digits` and `diabetes` are made
+    first where they are missing.
 
     Example:
         >>> import tempfile
@@ -219,6 +165,9 @@ def info(
         >>> digits.num_classes, digits.input_shape, digits.split_sizes
         (10, (8, 8, 1), {'train': 1500, 'test': 297})
     """
+    local = _open_local(name, data_dir, label)
+    if local is not None:
+        return local.info
     builder = open_builder(name, data_dir)
     layout = find_layout(builder, label)
     return DatasetInfo(
@@ -231,3 +180,49 @@ def info(
         target_mean=layout.target_mean,
         target_scale=layout.target_scale,
     )
+
+
+def _prepared(
+    name: str, split: str, data_dir: str | os.PathLike[str] | None, limit: int | None, label: str
+) -> Source:
+    """A split of a dataset prepared by TFDS."""
+    import tensorflow_datasets as tfds
+
+    builder = open_builder(name, data_dir)
+    layout = find_layout(builder, label)
+    check_split(builder, split)
+    count = builder.info.splits[split].num_examples
+    count = count if limit is None else min(count, limit)
+    # Without the inputs this pass costs no image decoding.
+    undecoded = {layout.inputs_name: tfds.decode.SkipDecoding()}
+    labels = builder.as_data_source(split=split, decoders=undecoded)
+    targets, index = targets_and_ids(labels, count, layout, f"{name}/{split}")
+    return Source(
+        records=builder.as_data_source(split=split),
+        inputs_name=layout.inputs_name,
+        mean=layout.inputs_mean,
+        scale=layout.inputs_scale,
+        targets=targets,
+        index=index,
+    )
+
+
+def _open_local(name: str, data_dir: str | os.PathLike[str] | None, label: str) -> LocalCopy | None:
+    """The local copy that a name means, None for what TFDS prepares."""
+    root = data_root(data_dir)
+    match name:
+        case "digits_regression":
+            return digits_regression(label)
+        case "mufac":
+            return faces.mufac(root, label)
+        case "mucac":
+            return faces.mucac(root, label)
+        case "agedb":
+            return faces.agedb(root, label)
+        case "sts_b":
+            return text.sts_b(root, label)
+        case "sts_b_glove":
+            return text.sts_b_glove(root, label)
+        case "electricity":
+            return electricity(root, label)
+    return None

@@ -1,16 +1,22 @@
 """Small reference architectures as flax modules, and the convolution they use."""
 
+from mu_jax.models.allcnn import AllCNN
 from mu_jax.models.cnn import CNN
 from mu_jax.models.convolution import convolution_by_backend, patch_convolution
 from mu_jax.models.mlp import MLP
 from mu_jax.models.resnet import ResNet9, ResNet18
+from mu_jax.models.sentence_pair_lstm import SentencePairLSTM
+from mu_jax.models.temporal_fusion_transformer import TemporalFusionTransformer
 from mu_jax.models.vit import ViTTiny
 
 __all__ = [
     "CNN",
     "MLP",
+    "AllCNN",
     "ResNet9",
     "ResNet18",
+    "SentencePairLSTM",
+    "TemporalFusionTransformer",
     "ViTTiny",
     "convolution_by_backend",
     "patch_convolution",

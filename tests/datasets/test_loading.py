@@ -255,7 +255,7 @@ def test_a_regression_is_standardised_by_its_metadata(tmp_path):
 def test_missing_folders_and_datasets_are_named(data_dir, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder of prepared datasets, found no"):
         datasets.load("cifar10", data_dir=tmp_path / "nowhere")
-    known = "digits, diabetes, cifar10, cifar100, mnist, found 'svhn'"
+    known = "sts_b, sts_b_glove, cifar10, cifar100, mnist, found 'svhn'"
     with pytest.raises(FileNotFoundError, match=known):
         datasets.load("svhn", data_dir=data_dir)
     with pytest.raises(FileNotFoundError, match=r"found 'cifar10/9\.9\.9'"):

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mu_jax.models import CNN, MLP, ResNet9, ResNet18, ViTTiny
+from mu_jax.models import CNN, MLP, AllCNN, ResNet9, ResNet18, ViTTiny
 
 SMALL = {
     "mlp": (MLP, {"features": (8, 6), "num_outputs": 3}),
     "cnn": (CNN, {"features": (4, 8), "num_outputs": 3}),
+    "allcnn": (AllCNN, {"num_outputs": 3, "width": 2}),
     "resnet9": (ResNet9, {"num_outputs": 3, "width": 2}),
     "resnet18": (ResNet18, {"num_outputs": 3, "width": 2}),
     "vit": (ViTTiny, {"num_outputs": 3, "width": 12, "depth": 2}),
 }
-CONVOLUTIONAL = ["cnn", "resnet9", "resnet18"]
+CONVOLUTIONAL = ["cnn", "allcnn", "resnet9", "resnet18"]
 QUICK = ["mlp", "cnn", "vit"]  # quick to compile, for the laws that need programs of their own
 IMAGES = np.random.default_rng(0).normal(size=(4, 12, 12, 3)).astype(np.float32)
 
@@ -72,6 +73,14 @@ def shapes(name, **fields):
             CNN((32, 64, 128), 10),
             (1, 32, 32, 3),
             9 * (3 * 32 + 32 * 64 + 64 * 128) + 2 * (32 + 64 + 128) + 128 * 10 + 10,
+        ),
+        (
+            AllCNN(),
+            (1, 32, 32, 3),
+            9 * (3 * 96 + 96 * 96 + 96 * 192 + 4 * 192 * 192)
+            + 192 * 192
+            + 2 * (2 * 96 + 6 * 192)
+            + 193,
         ),
         (ResNet9(), (1, 32, 32, 3), 2_274_880),
         (ResNet18(), (1, 32, 32, 3), 11_173_962),
@@ -196,6 +205,12 @@ def test_features_are_the_input_of_the_head(run, name):
     [
         ("mlp", {"hidden_0": (4, 8), "hidden_1": (4, 6)}),
         ("cnn", {"stage_0": (4, 12, 12, 4), "stage_1": (4, 6, 6, 8)}),
+        (
+            "allcnn",
+            {f"block_{i}": (4, 12, 12, 2) for i in (0, 1)}
+            | {f"block_{i}": (4, 6, 6, 4) for i in (2, 3, 4)}
+            | {f"block_{i}": (4, 3, 3, 4) for i in (5, 6, 7)},
+        ),
         (
             "resnet9",
             {"stem": (4, 12, 12, 2), "stage_1": (4, 6, 6, 4), "stage_2": (4, 3, 3, 8)},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mu_jax.models import CNN, MLP, ResNet9, ViTTiny
+from mu_jax.models import CNN, MLP, AllCNN, ResNet9, ViTTiny
 from mu_jax.models.cnn import ConvBatchNorm
 from mu_jax.models.resnet import BasicBlock, _max_pool
 from mu_jax.models.vit import Block, SelfAttention
@@ -121,6 +121,23 @@ def test_cnn_is_its_stages(filled):
     @jax.jit
     def reference(x):
         x = layer(variables, "conv_1", layer(variables, "conv_0", x), stride=2).mean((1, 2))
+        head = variables["params"]["head"]
+        return x @ head["kernel"] + head["bias"]
+
+    found = jax.jit(module.apply)(variables, x)
+    np.testing.assert_allclose(found, reference(x), rtol=1e-4, atol=1e-4)
+
+
+def test_allcnn_is_the_published_sequence(filled):
+    x = normal(2, 9, 9, 3)
+    module = AllCNN(width=2)
+    variables = filled(module, x)
+
+    @jax.jit
+    def reference(x):
+        for block, stride in enumerate((1, 1, 2, 1, 1, 2, 1)):
+            x = layer(variables, f"conv_{block}", x, stride=stride)
+        x = layer(variables, "conv_7", x, padding=0).mean((1, 2))
         head = variables["params"]["head"]
         return x @ head["kernel"] + head["bias"]
 
