@@ -3,8 +3,9 @@
     python -m experiments.quickstart --config experiments/configs/digits.py
 
 Needs no data on disk. Hyper-parameters were chosen on the requests `random:100:seed=11`,
-`nearest:601:50` and `class:7`, by the mean over splits of the 95th percentile of KLoM, and are
-reported on other requests, with other oracles:
+`nearest:601:50` and `class:7`, as those with the lowest 95th percentile of KLoM on the forget set
+that raise the one on the retain set by at most 0.5 over doing nothing, and are reported on other
+requests, with other oracles:
 
 * `ssd`: of alpha 5, 10, 20, 30, 50 and dampening 0.1, 0.5, 1.
 * `iau`: of plain steps 0.01, 0.03, 0.1, 0.3 and Adam's 1e-3, 2e-3, 5e-3.
@@ -32,7 +33,7 @@ def get_config() -> config_dict.ConfigDict:
         batch_size=256,  # of statistics and evaluation; results do not depend on it
         methods=dict(
             ssd=dict(alpha=5.0, dampening=0.1),
-            iau=dict(optimizer="sgd", learning_rate=0.1),
+            iau=dict(optimizer="adam", learning_rate=1e-3),
             dmm=dict(
                 attribution=dict(
                     checkpoints=20,
@@ -55,7 +56,7 @@ def get_config() -> config_dict.ConfigDict:
                 epochs=10,
                 batch_size=64,
             ),
-            gradient_ascent=dict(optimizer="momentum", learning_rate=3e-3, epochs=5, batch_size=64),
+            gradient_ascent=dict(optimizer="momentum", learning_rate=5e-3, epochs=5, batch_size=64),
         ),
         selection="chosen on other forget sets with other oracles",
     )
