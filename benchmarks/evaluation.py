@@ -50,10 +50,10 @@ def _floors(models: int, seed: int) -> dict[str, float]:
 
 def _u_lira(seed: int) -> tuple[float, float]:
     random = np.random.default_rng(seed)
-    trained = random.random((24, 60)) < 0.5
-    forgotten = trained[:, None] & (random.random((24, 20, 60)) < 0.4)
-    margins = random.normal(size=(24, 20, 60))
-    options = evaluation.ULiraOptions(targets=20, min_shadows=10, fpr=0.2)
+    trained = random.random((24, 200)) < 0.5
+    forgotten = trained[:, None] & (random.random((24, 20, 200)) < 0.4)
+    margins = random.normal(size=(24, 20, 200))
+    options = evaluation.ULiraOptions(targets=20, min_shadows=10)
     found = evaluation.u_lira(margins, trained, forgotten, seed=seed, options=options)
     floor = evaluation.u_lira_floor(margins, trained, forgotten, seed=seed, options=options)
     return float(found.accuracy), float(floor.accuracy)

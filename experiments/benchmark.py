@@ -36,8 +36,8 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 REQUESTS = flags.DEFINE_multi_string(
     "requests",
-    ["random:100:seed=1", "nearest:6:50", "class:3"],
-    "What to forget, one table each: class:3, random:50:seed=1, nearest:6:50, ids:1,5,9, a file "
+    ["random:100:seed=1", "nearest:50:id=6", "class:3"],
+    "What to forget, one table each: class:3, random:50:seed=1, nearest:50:id=6, ids:1,5,9, a file "
     "of ids, or sets.npz:name. Repeat the flag for several.",
 )
 MODELS = flags.DEFINE_integer("models", 64, "Models N of each row; KLoM needs 20 and wants 100.")

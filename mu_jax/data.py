@@ -73,7 +73,7 @@ class Batches:
 
     def shuffled(self, key: jax.Array) -> Batches:
         """The same examples in a random order."""
-        return self.take(jax.random.permutation(key, self.num_examples))
+        return self.take(random_order(key, self.num_examples))
 
     def at(self, step: jax.Array | int, order: jax.Array | None = None) -> Batch:
         """Batch number `step` of an epoch, filled up with real rows of weight 0.
@@ -93,9 +93,9 @@ class Batches:
         slot = jnp.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         row = step * self.batch_size + slot
         valid = (slot < real) & (row < n)
-        row = row % n if order is None else order[row % n]
+        row = row % n if order is None else _rows(order, row % n)
         examples = (self.inputs, self.targets, self.weight, self.index)
-        batch = without_padding_values(Batch(*jax.tree.map(lambda x: x[row], examples)))
+        batch = without_padding_values(Batch(*jax.tree.map(lambda x: _rows(x, row), examples)))
         batch = batch._replace(
             weight=jnp.where(valid, batch.weight, 0), index=jnp.where(valid, batch.index, -1)
         )
@@ -199,6 +199,27 @@ def split(data: Data, forget_ids: Sequence[int] | np.ndarray) -> tuple[Data, Dat
         data.take(np.flatnonzero(chosen)),  # type: ignore[attr-defined]
         data.take(np.flatnonzero(~chosen)),  # type: ignore[attr-defined]
     )
+
+
+def _rows(array: jax.Array, row: jax.Array) -> jax.Array:
+    """Rows that are known to be there: no negative or too large number has to be mended."""
+    return array.at[row].get(mode="promise_in_bounds")
+
+
+def random_order(key: jax.Array, n: int) -> jax.Array:
+    """A random permutation of 0..n-1, i32[n]: the order of the examples in an epoch.
+
+    One sort of 32-bit words, each with its row number in the low and random bits in the high part:
+    on a CPU five times as fast as `jax.random.permutation`, which an ensemble of small models
+    feels. Rows with equal random bits keep their order, so that of two rows the first comes first
+    with a probability above 1/2 by at most 2^-17. Beyond 65,536 rows, where this would grow, it is
+    `jax.random.permutation`.
+    """
+    if n > 2**16:
+        return jax.random.permutation(key, n)
+    low = jnp.uint32((1 << max(n - 1, 1).bit_length()) - 1)
+    high = jax.random.bits(key, (n,), jnp.uint32) & ~low
+    return (jnp.sort(high | jnp.arange(n, dtype=jnp.uint32)) & low).astype(jnp.int32)
 
 
 def concatenate(first: Batches, second: Batches) -> Batches:

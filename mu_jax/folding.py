@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch, Batches, pad, without_padding_values
+from mu_jax.data import Batch, Batches, pad, random_order, without_padding_values
 from mu_jax.sharding import enter, mesh_of, place
 
 PyTree = Any
@@ -115,7 +115,7 @@ def _run(
 
     def shuffle(epoch):
         assert key is not None
-        return jax.random.permutation(jax.random.fold_in(key, epoch), batches.num_examples)
+        return random_order(jax.random.fold_in(key, epoch), batches.num_examples)
 
     def body(position, state):
         carry, order = state

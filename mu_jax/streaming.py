@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Batch, as_ids, axis_size, round_up
+from mu_jax.data import Batch, as_ids, axis_size, random_order, round_up
 from mu_jax.sharding import check_axis
 
 PyTree = Any
@@ -91,7 +91,7 @@ class Stream:
     def _layout(self, key: jax.Array | None) -> tuple[np.ndarray, np.ndarray]:
         """Row and weight of every slot of this process's part of every batch."""
         n, real = self.num_examples, min(self.batch_size, self.num_examples)
-        order = np.arange(n) if key is None else np.asarray(jax.random.permutation(key, n))
+        order = np.arange(n) if key is None else np.asarray(random_order(key, n))
         slot = np.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
         position = np.arange(self.num_batches)[:, None] * self.batch_size + slot
         valid = (slot < real) & (position < n)

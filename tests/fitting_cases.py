@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import mu_jax as mu
+from mu_jax.data import random_order
 
 N, KEY, ADAM = 11, jax.random.key(4), optax.adam(0.05)
 
@@ -55,7 +56,7 @@ def by_hand(batches, steps, optimizer=ADAM, shuffle=True, gradient=None):
     per_epoch = -(-N // batches.batch_size)
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
-        order = jax.random.permutation(jax.random.fold_in(KEY, epoch), N)
+        order = random_order(jax.random.fold_in(KEY, epoch), N)
         order = order if shuffle else jnp.arange(N)
         rows = order[place * batches.batch_size : (place + 1) * batches.batch_size]
         batch = batches.inputs[rows], batches.targets[rows], batches.weight[rows]

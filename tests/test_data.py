@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mu_jax as mu
-from mu_jax.data import check_sets, check_weight, pad, without_padding_values
+from mu_jax.data import check_sets, check_weight, pad, random_order, without_padding_values
 
 
 def make(n=7, batch_size=3, **arguments):
@@ -279,3 +279,15 @@ def test_transforms_refuse_overlapping_and_empty_sets():
     data, variables = make(), mu.Variables(jnp.ones(2))
     for unlearn in (mu.ssd(model, alpha=2.0), mu.chain(mu.ssd(model, alpha=2.0))):
         assert_refused("common example", unlearn, jax.random.key(0), variables, data, data)
+
+
+def test_a_random_order_is_a_permutation_and_every_place_is_as_likely():
+    for n in (1, 2, 5, 64, 65_537):
+        order = np.asarray(random_order(jax.random.key(0), n))
+        np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    orders = jax.vmap(lambda key: random_order(key, 6))(jax.random.split(jax.random.key(1), 6_000))
+    counts = np.array([np.bincount(orders[:, place], minlength=6) for place in range(6)])
+    # 1,000 expected with a standard deviation of 29; 36 numbers.
+    assert np.abs(counts - 1_000).max() < 4 * 29
+    first_before_second = (np.argsort(orders, 1)[:, 0] < np.argsort(orders, 1)[:, 1]).mean()
+    assert abs(first_before_second - 0.5) < 4 * 0.5 / 6_000**0.5

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import mu_jax as mu
+from mu_jax.data import random_order
 
 N = 11
 MODEL = mu.from_function(lambda w, state, x: jnp.tanh(x @ w), optax.squared_error)
@@ -50,7 +51,7 @@ def test_batches_are_those_of_arrays_padding_included(batch_size):
 
 
 def in_order(data, key):
-    order = jax.random.permutation(key, N)
+    order = random_order(key, N)
     return [data.at(step, order) for step in range(data.num_batches)]
 
 

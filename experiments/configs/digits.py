@@ -3,9 +3,9 @@
     python -m experiments.quickstart --config experiments/configs/digits.py
 
 Needs no data on disk. Hyper-parameters were chosen on the requests `random:100:seed=11`,
-`nearest:601:50` and `class:7`, as those with the lowest 95th percentile of KLoM on the forget set
-that raise the one on the retain set by at most 0.5 over doing nothing, and are reported on other
-requests, with other oracles:
+`nearest:50:id=601` and `class:7`, as those with the lowest 95th percentile of KLoM on the forget
+set that raise the one on the retain set by at most 0.5 over doing nothing, and are reported on
+other requests, with other oracles:
 
 * `ssd`: of alpha 5, 10, 20, 30, 50 and dampening 0.1, 0.5, 1.
 * `iau`: of plain steps 0.01, 0.03, 0.1, 0.3 and Adam's 1e-3, 2e-3, 5e-3.
@@ -39,7 +39,11 @@ def get_config() -> config_dict.ConfigDict:
                     checkpoints=20,
                     dim=config_dict.placeholder(int),  # no projection
                     retain_only=True,
-                    calibration=("random:100:seed=99", "nearest:651:50", "nearest:1166:50"),
+                    calibration=(
+                        "random:0.1:seed=99",
+                        "nearest:0.05:seed=98",
+                        "nearest:0.05:seed=97",
+                    ),
                     calibration_models=32,
                 ),
                 optimizer="adam",

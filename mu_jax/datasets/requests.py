@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20", "nearest:6:50")
+_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20", "nearest:50:id=6")
 _ID_COLUMNS = ("id", "index")
 
 
@@ -37,8 +37,9 @@ def read_request(
       of one permutation of the sorted ids, so it does not depend on the order of the data, and a
       smaller request of the same seed is part of a larger one;
     - `ids:1,5,9` or `ids:1,10-20`: these ids; a range holds both its ends;
-    - `nearest:6:50`: the 50 examples whose inputs are nearest to those of example 6 in Euclidean
-      distance, itself included, the smaller id first among equals: a coherent group.
+    - `nearest:50:id=6` or `nearest:0.05:seed=1`: a coherent group, the examples whose inputs are
+      nearest to those of example 6 in Euclidean distance, or of one drawn at random; it belongs to
+      the group, and of equally near ones the smaller id comes first.
 
     Args:
         request: path of a file, or a selector.
@@ -173,27 +174,49 @@ def _of_classes(argument: str, index: np.ndarray, targets: np.ndarray | None) ->
 
 
 def _random(argument: str, index: np.ndarray) -> list[int]:
-    match = re.fullmatch(r"(\d+|\d*\.\d+)(?::seed=(\d+))?", argument)
-    amount = match[1] if match else "0"
-    count = int(amount) if amount.isdigit() else round(float(amount) * len(index))
-    if count < 1 or ("." in amount and float(amount) >= 1) or count > len(index):
+    match = re.fullmatch(r"([\d.]+)(?::seed=(\d+))?", argument)
+    count = _count(match[1] if match else "", len(index))
+    if match is None or count is None:
         raise ValueError(
-            f"expected random:AMOUNT or random:AMOUNT:seed=N with a fraction in (0, 1) or a count "
-            f"from 1 to {len(index) - 1} that selects at least one of the {len(index)} examples, "
-            f"found 'random:{argument}'; change the amount"
+            f"expected random:AMOUNT or random:AMOUNT:seed=N with {_amount(len(index))}, found "
+            f"'random:{argument}'; change the amount"
         )
-    generator = np.random.Generator(np.random.PCG64(int(match[2] or 0) if match else 0))
-    return generator.permutation(np.sort(index))[:count].tolist()
+    return _permuted(index, int(match[2] or 0))[:count].tolist()
+
+
+def _count(amount: str, size: int) -> int | None:
+    """A count, or a fraction in (0, 1) rounded to one; None if it selects nobody or too many."""
+    if not re.fullmatch(r"\d+|\d*\.\d+", amount) or ("." in amount and float(amount) >= 1):
+        return None
+    count = int(amount) if amount.isdigit() else round(float(amount) * size)
+    return count if 1 <= count <= size else None
+
+
+def _amount(size: int) -> str:
+    return (
+        f"a fraction in (0, 1) or a count from 1 to {size - 1} that selects at least one of the "
+        f"{size} examples"
+    )
+
+
+def _permuted(index: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed)).permutation(np.sort(index))
 
 
 def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> list[int]:
-    match = re.fullmatch(r"(\d+):(\d+)", argument)
-    centre, count = (int(match[1]), int(match[2])) if match else (-1, 0)
-    if centre not in index or not 0 < count < len(index) or inputs is None:
+    match = re.fullmatch(r"([\d.]+):(id|seed)=(\d+)", argument)
+    count = _count(match[1] if match else "", len(index))
+    if match is None or count is None or inputs is None:
         raise ValueError(
-            f"expected nearest:ID:COUNT with an id of the training set, a count from 1 to "
-            f"{len(index) - 1} and examples that are arrays, found 'nearest:{argument}'; name "
-            "another example or count"
+            f"expected nearest:AMOUNT:id=ID or nearest:AMOUNT:seed=N with {_amount(len(index))}, "
+            f"and inputs that are arrays, found 'nearest:{argument}'; change the amount, or select "
+            "by ids:"
+        )
+    centre = int(match[3]) if match[2] == "id" else _permuted(index, int(match[3]))[0]
+    if centre not in index:
+        raise ValueError(
+            f"expected an id of the training set in 'nearest:{argument}', found {centre}; name "
+            "another example"
         )
     rows = np.asarray(inputs, np.float64).reshape(len(index), -1)
     distance = np.square(rows - rows[np.flatnonzero(index == centre)[0]]).sum(axis=1)

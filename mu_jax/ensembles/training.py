@@ -96,7 +96,7 @@ def train(
       model, optimizer: one recipe for all.
       batches: the examples.
       keys: N keys.
-      weights: f32[N, n], default 1 for all.
+      weights: f32[N, n]; default those of the batches for all.
       init: `key -> variables`.
       epochs, batch_size, gradients: see `mu.fit`.
       layout, mesh: see `map_models`.
@@ -106,16 +106,16 @@ def train(
 
     Cost: N times one training; memory of N models and optimizer states when trained together.
     """
-    weights = jnp.ones((len(keys), batches.num_examples)) if weights is None else weights
     objective = supervised(model, training_mode=True)
 
-    def one(key, weight):
+    def one(key, weight=None):
+        own = batches if weight is None else batches.replace(weight=weight.astype(jnp.float32))
         state, _ = fit(
             model,
             objective,
             optimizer,
             init(jax.random.fold_in(key, 0)),
-            batches.replace(weight=weight.astype(jnp.float32)),
+            own,
             key=jax.random.fold_in(key, 1),
             epochs=epochs,
             batch_size=batch_size,
@@ -124,7 +124,8 @@ def train(
         return state.variables
 
     shapes = jax.eval_shape(jax.vmap(init), keys)
-    return map_models(one, keys, weights, layout=layout or _layout(shapes), mesh=mesh)
+    members = (keys,) if weights is None else (keys, weights)
+    return map_models(one, *members, layout=layout or _layout(shapes), mesh=mesh)
 
 
 def unlearn(

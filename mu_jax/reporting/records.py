@@ -90,8 +90,9 @@ class Metric:
     "missing" and a reason, so that no file ever holds it as a number.
 
     value: the number; a fraction rather than a percentage. n: examples, or models, it is over.
-    stderr: its standard error. low, high: the ends of its 95 % interval. null: the value of a perfect unlearner where that is not the best
-    value (KLoM, rates at low false positive rates). oracle: the retrained models' value.
+    stderr: its standard error. low, high: the ends of its 95 % interval. null: the value of a
+    perfect unlearner where that is not the best value (KLoM, rates at low false positive rates).
+    oracle: the retrained models' value.
     status, reason: "ok", or "missing" and a sentence. direction: how to read it. unit: "fraction"
     is shown as a percentage.
     """

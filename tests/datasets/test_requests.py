@@ -109,7 +109,7 @@ def test_random_draws_are_nested_uniform_and_fixed():
         (
             "group:3",
             ValueError,
-            "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:6:50 or the path",
+            "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:50:id=6 or the path",
         ),
         ("nowhere/forget.csv", FileNotFoundError, "found no file 'nowhere/forget.csv'; check"),
         ("forget", FileNotFoundError, "found no file 'forget'"),
@@ -210,14 +210,29 @@ def test_digest_is_the_hash_of_the_sorted_int64_bytes():
 
 def test_nearest_examples_by_distance_then_id():
     inputs = np.abs(_INDEX - 60).astype(np.float32)[:, None]  # 57 and 63 are equally far from 60
-    found = read_request("nearest:60:4", index=_INDEX, inputs=inputs)
+    found = read_request("nearest:4:id=60", index=_INDEX, inputs=inputs)
     assert found.tolist() == [54, 57, 60, 63]
-    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
-        read_request("nearest:61:4", index=_INDEX, inputs=inputs)
-    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
-        read_request("nearest:60:4", index=_INDEX)
-    with pytest.raises(ValueError, match="expected nearest:ID:COUNT"):
-        read_request("nearest:60", index=_INDEX, inputs=inputs)
+    np.testing.assert_array_equal(
+        read_request("nearest:0.1:id=60", index=_INDEX, inputs=inputs), found
+    )
+
+
+def test_the_centre_may_be_drawn():
+    inputs = _INDEX.astype(np.float32)
+    drawn = [read_request(f"nearest:5:seed={s}", index=_INDEX, inputs=inputs) for s in range(9)]
+    assert all(np.ptp(ids) == 12 for ids in drawn)
+    assert len({ids[0] for ids in drawn}) > 5
+    centre = read_request("nearest:1:seed=3", index=_INDEX, inputs=inputs)
+    assert centre == read_request("random:1:seed=3", index=_INDEX)
+
+
+@pytest.mark.parametrize("argument", ["4:id=61", "4", "60:4", "0:id=60", "1.5:seed=1", "41:seed=0"])
+def test_bad_requests_for_nearest_examples(argument):
+    inputs = _INDEX.astype(np.float32)
+    with pytest.raises(ValueError, match=r"expected .*nearest:"):
+        read_request(f"nearest:{argument}", index=_INDEX, inputs=inputs)
+    with pytest.raises(ValueError, match="inputs that are arrays"):
+        read_request("nearest:4:id=60", index=_INDEX)
 
 
 def test_a_named_set_of_an_archive(tmp_path):

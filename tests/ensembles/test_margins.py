@@ -41,7 +41,8 @@ def test_oracles_of_another_forget_set_are_refused(path):
 
 def test_a_plain_array_is_in_the_order_of_the_ids(tmp_path):
     np.save(tmp_path / "margins.npy", VALUES)
-    np.testing.assert_array_equal(load_margins(tmp_path / "margins.npy", index=INDEX).values, VALUES)
+    found = load_margins(tmp_path / "margins.npy", index=INDEX)
+    np.testing.assert_array_equal(found.values, VALUES)
     with pytest.raises(ValueError, match="expected ids for the examples"):
         load_margins(tmp_path / "margins.npy")
 
