@@ -135,3 +135,10 @@ def test_iterables_and_streams_give_the_same_answer():
     for other in (streams, [list(part) for part in sets]):
         found, _ = transform(jax.random.key(0), start, *other)
         chex.assert_trees_all_close(found, expected, atol=1e-6)
+
+
+def test_the_recipe_knows_its_pool_and_its_steps():
+    recipe = Recipe(epochs=3, batch_size=16, forget_multiplier=2.5, retain_multiplier=4.0)
+    assert recipe.pool_sizes(10, 100) == (25, 40)
+    assert recipe.num_steps(10, 100) == 3 * 5  # batches of 16 from 65
+    assert recipe.pool_sizes(10, 7) == (25, 7)

@@ -1,0 +1,120 @@
+"""Ensembles and the benchmark as a user runs them, on a task that takes seconds."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from test_binaries import fails, run
+
+from experiments import comparison, studies
+from experiments.configs import digits
+from experiments.populations import positions, train_population, train_subsets
+from experiments.tasks import make_task, read_ids
+from mu_jax import ensembles, evaluation, reporting
+
+SMALL = ["--config.training.epochs=20", "--config.limit=120"]
+
+
+@pytest.fixture(scope="module")
+def task():
+    config = digits.get_config()
+    config.limit, config.training.epochs = 120, 20
+    del config.methods["dmm"]
+    return make_task(config)
+
+
+def test_a_population_is_reused_and_another_seed_is_another_one(task, tmp_path, capfd):
+    first = train_population(task, tmp_path, "first", models=3)
+    assert "first: 3 of 3 models" in capfd.readouterr().err
+    again = train_population(task, tmp_path, "again", models=3)
+    assert capfd.readouterr().err == ""
+    np.testing.assert_array_equal(first.outputs, again.outputs)
+    other = train_population(task, tmp_path, "other", models=3, seed=1)
+    assert not np.allclose(other.outputs, first.outputs)
+    expected = task.model.apply(first.model(1), task.test.inputs)
+    np.testing.assert_allclose(first.outputs[1, task.train.num_examples :], expected, atol=1e-5)
+
+
+def test_subsets_complement_each_other_and_leave_out_what_they_say(task, tmp_path):
+    found = train_subsets(task, tmp_path, "halves", models=4, fraction=0.5)
+    assert found.masks.shape == (4, task.train.num_examples)
+    np.testing.assert_array_equal(found.masks[0::2], ~found.masks[1::2])
+    assert not np.array_equal(found.masks[0], found.masks[2])
+    targets = np.asarray(task.train.targets)
+    correct = found.outputs[:, : targets.size].argmax(-1) == targets
+    assert correct[found.masks].mean() > correct[~found.masks].mean()
+    with pytest.raises(ValueError, match=r"expected a fraction in \(0, 1\), found 1"):
+        train_subsets(task, tmp_path, "all", models=4, fraction=1.0)
+
+
+def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_path):
+    ids = read_ids(task, "class:3")
+    study = studies.study(task, ids, 24, tmp_path)
+    assert [row.name for row in study.rows[:2]] == ["retrain", "do nothing"]
+    assert {row.name for row in study.rows[2:]} == set(task.config.methods)
+    forget = study.positions["forget"]
+    p95 = {
+        row.name: np.percentile(comparison.klom_of(study, row)[forget], 95) for row in study.rows
+    }
+    assert p95["retrain"] == min(p95.values()) < p95["do nothing"]
+    records = comparison.records(study, reporting.ForgetSet("class 3", len(ids)))
+    for record in records:
+        metric = record.metrics["KLoM forget p95"]
+        assert metric.value == pytest.approx(p95[record.method])
+        assert metric.null == pytest.approx(p95["retrain"]) and metric.n == 24
+        assert metric.low <= metric.value <= metric.high
+    text = comparison.ordering(study, "class:3")
+    order = [line.split("  ")[1] for line in text.splitlines()[2:-2]]
+    assert order[0] == "retrain (the floor)"
+    assert "[" in text
+
+
+def test_oracles_that_equal_the_retrained_models_leave_nothing_to_tell_apart(task, tmp_path):
+    ids = read_ids(task, "class:3")
+    retrained = train_population(task, tmp_path, "r", models=48, seed=1)
+    margins = np.asarray(evaluation.margins(retrained.outputs[24:], _targets(task)))
+    row = comparison.Row("retrain", retrained.outputs[24:])
+    study = comparison.Study(task, positions(task, ids), margins, [row])
+    assert comparison.klom_of(study, row).max() < 1e-6
+
+
+def _targets(task):
+    return np.concatenate([task.train.targets, task.test.targets])
+
+
+def test_ensemble_trains_reuses_and_exports(tmp_path):
+    flags = [f"--workdir={tmp_path}/e", "--models=4", "--request=class:3", *SMALL]
+    result = run("ensemble", *flags, f"--export={tmp_path}/oracles.npz")
+    assert result.returncode == 0, result.stderr
+    assert "without 8 examples (class:3)" in result.stdout
+    assert re.search(r"test accuracy: 0\.\d+ ± 0\.\d+ over models", result.stdout)
+    assert ensembles.load_margins(tmp_path / "oracles.npz").values.shape == (4, 120 + 297)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    workdir = f"--workdir={tmp_path}/b"
+    assert "at least 20 models" in fails("benchmark", workdir, "--models=5", *SMALL)
+    assert "both" in fails("ensemble", workdir, "--request=class:3", "--fraction=0.5", *SMALL)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_from_end_to_end_and_with_loaded_oracles(tmp_path):
+    flags = [f"--workdir={tmp_path}/b", "--models=20", *SMALL]
+    requests = ["--requests=random:0.2:seed=1", "--requests=class:3"]
+    result = run("benchmark", *flags, *requests)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("(the floor)") == 2
+    records = reporting.read(tmp_path / "b/results.jsonl")
+    assert {r.method for r in records} == {"retrain", "do nothing", *digits.get_config().methods}
+    exported = f"--export={tmp_path}/oracles.npz"
+    ensemble = [f"--workdir={tmp_path}/e", "--models=30", "--request=class:3", *SMALL]
+    assert run("ensemble", *ensemble, exported).returncode == 0
+    oracles = f"--oracles={tmp_path}/oracles.npz"
+    again = run("benchmark", *flags, "--requests=class:3", oracles)
+    assert again.returncode == 0, again.stderr
+    assert "20 models against 30 oracles" in again.stdout
+    other = fails("benchmark", *flags, "--requests=class:4", oracles)
+    assert "without the forget set" in other
