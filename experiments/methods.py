@@ -58,19 +58,42 @@ def _gradient_ascent(task: Task, arguments: dict[str, Any], request: Request) ->
     return mu.gradient_ascent(task.model, **_with_optimizer(arguments))
 
 
+def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    rest = _with_optimizer(arguments)
+    fixed = {
+        name: rest.pop(name) for name in ("optimizer", "epochs", "teacher_epochs") if name in rest
+    }
+    return mu.blindspot(task.model, init=task.init, recipe=mu.BlindspotRecipe(**rest), **fixed)
+
+
+def _gaussian_amnesiac(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    return mu.gaussian_amnesiac(task.model, **_with_optimizer(arguments))
+
+
+def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    return mu.retrain(task.model, init=task.init, **_with_optimizer(arguments))
+
+
 METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
     "dmm": _dmm,
     "finetune": _finetune,
     "gradient_ascent": _gradient_ascent,
+    "blindspot": _blindspot,
+    "gaussian_amnesiac": _gaussian_amnesiac,
+    "retrain": _retrain,
 }
 
 
 def make_method(task: Task, name: str, request: Request) -> mu.Transform:
-    """The method `name` with the arguments that the configuration gives it."""
-    build = lookup(METHODS, name, "method")
-    return build(task, method_arguments(task, name), request)
+    """The method `name` with the arguments that the configuration gives it.
+
+    Several settings of one method have names of their own and the field `method`.
+    """
+    arguments = method_arguments(task, name)
+    build = lookup(METHODS, arguments.pop("method", name), "method")
+    return build(task, arguments, request)
 
 
 def method_arguments(task: Task, name: str) -> dict[str, Any]:

@@ -22,9 +22,37 @@ OPTIMIZERS = {
     "sgd": optax.sgd,
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
 }
+
+
+def _linear(rate: float, steps: int) -> optax.Schedule:
+    """Up over a hundredth of the steps, then down to a fifth of the rate."""
+    rise = max(1, steps // 100)
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, rate, rise),
+            optax.linear_schedule(rate, rate / 5, steps - rise),
+        ],
+        [rise],
+    )
+
+
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cosine": optax.cosine_decay_schedule,
+    "linear": _linear,
+    "thirds": lambda rate, steps: optax.piecewise_constant_schedule(
+        rate, {steps // 3: 0.1, 2 * steps // 3: 0.1}
+    ),
+}
+LOSSES = {
+    "cross_entropy": mu.losses.cross_entropy,
+    "squared_error": mu.losses.squared_error,
+    "absolute_error": mu.losses.absolute_error,
+}
 MODELS = {
     "mlp": models.MLP,
     "cnn": models.CNN,
+    "regression_cnn": models.RegressionCNN,
     "resnet9": models.ResNet9,
     "resnet18": models.ResNet18,
     "vit_tiny": models.ViTTiny,
@@ -59,6 +87,8 @@ def make_task(config: ConfigDict) -> Task:
     module = make_module(config.model, info)
     classify = info.task == "classification"
     loss = mu.losses.cross_entropy if classify else mu.losses.squared_error
+    if config.get("loss"):
+        loss = lookup(LOSSES, config.loss, "loss")
 
     def init(key):
         return module.init(key, train.inputs[:1])
@@ -127,10 +157,11 @@ def retrain(task: Task, retain: mu.Batches) -> mu.Transform:
 
 
 def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransformation:
-    """The optimizer of the recipe: weight decay on the gradient, a cosine schedule to the end."""
+    """The optimizer of the recipe: weight decay on the gradient, a schedule to the last step."""
     training = task.config.training
     steps = training.epochs * examples.replace(batch_size=training.batch_size).num_batches
-    schedule = optax.cosine_decay_schedule(training.learning_rate, steps)
+    make_schedule = lookup(SCHEDULES, training.get("schedule", "cosine"), "schedule")
+    schedule = make_schedule(training.learning_rate, steps)
     return optax.chain(
         optax.add_decayed_weights(training.weight_decay),
         make_optimizer(training.optimizer, schedule),

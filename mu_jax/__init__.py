@@ -30,6 +30,7 @@ from mu_jax.model import (
     from_nnx,
     restrict,
 )
+from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives import gradient_restriction, supervised
 from mu_jax.resuming import progress, resumable
 from mu_jax.sharding import data_mesh, over_mesh, shard
@@ -39,8 +40,10 @@ from mu_jax.transforms import (
     Info,
     Transform,
     UnlearningWarning,
+    blindspot,
     dmm,
     finetune,
+    gaussian_amnesiac,
     gradient_ascent,
     iau,
     magnitude_prune,
@@ -48,12 +51,14 @@ from mu_jax.transforms import (
     retrain,
     ssd,
 )
+from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
 from mu_jax.transforms.matching import Recipe as MatchingRecipe
 
 __all__ = [
     "Accumulator",
     "Batch",
     "Batches",
+    "BlindspotRecipe",
     "FitInfo",
     "FitState",
     "Info",
@@ -68,6 +73,7 @@ __all__ = [
     "__version__",
     "attribution",
     "batches",
+    "blindspot",
     "chain",
     "collect",
     "concatenate",
@@ -83,6 +89,7 @@ __all__ = [
     "from_function",
     "from_linen",
     "from_nnx",
+    "gaussian_amnesiac",
     "gradient_ascent",
     "gradient_restriction",
     "iau",
@@ -95,6 +102,7 @@ __all__ = [
     "over_mesh",
     "probes",
     "progress",
+    "refresh_statistics",
     "restrict",
     "resumable",
     "retrain",

@@ -20,6 +20,25 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
       >>> squared_error(jnp.array([[1.0], [3.0]]), jnp.array([0.0, 1.0]))
       Array([1., 4.], dtype=float32)
     """
+    errors = jnp.square(_residual(outputs, targets))
+    return errors.reshape(errors.shape[0], -1).mean(axis=1)
+
+
+def absolute_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean absolute error of each example over its output dimensions, `f32[B]`.
+
+    Args:
+      outputs, targets: as `squared_error`.
+
+    Example:
+      >>> absolute_error(jnp.array([[1.0], [3.0]]), jnp.array([0.0, 1.0]))
+      Array([1., 2.], dtype=float32)
+    """
+    errors = jnp.abs(_residual(outputs, targets))
+    return errors.reshape(errors.shape[0], -1).mean(axis=1)
+
+
+def _residual(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     if outputs.ndim == targets.ndim + 1 and outputs.shape[-1] == 1:
         outputs = outputs[..., 0]
     if outputs.shape != targets.shape:
@@ -27,8 +46,7 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
             f"expected targets of shape {outputs.shape} like the outputs, found {targets.shape}: "
             "reshape the targets"
         )
-    errors = jnp.square(outputs - targets)
-    return errors.reshape(errors.shape[0], -1).mean(axis=1)
+    return outputs - targets
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:

@@ -39,7 +39,10 @@ class Model:
       loss: `(outputs, targets) -> f32[B]`, one value per example, not reduced.
       split: `variables -> (params, state)`; `params` is what is differentiated and edited.
       join: `(params, state) -> variables`, the inverse of `split`.
-      observe: `(params, state, inputs) -> (outputs, {name: activation})`, or None.
+      observe: `(params, state, inputs) -> (outputs, {name: activation})` in inference mode, the
+        leading axis of an activation being the example; None if the model names none.
+      observe_train: `(params, state, inputs, key) -> (outputs, {name: activation}, state)` in
+        training mode, or None.
       refresh: `(variables, fresh) -> variables`: fresh variables, but for what `restrict` froze.
     """
 
@@ -49,6 +52,7 @@ class Model:
     split: Callable[[PyTree], tuple[PyTree, PyTree]]
     join: Callable[[PyTree, PyTree], PyTree]
     observe: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, dict]] | None = None
+    observe_train: Callable[..., tuple[PyTree, dict, PyTree]] | None = None
     refresh: Callable[[PyTree, PyTree], PyTree] = lambda variables, fresh: fresh
 
     def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
@@ -99,6 +103,7 @@ def from_function(
     loss: Loss,
     *,
     predict_train: Callable[..., tuple[PyTree, PyTree]] | None = None,
+    observe: Callable[..., tuple[PyTree, dict]] | None = None,
 ) -> Model:
     """Wrap raw functions of pytrees (haiku- or equinox-style models as well).
 
@@ -107,6 +112,8 @@ def from_function(
       loss: `(outputs, targets) -> f32[B]`.
       predict_train: `(params, state, inputs, key) -> (outputs, state)`; default: `predict`, with
         the state unchanged.
+      observe: `(params, state, inputs) -> (outputs, {name: activation})`, for methods that compare
+        activations; where training mode differs, set `observe_train` of the model as well.
 
     Returns:
       A `Model` whose variables are `Variables(params, state)`.
@@ -119,10 +126,13 @@ def from_function(
     """
 
     def unchanged(params, state, inputs, key):
-        del key
         return predict(params, state, inputs), state
 
-    return Model(predict, predict_train or unchanged, loss, _split_raw, Variables)
+    def observe_train(params, state, inputs, key):
+        return *observe(params, state, inputs), state  # type: ignore[misc]
+
+    same = observe_train if observe and not predict_train else None
+    return Model(predict, predict_train or unchanged, loss, _split_raw, Variables, observe, same)
 
 
 def _split_raw(variables: Variables) -> tuple[PyTree, PyTree]:
@@ -171,11 +181,14 @@ def from_linen(
     def predict(params, state, inputs):
         return module.apply({"params": params, **state}, inputs, **inference)
 
-    def predict_train(params, state, inputs, key):
+    def apply_train(params, state, inputs, key, *sown):
         rngs = None if key is None else {"dropout": key}
-        outputs, moved = module.apply(
-            {"params": params, **state}, inputs, **training, rngs=rngs, mutable=list(state)
+        return module.apply(
+            {"params": params, **state}, inputs, **training, rngs=rngs, mutable=[*state, *sown]
         )
+
+    def predict_train(params, state, inputs, key):
+        outputs, moved = apply_train(params, state, inputs, key)
         return outputs, {**state, **moved}
 
     def observe(params, state, inputs):
@@ -184,7 +197,12 @@ def from_linen(
         )
         return outputs, _flat_names(sown.get("intermediates", {}))
 
-    return Model(predict, predict_train, loss, _split_linen, _join_linen, observe)
+    def observe_train(params, state, inputs, key):
+        outputs, moved = apply_train(params, state, inputs, key, "intermediates")
+        sown = _flat_names(moved.get("intermediates", {}))
+        return outputs, sown, {name: moved.get(name, old) for name, old in state.items()}
+
+    return Model(predict, predict_train, loss, _split_linen, _join_linen, observe, observe_train)
 
 
 _NOT_VARIABLES = ("intermediates", "perturbations", "losses")
@@ -207,12 +225,8 @@ def _join_linen(params: PyTree, state: PyTree) -> PyTree:
 def _mode_arguments(module: Any) -> tuple[dict[str, bool], dict[str, bool]]:
     """The keyword that switches a module between training and inference, read off `__call__`."""
     names = inspect.signature(type(module).__call__).parameters
-    for name, in_training in [
-        ("train", True),
-        ("training", True),
-        ("is_training", True),
-        ("deterministic", False),
-    ]:
+    modes = {"train": True, "training": True, "is_training": True, "deterministic": False}
+    for name, in_training in modes.items():
         if name in names:
             return {name: in_training}, {name: not in_training}
     return {}, {}
@@ -245,8 +259,8 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
 
     trainable = nnx.Param if trainable is None else trainable
     graphdef = nnx.graphdef(module)
-    found = (node.key.tag for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream))
-    streams = sorted(set(found))
+    nodes = (node for _, node in nnx.iter_graph(module))
+    streams = sorted({node.key.tag for node in nodes if isinstance(node, nnx.RngStream)})
 
     def build(params, state, *, train: bool):
         # Without `copy`, the module shares the caller's Variables and would change them in place.
@@ -257,19 +271,25 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
     def predict(params, state, inputs):
         return build(params, state, train=False)(inputs)
 
-    def predict_train(params, state, inputs, key):
+    def capture(copy, inputs):
+        outputs, sown = nnx.capture(copy, nnx.Intermediate)(inputs)
+        return outputs, _flat_names(nnx.to_pure_dict(sown))
+
+    def observe(params, state, inputs):
+        return capture(build(params, state, train=False), inputs)
+
+    def observe_train(params, state, inputs, key):
         copy = build(params, state, train=True)
         if key is not None:
             keys = {name: jax.random.fold_in(key, n) for n, name in enumerate(streams)}
             nnx.reseed(copy, **keys)  # type: ignore[arg-type]
-        outputs = copy(inputs)
+        outputs, sown = capture(copy, inputs)
         moved = nnx.split_state(nnx.state(copy), trainable, nnx.RngState, ...)[2]
-        return outputs, nnx.merge_state(moved, nnx.split_state(state, nnx.RngState, ...)[0])
+        return outputs, sown, nnx.merge_state(moved, nnx.split_state(state, nnx.RngState, ...)[0])
 
-    def observe(params, state, inputs):
-        capture = nnx.capture(build(params, state, train=False), nnx.Intermediate)
-        outputs, sown = capture(inputs)
-        return outputs, _flat_names(nnx.to_pure_dict(sown))
+    def predict_train(params, state, inputs, key):
+        outputs, _, state = observe_train(params, state, inputs, key)
+        return outputs, state
 
     def split(variables):
         if not isinstance(variables, nnx.State):
@@ -280,7 +300,7 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
         own = jax.tree.map(lambda x: x, variables)  # Variables of our own, or results would share
         return nnx.split_state(own, trainable, ...)
 
-    return Model(predict, predict_train, loss, split, nnx.merge_state, observe)
+    return Model(predict, predict_train, loss, split, nnx.merge_state, observe, observe_train)
 
 
 def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
@@ -307,27 +327,16 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
             "expected one bool per leaf, found masks of array elements: end the optimizer with "
             "mu.edits.where(mask), or pass the transform through it"
         )
-    return _restrict(model, _Names(frozenset(path_name(path) for path, leaf in leaves if leaf)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Names:
-    """A set of names as a predicate that hashes by value."""
-
-    names: frozenset[str]
-
-    def __call__(self, name: str) -> bool:
-        return name in self.names
+    return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
 
 
 @functools.lru_cache(maxsize=64)
-def _restrict(model: Model, trainable: Callable[[str], bool]) -> Model:
-    def none(x):
-        return x is None
+def _restrict(model: Model, trainable: Callable[[str], bool] | frozenset[str]) -> Model:
+    choose = trainable if callable(trainable) else trainable.__contains__
 
     def split(variables):
         params, state = model.split(variables)
-        chosen = jax.tree_util.tree_map_with_path(lambda p, _: trainable(path_name(p)), params)
+        chosen = jax.tree_util.tree_map_with_path(lambda p, _: choose(path_name(p)), params)
         if not any(jax.tree.leaves(chosen)):
             names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ValueError(
@@ -338,62 +347,53 @@ def _restrict(model: Model, trainable: Callable[[str], bool]) -> Model:
         frozen = jax.tree.map(lambda x, keep: None if keep else x, params, chosen)
         return kept, (frozen, state)
 
-    def whole(params, frozen):
-        return jax.tree.map(lambda a, b: b if a is None else a, params, frozen, is_leaf=none)
+    def whole(p, q):
+        return jax.tree.map(lambda a, b: b if a is None else a, p, q, is_leaf=lambda x: x is None)
 
-    def predict(params, state, inputs):
-        return model.predict(whole(params, state[0]), state[1], inputs)
+    def lift(function):
+        """A function of the whole model's parameters and state as one of the restricted ones."""
+        return function and (lambda p, state, *args: function(whole(p, state[0]), state[1], *args))
 
-    def predict_train(params, state, inputs, key):
-        outputs, moved = model.predict_train(whole(params, state[0]), state[1], inputs, key)
-        return outputs, (state[0], moved)
+    def lift_train(function):
+        def lifted(params, state, inputs, key):
+            *found, moved = function(whole(params, state[0]), state[1], inputs, key)
+            return *found, (state[0], moved)
 
-    def observe(params, state, inputs):
-        assert model.observe is not None
-        return model.observe(whole(params, state[0]), state[1], inputs)
-
-    def join(params, state):
-        return model.join(whole(params, state[0]), state[1])
+        return function and lifted
 
     def refresh(variables, fresh):
         frozen = split(variables)[1][0]
         params, (_, state) = split(model.refresh(variables, fresh))
-        return join(params, (frozen, state))
+        return lift(model.join)(params, (frozen, state))
 
     return dataclasses.replace(
         model,
         refresh=refresh,
-        predict=predict,
-        predict_train=predict_train,
+        predict=lift(model.predict),
+        predict_train=lift_train(model.predict_train),
         split=split,
-        join=join,
-        observe=None if model.observe is None else observe,
+        join=lift(model.join),
+        observe=lift(model.observe),
+        observe_train=lift_train(model.observe_train),
     )
 
 
 def path_name(path: Sequence[Any]) -> str:
     """A parameter's name, `Dense_0/kernel`, the same for linen and nnx trees."""
-    from jax.tree_util import GetAttrKey, keystr
-
-    if path and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
-    return keystr(tuple(path), simple=True, separator="/")
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def _flat_names(tree: PyTree) -> dict[str, jax.Array]:
     """Flatten sown activations to `{path: array}`; a tuple of one call loses its index."""
-    flat = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = path_name(path)
-        flat[name.removesuffix("/0")] = leaf
-    return flat
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path).removesuffix("/0"): leaf for path, leaf in leaves}
 
 
 def _describe(tree: PyTree) -> str:
-    shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree)]
-    return ", ".join(shapes)
+    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree))
 
 
 def _first(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,10 +2,11 @@
 
 from mu_jax.ensembles.margins import Margins, load_margins, save_margins
 from mu_jax.ensembles.storing import stored
-from mu_jax.ensembles.training import ensemble_outputs, map_models, train, unlearn
+from mu_jax.ensembles.training import choose_layout, ensemble_outputs, map_models, train, unlearn
 
 __all__ = [
     "Margins",
+    "choose_layout",
     "ensemble_outputs",
     "load_margins",
     "map_models",

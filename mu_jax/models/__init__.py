@@ -4,6 +4,7 @@ from mu_jax.models.allcnn import AllCNN
 from mu_jax.models.cnn import CNN
 from mu_jax.models.convolution import convolution_by_backend, patch_convolution
 from mu_jax.models.mlp import MLP
+from mu_jax.models.regression_cnn import RegressionCNN
 from mu_jax.models.resnet import ResNet9, ResNet18
 from mu_jax.models.sentence_pair_lstm import SentencePairLSTM
 from mu_jax.models.temporal_fusion_transformer import TemporalFusionTransformer
@@ -13,6 +14,7 @@ __all__ = [
     "CNN",
     "MLP",
     "AllCNN",
+    "RegressionCNN",
     "ResNet9",
     "ResNet18",
     "SentencePairLSTM",

@@ -1,7 +1,9 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
+from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.finetune import finetune
+from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.magnitude_prune import magnitude_prune
@@ -11,13 +13,16 @@ from mu_jax.transforms.ssd import SSDInfo, ssd
 from mu_jax.transforms.transform import Info, Transform, UnlearningWarning
 
 __all__ = [
+    "BlindspotInfo",
     "IAUInfo",
     "Info",
     "SSDInfo",
     "Transform",
     "UnlearningWarning",
+    "blindspot",
     "dmm",
     "finetune",
+    "gaussian_amnesiac",
     "gradient_ascent",
     "iau",
     "magnitude_prune",

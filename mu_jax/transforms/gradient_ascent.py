@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from mu_jax.fitting import Gradients, fit
+from mu_jax.fitting import Gradients, Objective, Term, fit
+from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms.transform import Transform, report_fit
@@ -24,11 +27,13 @@ def gradient_ascent(
     batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
+    cap: jax.Array | float | None = None,
 ) -> Transform:
     """Raise the loss of the forget set, step by step.
 
     It has no target: each example over- or undershoots at a different time, and too many steps
-    destroy the model. Keep the steps few, and compare with retraining.
+    destroy the model. Keep the steps few, and compare with retraining. With a cap it ascends on
+    `mean_i min(l_i, cap)`: an example that has reached the cap pushes no further.
 
     Args:
       model: the model.
@@ -37,6 +42,8 @@ def gradient_ascent(
       batch_size: examples per step; default that of the set.
       training_mode: move batch statistics and use dropout; default inference mode.
       gradients: how to take the gradient, see `mu.fit`.
+      cap: loss of an example that is high enough, may be traced; default none. A regression's loss
+        has no bound: take the mean loss of the best constant prediction.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
@@ -46,7 +53,9 @@ def gradient_ascent(
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        objective = supervised(model, sign=-1.0, training_mode=training_mode)
+        objective, frozen = supervised(model, sign=-1.0, training_mode=training_mode), {}
+        if cap is not None:
+            objective, frozen = _capped(model, training_mode), {"cap": jnp.asarray(cap)}
         result = fit(
             model,
             objective,
@@ -58,7 +67,22 @@ def gradient_ascent(
             steps=steps,
             batch_size=batch_size,
             gradients=gradients,
+            frozen=frozen,
         )
         return report_fit(model, variables, result, (forget, retain))
 
     return Transform(model, unlearn)
+
+
+@functools.lru_cache(maxsize=64)
+def _capped(model: Model, training_mode: bool) -> Objective:
+    def objective(variables, batch, frozen, key):
+        if training_mode:
+            outputs, variables = model.apply_train(variables, batch.inputs, key)
+        else:
+            outputs = model.apply(variables, batch.inputs)
+        losses = jnp.minimum(model.per_example(outputs, batch), frozen["cap"])
+        term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
+        return {"loss": term}, variables
+
+    return objective

@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "model": lambda setting: setting.model,
     "init": lambda setting: setting.init,
     "optimizer": lambda setting: _SGD,
+    "teacher_optimizer": lambda setting: _SGD,
     "alpha": lambda setting: 1.3,
     "dampening": lambda setting: 0.7,
     "sparsity": lambda setting: 0.4,
@@ -46,6 +47,7 @@ def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) ->
 # Further ways to call a transform that must obey the contract as well.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
+    "gradient_ascent": {"capped": {"cap": 1.5}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }
 

@@ -90,5 +90,5 @@ def test_convolutions_on_a_cpu_go_one_by_one():
     module = models.CNN(features=(4,), num_outputs=3)
     kernels = jax.eval_shape(jax.vmap(lambda key: module.init(key, jnp.zeros((1, 8, 8, 1)))), KEYS)
     dense = jax.eval_shape(jax.vmap(init), KEYS)
-    assert training._layout(kernels) == "one_by_one"
-    assert training._layout(dense) == "together"
+    assert training.choose_layout(kernels) == "one_by_one"
+    assert training.choose_layout(dense) == "together"
