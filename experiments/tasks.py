@@ -51,10 +51,12 @@ LOSSES = {
 }
 MODELS = {
     "mlp": models.MLP,
+    "allcnn": models.AllCNN,
     "cnn": models.CNN,
     "regression_cnn": models.RegressionCNN,
     "resnet9": models.ResNet9,
     "resnet18": models.ResNet18,
+    "sentence_pair_lstm": models.SentencePairLSTM,
     "vit_tiny": models.ViTTiny,
 }
 
@@ -117,7 +119,10 @@ def read_ids(task: Task, request: str) -> np.ndarray:
 def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
     """The linen module that `config.name` and the other fields describe."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    build = lookup(MODELS, arguments.pop("name"), "model")
+    name = arguments.pop("name")
+    build = lookup(MODELS, name, "model")
+    if name == "sentence_pair_lstm" and info.num_codes:
+        arguments.setdefault("num_words", info.num_codes)
     return build(num_outputs=info.num_classes or 1, **arguments)
 
 

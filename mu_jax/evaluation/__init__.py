@@ -54,6 +54,7 @@ from mu_jax.evaluation.membership import (
     loss_mia,
     tpr_at_fpr,
 )
+from mu_jax.evaluation.nomus import Nomus, nomus, nomus_floor, nomus_gap
 from mu_jax.evaluation.regression import (
     PairedDistance,
     RegressionErrors,
@@ -89,6 +90,7 @@ __all__ = [
     "Interval",
     "LossMia",
     "MembershipScores",
+    "Nomus",
     "PairedDistance",
     "RegressionErrors",
     "RegressionMia",
@@ -137,6 +139,9 @@ __all__ = [
     "membership_scores",
     "modified_entropy",
     "modified_entropy_as_published",
+    "nomus",
+    "nomus_floor",
+    "nomus_gap",
     "paired_distance",
     "paired_interval",
     "pairwise_floor",

@@ -1,0 +1,219 @@
+"""Corrective unlearning: how much of a manipulation is repaired when only a part of it is known.
+
+    python -m experiments.corrective
+    python -m experiments.corrective --manipulations=poison --fractions=0.1,0.25,0.5,0.75,1
+    python -m experiments.corrective --config.manipulations.interclass.classes="(4, 9)"
+    python -m experiments.corrective --config experiments/configs/corrective_cifar10.py \\
+        --config.data_dir=DIR
+
+A part of the training set is manipulated: by `poison`, which writes a trigger into the corner of
+images and gives them one label, or by `interclass`, which swaps labels of two classes. Only a
+fraction of what was manipulated is known; the unlearner is asked to forget that, and is given all
+the rest as data to retain, the unknown manipulated examples among it. Two numbers count: the
+corrected accuracy, on the true labels of what the manipulation strikes (test images of other
+classes with the trigger, or test examples of the two classes), and the retained accuracy, on all
+clean test images, or on those of the other classes.
+
+The row "retrain" is trained without the whole manipulated set: it is what to reach. The row
+"retrain without the known" is what the oracle of ordinary unlearning would be; it keeps what is
+unknown, and is not the reference. Seeds are those of the models, which are trained and unlearned
+together; the manipulated set is drawn once (`--config.manipulations.poison.seed`). Models and
+compiled programs are kept in the workdir, and a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+import mu_jax as mu
+from experiments import scoring, studies
+from experiments.cases import Case, make_case
+from experiments.comparison import Row
+from experiments.methods import Request
+from experiments.populations import ORACLES, ORIGINALS, train_population
+from experiments.running import exit_with_sentence, stage, write_config, write_records
+from experiments.tasks import make_task
+from mu_jax import datasets, evaluation, reporting
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(pathlib.Path(__file__).parent / "configs/corrective_digits.py"), "What to run."
+)
+MANIPULATIONS = flags.DEFINE_list(
+    "manipulations", None, "Some of those in the configuration, by commas; default all of them."
+)
+FRACTIONS = flags.DEFINE_list(
+    "fractions", ["0.1", "0.5", "1"], "Known fractions of the manipulated set, by commas."
+)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
+WORKDIR = flags.DEFINE_string("workdir", "runs/corrective", "Where models and results go.")
+
+RETRAIN, NAIVE = "retrain", "retrain without the known"
+KNOWN = 2  # seed of the models retrained without the known part, beside those of the populations
+
+Curves = dict[str, evaluation.CorrectiveCurve]
+Metrics = dict[str, reporting.Metric]
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --fractions=...")
+    with exit_with_sentence():
+        run(CONFIG.value, MANIPULATIONS.value, parse_fractions(FRACTIONS.value))
+
+
+def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> None:
+    start = time.monotonic()
+    if "manipulations" not in config:
+        raise ValueError(
+            "expected a configuration with manipulations, found none; begin with "
+            "experiments/configs/corrective_digits.py"
+        )
+    task = make_task(config)
+    cases = [make_case(task, name) for name in names or config.manipulations]
+    workdir = pathlib.Path(WORKDIR.value)
+    write_config(workdir, config)
+    keep_programs(workdir / "programs")
+    records, tables = [], []
+    for case in cases:
+        print(
+            f"\n{case.name}: {case.ids.size} of {task.train.num_examples} manipulated",
+            file=sys.stderr,
+        )
+        rows = run_case(case, fractions, workdir / "ensembles")
+        curves = {
+            name: case.curve(fractions, [row.outputs for row in found])
+            for name, found in rows.items()
+        }
+        records += case_records(case, fractions, rows, curves)
+        tables.append(curve_table(case, curves))
+        write_records(workdir / "results.jsonl", records)
+    print(reporting.render(records, width=110))
+    print("\n" + reporting.render(tables, width=110))
+    print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
+
+
+def parse_fractions(texts: list[str]) -> list[float]:
+    """Different numbers in (0, 1], in ascending order."""
+    try:
+        found = sorted({float(text) for text in texts})
+    except ValueError:
+        found = []
+    if not found or not all(0 < fraction <= 1 for fraction in found):
+        raise ValueError(
+            f"expected known fractions in (0, 1], found {','.join(texts)!r}; write "
+            "--fractions=0.1,0.5,1"
+        )
+    return found
+
+
+def keep_programs(folder: pathlib.Path) -> None:
+    """Keep compiled programs, unless the environment says where: the cases share most of them."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dict[str, list[Row]]:
+    """The rows of every method, one for each fraction."""
+    task, seeds = case.task, SEEDS.value
+
+    def population(label: str, seed: int, examples: mu.Batches) -> Row:
+        found = train_population(task, directory, label, models=seeds, seed=seed, examples=examples)
+        return Row(label, found.outputs)
+
+    originals = train_population(task, directory, "originals", models=seeds, seed=ORIGINALS)
+    clean = mu.split(task.train, case.ids)[1]
+    rows = {
+        RETRAIN: [population(RETRAIN, ORACLES, clean)] * len(fractions),
+        "do nothing": [Row("do nothing", originals.outputs, wall_s=0.0)] * len(fractions),
+    }
+    for fraction in fractions:
+        forget, retain = mu.split(task.train, case.known(fraction))
+        rows.setdefault(NAIVE, []).append(population(NAIVE, KNOWN, retain))
+        for name in task.config.methods:
+            with stage(f"{case.name}, {fraction:.0%} known: {name}, {seeds} models"):
+                request = Request(forget, directory)
+                found = studies.unlearn(task, name, request, retain, originals)
+            rows.setdefault(name, []).append(found)
+    return rows
+
+
+def case_records(
+    case: Case, fractions: list[float], rows: dict[str, list[Row]], curves: Curves
+) -> list[reporting.Record]:
+    """One record for each fraction, method and seed."""
+    records = []
+    for place, fraction in enumerate(fractions):
+        ids = case.known(fraction)
+        kind = f"{case.name}, {ids.size} of {case.ids.size} known"
+        forget_set = reporting.ForgetSet(kind, ids.size, datasets.digest(ids))
+        for name, found in rows.items():
+            for seed in range(SEEDS.value):
+                metrics = curve_metrics(curves[name], place, seed)
+                records.append(case_record(case, found[place], forget_set, seed, metrics))
+    return records
+
+
+def curve_metrics(
+    curve: evaluation.CorrectiveCurve, place: int, seed: int
+) -> dict[str, reporting.Metric]:
+    """The two numbers of one model."""
+    corrected, retained = curve.corrected[place, seed], curve.retained[place, seed]
+    return {
+        "corrected accuracy": reporting.Metric(corrected, n=curve.n_corrected, unit="fraction"),
+        "retained accuracy": reporting.Metric(retained, n=curve.n_retained, unit="fraction"),
+    }
+
+
+def case_record(
+    case: Case, row: Row, forget_set: reporting.ForgetSet, seed: int, metrics: Metrics
+) -> reporting.Record:
+    """The record of one model; one that fails on the retained test examples has collapsed."""
+    outputs = case.outputs(row.outputs, case.retained)[seed]
+    return scoring.record(
+        row.name,
+        forget_set,
+        seed,
+        (metrics, evaluation.collapsed(outputs, case.targets(case.retained))),
+        hyperparameters=row.hyperparameters,
+        selection=case.task.config.selection if row.hyperparameters else "",
+        cost=reporting.Cost(wall_s=row.wall_s, device=jax.devices()[0].device_kind),
+    )
+
+
+def curve_table(case: Case, curves: Curves) -> reporting.Table:
+    """Corrected accuracy by method and known fraction."""
+    fractions = next(iter(curves.values())).fraction
+    rows = []
+    for name, curve in curves.items():
+        values = np.asarray(curve.corrected, np.float64)
+        stds = values.std(axis=1, ddof=1) if SEEDS.value > 1 else [None] * len(values)
+        cells = [
+            reporting.Cell(mean, std, SEEDS.value) for mean, std in zip(values.mean(axis=1), stds)
+        ]
+        rows.append(reporting.Row(name, SEEDS.value, tuple(cells), collapsed=False, best=False))
+    return reporting.Table(
+        title=f"Corrected accuracy by the known part of the manipulated set: {case.name}",
+        columns=tuple(
+            reporting.Column(f"{fraction:.0%} known", "%, closer to retrain", 100.0, 1)
+            for fraction in fractions
+        ),
+        rows=tuple(rows),
+        notes=(
+            f"{RETRAIN}: without the whole manipulated set, whatever is known; what to reach.",
+            f"{NAIVE}: the naive oracle, which keeps the rest of the manipulated set.",
+            "Cells: mean ± sample standard deviation over seeds.",
+        ),
+    )
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    app.run(main)
