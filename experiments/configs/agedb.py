@@ -3,9 +3,9 @@
     python -m experiments.regression --config experiments/configs/agedb.py --config.data_dir=DIR
 
 DIR holds a local copy of AgeDB in the layout of `mu_jax.datasets` (`agedb.csv` and the images it
-names). Architecture, loss, rates and epochs are those of Tarun et al., ICML 2023, but for a constant
-rate where they reduce it on a plateau, and no augmentation. Not run here. The median of the retained
-ages errs by 15.8 years on the test images to retain and by 26.0 on those to forget.
+names). Architecture, loss, rates and epochs are those of Tarun et al., ICML 2023, but for a
+constant rate where they reduce it on a plateau, and no augmentation. Not run here. The median of
+the retained ages errs by 15.8 years on the test images to retain, by 26.0 on those to forget.
 """
 
 from ml_collections import config_dict
