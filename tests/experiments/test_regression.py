@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 from test_binaries import fails, run
 
 from experiments import regression
 from experiments.configs import digits_regression
-from experiments.tasks import make_task
+from experiments.tasks import LOSSES, make_module, make_task
 from mu_jax import reporting
 from mu_jax.reporting import ForgetSet, Metric, Record
 
@@ -48,3 +52,18 @@ def test_every_row_has_its_numbers_and_a_constant_stands_beside(tmp_path):
     own = [r.metrics["W1 to retrained"].value for r in records if r.method == "retrain"]
     assert own == [0.0, 0.0]
     assert "a constant does not learn" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["agedb", "sts_b"])
+def test_the_published_networks_are_built_from_their_configurations(name):
+    module = importlib.import_module(f"experiments.configs.{name}")
+    config = module.get_config()
+    info = SimpleNamespace(num_classes=None, num_codes=50)
+    network = make_module(config.model, info)
+    inputs = {"agedb": np.zeros((2, 32, 32, 3), np.float32), "sts_b": np.ones((2, 2, 10), int)}[
+        name
+    ]
+    variables = jax.eval_shape(network.init, jax.random.key(0), inputs)
+    outputs = jax.eval_shape(network.apply, variables, inputs)
+    assert outputs.shape[0] == 2 and np.prod(outputs.shape) == 2
+    assert config.loss in LOSSES
