@@ -84,6 +84,7 @@ def _targets(task):
     return np.concatenate([task.train.targets, task.test.targets])
 
 
+@pytest.mark.slow
 def test_ensemble_trains_reuses_and_exports(tmp_path):
     flags = [f"--workdir={tmp_path}/e", "--models=4", "--request=class:3", *SMALL]
     result = run("ensemble", *flags, f"--export={tmp_path}/oracles.npz")

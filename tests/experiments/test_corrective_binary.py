@@ -99,6 +99,7 @@ def test_the_published_setting_can_be_built(task):
         make_method(case.task, name, Request(case.task.train, pathlib.Path()))
 
 
+@pytest.mark.slow
 def test_a_run_prints_curves_and_writes_records(tmp_path):
     methods = ["--config.methods.finetune.epochs=1", "--config.limit=400"]
     fast = ["--config.training.epochs=2", "--config.manipulations.poison.count=40"]

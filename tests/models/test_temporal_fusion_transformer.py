@@ -165,6 +165,7 @@ def test_inputs_that_do_not_fit_are_refused(fields, inputs, message):
         TFT.clone(**fields).init(jax.random.key(0), inputs)
 
 
+@pytest.mark.slow
 def test_training_draws_dropout_and_gives_finite_gradients(filled):
     dropping = TFT.clone(known=(1,), static=(), num_codes=(), dropout=0.5)
     variables = filled(dropping, SERIES)

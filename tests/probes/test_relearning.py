@@ -77,6 +77,7 @@ def test_the_metric_is_that_of_the_whole_set_whatever_its_batches_and_weights():
     np.testing.assert_allclose(curves[0][0], wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_streamed_training_set_and_a_jitted_one_give_the_same_curve():
     data, _ = sets_of("raw")
     rows = list(zip(np.asarray(data.inputs), np.asarray(data.targets), strict=True))
@@ -137,6 +138,7 @@ def test_a_curve_of_a_regression_error_falls_to_its_target():
     assert curve[step] <= target < curve[:step].min()
 
 
+@pytest.mark.slow
 def test_relearning_brings_an_unlearned_model_back_sooner_than_one_that_never_saw_the_class():
     inputs = jax.random.normal(jax.random.key(0), (60, 5))
     targets = jnp.argmax(inputs @ jax.random.normal(jax.random.key(1), (5, 3)), 1)
