@@ -23,7 +23,7 @@ import optax
 from absl import app, flags
 from ml_collections import config_flags
 
-import mu_jax as mu
+from experiments.domains import Sets, compare, split
 from experiments.methods import Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, stage, write_config, write_records
 from experiments.tasks import Task, make_task, retrain, train
@@ -37,15 +37,6 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
 WORKDIR = flags.DEFINE_string("workdir", "runs/regression", "Where results go.")
-
-
-class Sets(NamedTuple):
-    """The training examples to forget and to retain, and the test examples of both domains."""
-
-    forget: mu.Batches
-    retain: mu.Batches
-    test_forget: mu.Batches
-    test_retain: mu.Batches
 
 
 class Curves(NamedTuple):
@@ -81,15 +72,6 @@ def run(config) -> None:
     if config.get("expected"):
         print("\n" + compare(records, config.expected))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
-
-
-def split(task: Task, below: float) -> Sets:
-    """The sets of a forget domain given by the target."""
-    parts = []
-    for examples in (task.train, task.test):
-        low = np.asarray(examples.targets) < below
-        parts += [examples.take(np.flatnonzero(low)), examples.take(np.flatnonzero(~low))]
-    return Sets(*parts)
 
 
 def unlearn(task: Task, sets: Sets, request: Request) -> dict[str, Any]:
@@ -234,21 +216,6 @@ def _relearning(task: Task, curves: dict[str, Curves], name: str, seed: int) -> 
     if not bool(index.is_exact):
         return {"relearn steps": steps, "AIN": missing("a relearning was cut off: a bound only")}
     return {"relearn steps": steps, "AIN": Metric(float(index.value), n=1)}
-
-
-def compare(records: list[Record], expected: Any) -> str:
-    """Means over seeds beside the expected ones, and whether each is within two deviations."""
-    names = ("retain test MAE", "forget test MAE", "W1 to retrained")
-    lines = ["Found (expected ± its deviation), ! where they differ by more than two deviations:"]
-    for method, (means, deviations) in expected.items():
-        cells = []
-        for name, mean, deviation in zip(names, means, deviations):
-            values = [r.metrics[name].value for r in records if r.method == method]
-            found = float(np.mean(values))
-            sign = " " if abs(found - mean) <= 2 * deviation + 1e-6 else "!"
-            cells.append(f"{found:5.2f} ({mean:.2f} ± {deviation:.2f}){sign}")
-        lines.append(f"  {method:40s} " + "   ".join(cells))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

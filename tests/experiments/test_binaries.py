@@ -43,7 +43,8 @@ def fails(binary: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quickstart")
-    result = run("quickstart", f"--workdir={workdir}", "--seeds=2", *FAST)
+    few = ["--models=8", "--config.methods.dmm.attribution.checkpoints=3"]
+    result = run("quickstart", f"--workdir={workdir}", "--seeds=2", *few, *FAST)
     assert result.returncode == 0, result.stderr
     return workdir, result
 
@@ -58,6 +59,8 @@ def test_quickstart_prints_a_table_that_says_how_to_read_it(quickstart):
     for text in ("closer to", "retrain", "lower is", "ms, ", "smallest average gap", "Serving"):
         assert text in result.stdout
     assert "seed 1: ssd" in result.stderr
+    assert "95th percentile of KLoM on the forget set, 8 models" in result.stdout
+    assert "dmm" in rows
 
 
 def test_quickstart_writes_records_and_serves_the_best_version(quickstart):

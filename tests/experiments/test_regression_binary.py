@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_binaries import fails, run
 
-from experiments import regression
+from experiments import domains
 from experiments.configs import digits_regression
 from experiments.tasks import LOSSES, make_module, make_task
 from mu_jax import reporting
@@ -20,7 +20,7 @@ from mu_jax.reporting import ForgetSet, Metric, Record
 def test_the_sets_part_both_splits_by_the_target():
     config = digits_regression.get_config()
     task = make_task(config)
-    sets = regression.split(task, 3.0)
+    sets = domains.split(task, 3.0)
     assert sets.forget.num_examples + sets.retain.num_examples == task.train.num_examples == 1437
     assert sets.test_forget.num_examples + sets.test_retain.num_examples == 360
     for low, high in ((sets.forget, sets.retain), (sets.test_forget, sets.test_retain)):
@@ -33,7 +33,7 @@ def test_means_beyond_two_deviations_are_marked():
         Record("ssd", ForgetSet("low", 3), seed, {name: Metric(1.0 + seed) for name in metrics})
         for seed in (0, 1)
     ]
-    text = regression.compare(records, {"ssd": ((1.5, 1.3, 1.0), (0.1, 0.1, 0.2))})
+    text = domains.compare(records, {"ssd": ((1.5, 1.3, 1.0), (0.1, 0.1, 0.2))})
     cells = text.splitlines()[1].split(")")
     assert [cell.startswith("!") for cell in cells[1:]] == [False, False, True]
 
