@@ -25,10 +25,10 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import comparison
-from experiments.populations import everything
-from experiments.running import exit_with_sentence, write_config, write_records
+from experiments.populations import ORIGINALS, Population, everything, train_population
+from experiments.running import exit_with_sentence, flags_only, write_config, write_records
 from experiments.studies import study
-from experiments.tasks import Task, make_task, read_ids
+from experiments.tasks import Task, check_kind, make_task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -49,8 +49,7 @@ FEWEST = 20
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --requests=...")
+    flags_only(argv, "--requests=")
     with exit_with_sentence():
         run(CONFIG.value, REQUESTS.value)
 
@@ -63,28 +62,28 @@ def run(config, requests: list[str]) -> None:
             "raise --models"
         )
     task = make_task(config)
-    if task.info.task != "classification":
-        raise ValueError(
-            f"expected a classification task, found {config.dataset}, a {task.info.task} task"
-        )
+    check_kind(task, "classification")
     wanted = {request: read_ids(task, request) for request in requests}
     workdir = pathlib.Path(WORKDIR.value)
     write_config(workdir, config)
+    originals = train_population(
+        task, workdir / "ensembles", "originals", models=MODELS.value, seed=ORIGINALS
+    )
     records = []
     for request, ids in wanted.items():
         print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
-        records += run_request(task, request, ids, workdir)
+        records += run_request(task, request, ids, originals, workdir)
         write_records(workdir / "results.jsonl", records)
     print(reporting.render(records, width=110))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
 
 
 def run_request(
-    task: Task, request: str, ids: np.ndarray, workdir: pathlib.Path
+    task: Task, request: str, ids: np.ndarray, originals: Population, workdir: pathlib.Path
 ) -> list[reporting.Record]:
     """Records of one forget set; prints in which order the methods come."""
     oracles = _loaded(task, ids)
-    found = study(task, ids, MODELS.value, workdir / "ensembles", oracles=oracles)
+    found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     print("\n" + comparison.ordering(found, request), flush=True)
     return comparison.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
 

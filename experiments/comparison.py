@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ class Row(NamedTuple):
     hyperparameters: dict[str, Any] = {}  # noqa: RUF012
 
 
-class Study(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Study:
     """The rows of one forget set.
 
     positions: where the examples of each split stand. oracles: margins f32[N, n].
@@ -45,6 +47,11 @@ class Study(NamedTuple):
         """Labels of all examples."""
         return np.concatenate([self.task.train.targets, self.task.test.targets])
 
+    @functools.cached_property
+    def klom(self) -> dict[str, np.ndarray]:
+        """KLoM of every row for every example, f32[n], by name."""
+        return {row.name: klom_of(self, row) for row in self.rows}
+
 
 def klom_of(study: Study, row: Row) -> np.ndarray:
     """KLoM of one method for every example, f32[n]."""
@@ -54,14 +61,13 @@ def klom_of(study: Study, row: Row) -> np.ndarray:
 
 def records(study: Study, forget_set: ForgetSet) -> list[Record]:
     """One record for each row, all of them over N models."""
-    klom = {row.name: klom_of(study, row) for row in study.rows}
-    floor = klom[study.rows[0].name]
+    floor = study.klom[study.rows[0].name]
     return [
         Record(
             row.name,
             forget_set,
             seed=0,
-            metrics=_metrics(study, row, klom[row.name], floor),
+            metrics=_metrics(study, row, study.klom[row.name], floor),
             hyperparameters=row.hyperparameters,
             selection=study.task.config.selection if row.hyperparameters else "",
             cost=_cost(row),
@@ -73,7 +79,7 @@ def records(study: Study, forget_set: ForgetSet) -> list[Record]:
 def ordering(study: Study, request: str) -> str:
     """The methods by KLoM on the forget set, and whether each step is more than chance."""
     forget = study.positions["forget"]
-    values = {row.name: klom_of(study, row)[forget] for row in study.rows}
+    values = {name: klom[forget] for name, klom in study.klom.items()}
     names = sorted(values, key=lambda name: p95(values[name]))
     lines = [
         f"{request}: 95th percentile of KLoM on the forget set, {len(study.rows[0].outputs)} "

@@ -36,9 +36,8 @@ import mu_jax as mu
 from experiments import scoring, studies
 from experiments.cases import Case, make_case
 from experiments.comparison import Row
-from experiments.methods import Request
 from experiments.populations import ORACLES, ORIGINALS, train_population
-from experiments.running import exit_with_sentence, stage, write_config, write_records
+from experiments.running import exit_with_sentence, flags_only, write_config, write_records
 from experiments.tasks import make_task
 from mu_jax import datasets, evaluation, reporting
 
@@ -62,8 +61,7 @@ Metrics = dict[str, reporting.Metric]
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --fractions=...")
+    flags_only(argv, "--fractions=")
     with exit_with_sentence():
         run(CONFIG.value, MANIPULATIONS.value, parse_fractions(FRACTIONS.value))
 
@@ -135,13 +133,12 @@ def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dic
         "do nothing": [Row("do nothing", originals.outputs, wall_s=0.0)] * len(fractions),
     }
     for fraction in fractions:
-        forget, retain = mu.split(task.train, case.known(fraction))
-        rows.setdefault(NAIVE, []).append(population(NAIVE, KNOWN, retain))
-        for name in task.config.methods:
-            with stage(f"{case.name}, {fraction:.0%} known: {name}, {seeds} models"):
-                request = Request(forget, directory)
-                found = studies.unlearn(task, name, request, retain, originals)
-            rows.setdefault(name, []).append(found)
+        known = case.known(fraction)
+        found = [population(NAIVE, KNOWN, mu.split(task.train, known)[1])]
+        label = f"{case.name}, {fraction:.0%} known: "
+        found += studies.unlearn_all(task, known, originals, directory, label)
+        for row in found:
+            rows.setdefault(row.name, []).append(row)
     return rows
 
 

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 import mu_jax as mu
 from experiments.populations import everything, train_population, train_subsets
-from experiments.running import exit_with_sentence
+from experiments.running import exit_with_sentence, flags_only
 from experiments.tasks import Task, make_task, read_ids
 from mu_jax import datasets, ensembles, evaluation
 
@@ -40,8 +40,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/ensembles", "Where ensembles are 
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --models=...")
+    flags_only(argv, "--models=")
     with exit_with_sentence():
         if REQUEST.value is not None and FRACTION.value is not None:
             raise ValueError(

@@ -15,7 +15,7 @@ import jax
 from absl import app, flags
 
 from experiments import scoring
-from experiments.running import exit_with_sentence, read_config, stage, write_records
+from experiments.running import exit_with_sentence, flags_only, read_config, stage, write_records
 from experiments.tasks import Task, make_task, retrain
 from experiments.unlearn import split
 from mu_jax import datasets, reporting
@@ -26,8 +26,7 @@ RETRAIN = flags.DEFINE_integer("retrain", 3, "Number of models to retrain.", low
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    flags_only(argv, "--request=")
     with exit_with_sentence():
         values = flags.FLAGS
         if values.request is None:

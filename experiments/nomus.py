@@ -32,10 +32,9 @@ from ml_collections import config_flags
 import mu_jax as mu
 from experiments import scoring, studies
 from experiments.comparison import Row
-from experiments.methods import Request
 from experiments.populations import ORACLES, ORIGINALS, positions, train_population
-from experiments.running import exit_with_sentence, stage, write_config, write_records
-from experiments.tasks import Task, make_task, read_ids
+from experiments.running import exit_with_sentence, flags_only, write_config, write_records
+from experiments.tasks import Task, check_kind, make_task, read_ids
 from mu_jax import datasets, evaluation, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -59,8 +58,7 @@ class Scored(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    flags_only(argv, "--request=")
     with exit_with_sentence():
         run(CONFIG.value, REQUEST.value, SEEDS.value, pathlib.Path(WORKDIR.value))
 
@@ -68,10 +66,7 @@ def main(argv: list[str]) -> None:
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     start = time.monotonic()
     task = make_task(config)
-    if task.info.task != "classification":
-        raise ValueError(
-            f"expected a classification task, found {config.dataset}, a {task.info.task} task"
-        )
+    check_kind(task, "classification")
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
     write_config(workdir, config)
@@ -111,16 +106,16 @@ def with_unseen(task: Task, ids: np.ndarray) -> tuple[Task, Scored]:
 
 def run_methods(task: Task, ids: np.ndarray, seeds: int, directory: pathlib.Path) -> list[Row]:
     """Outputs of the retrained models, of the originals, and of what every method makes of them."""
-    forget, retain = mu.split(task.train, ids)
+    retain = mu.split(task.train, ids)[1]
     originals = train_population(task, directory, "originals", models=seeds, seed=ORIGINALS)
     retrained = train_population(
         task, directory, "retrain", models=seeds, examples=retain, seed=ORACLES
     )
-    rows = [Row("retrain", retrained.outputs), Row("do nothing", originals.outputs, wall_s=0.0)]
-    for name in task.config.methods:
-        with stage(f"{name}, {seeds} models"):
-            rows.append(studies.unlearn(task, name, Request(forget, directory), retain, originals))
-    return rows
+    return [
+        Row("retrain", retrained.outputs),
+        Row("do nothing", originals.outputs, wall_s=0.0),
+        *studies.unlearn_all(task, ids, originals, directory),
+    ]
 
 
 def score_rows(

@@ -54,32 +54,12 @@ def train_population(
     have different seeds, or their models share their initialisation.
     """
     examples = task.train if examples is None else examples
-    training = task.config.training
-    optimizer = training_optimizer(task, examples)
 
     def compute(numbers, examples, everything):
-        key = jax.random.key(seed)
-        variables = ensembles.train(
-            task.model,
-            optimizer,
-            examples,
-            jax.vmap(lambda j: jax.random.fold_in(key, j))(numbers),
-            init=task.init,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-        )
+        variables = _train(task, examples, numbers, seed)
         return Population(variables, ensembles.ensemble_outputs(task.model, variables, everything))
 
-    return ensembles.stored(
-        directory,
-        recipe(task, examples, seed),
-        compute,
-        models,
-        examples,
-        everything(task),
-        block=min(BLOCK, models),
-        progress=_report(label),
-    )
+    return _stored(task, directory, label, compute, models, examples, recipe(task, examples, seed))
 
 
 class Subsets(NamedTuple):
@@ -105,8 +85,6 @@ def train_subsets(
     complement each other. An example that is left out has weight 0; in training mode a batch
     normalisation still sees it, so these models are for architectures without one.
     """
-    training = task.config.training
-    optimizer = training_optimizer(task, task.train)
     kept = round(fraction * task.train.num_examples)
     if not 0 < kept < task.train.num_examples:
         raise ValueError(f"expected a fraction in (0, 1), found {fraction}; 0.5 is usual")
@@ -118,25 +96,52 @@ def train_subsets(
 
     def compute(numbers, examples, everything):
         masks = jax.vmap(mask)(numbers)
-        variables = ensembles.train(
-            task.model,
-            optimizer,
-            examples,
-            jax.vmap(lambda j: jax.random.fold_in(jax.random.key(seed), j))(numbers),
-            masks.astype(jnp.float32),
-            init=task.init,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-        )
+        variables = _train(task, examples, numbers, seed, masks.astype(jnp.float32))
         outputs = ensembles.ensemble_outputs(task.model, variables, everything)
         return Subsets(variables, outputs, masks)
 
+    identity = {**recipe(task, task.train, seed), "fraction": fraction}
+    return _stored(task, directory, label, compute, models, task.train, identity)
+
+
+def _train(
+    task: Task,
+    examples: mu.Batches,
+    numbers: jax.Array,
+    seed: int,
+    weights: jax.Array | None = None,
+) -> PyTree:
+    """The models of these numbers, by the recipe of the task."""
+    training = task.config.training
+    key = jax.random.key(seed)
+    return ensembles.train(
+        task.model,
+        training_optimizer(task, examples),
+        examples,
+        jax.vmap(lambda j: jax.random.fold_in(key, j))(numbers),
+        weights,
+        init=task.init,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+    )
+
+
+def _stored(
+    task: Task,
+    directory: pathlib.Path,
+    label: str,
+    compute: Callable[..., Any],
+    models: int,
+    examples: mu.Batches,
+    identity: dict[str, Any],
+) -> Any:
+    """The population that `compute` gives, from disk where it is there."""
     return ensembles.stored(
         directory,
-        {**recipe(task, task.train, seed), "fraction": fraction},
+        identity,
         compute,
         models,
-        task.train,
+        examples,
         everything(task),
         block=min(BLOCK, models),
         progress=_report(label),

@@ -24,9 +24,10 @@ from ml_collections import config_flags
 import mu_jax as mu
 from experiments import comparison, scoring
 from experiments.methods import Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, stage, write_config, write_records
+from experiments.populations import ORIGINALS, train_population
+from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
 from experiments.studies import study
-from experiments.tasks import Task, make_task, read_ids, retrain, train
+from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, train
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store
 
@@ -45,8 +46,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.")
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    flags_only(argv, "--request=")
     with exit_with_sentence():
         run(CONFIG.value, REQUEST.value)
 
@@ -54,11 +54,7 @@ def main(argv: list[str]) -> None:
 def run(config, request: str) -> None:
     start = time.monotonic()
     task = make_task(config)
-    if task.info.task != "classification":
-        raise ValueError(
-            f"expected a classification task, found {config.dataset}, a {task.info.task} task; "
-            "use experiments.train, unlearn and evaluate"
-        )
+    check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
     ids = read_ids(task, request)
     forget, retain = mu.split(task.train, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
@@ -83,7 +79,11 @@ def run(config, request: str) -> None:
     write_config(workdir, config)
     publish(Store(workdir / "store"), task, models, results, table, forget_set)
     if MODELS.value:
-        found = study(task, ids, MODELS.value, workdir / "ensembles")
+        directory = workdir / "ensembles"
+        originals = train_population(
+            task, directory, "originals", models=MODELS.value, seed=ORIGINALS
+        )
+        found = study(task, ids, originals, directory)
         print("\n" + comparison.ordering(found, request))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")

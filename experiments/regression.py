@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,10 +23,11 @@ import optax
 from absl import app, flags
 from ml_collections import config_flags
 
+from experiments import scoring
 from experiments.domains import Sets, compare, split
 from experiments.methods import Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, stage, write_config, write_records
-from experiments.tasks import Task, make_task, retrain, train
+from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
+from experiments.tasks import Task, check_kind, make_task, retrain, train
 from mu_jax import datasets, ensembles, evaluation, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
 
@@ -39,15 +40,8 @@ SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
 WORKDIR = flags.DEFINE_string("workdir", "runs/regression", "Where results go.")
 
 
-class Curves(NamedTuple):
-    """Relearning of one method: error on the forgotten test examples after every step."""
-
-    error: np.ndarray  # f32[seeds, steps + 1]
-
-
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --seeds=...")
+    flags_only(argv, "--seeds=")
     with exit_with_sentence():
         run(CONFIG.value)
 
@@ -55,11 +49,7 @@ def main(argv: list[str]) -> None:
 def run(config) -> None:
     start = time.monotonic()
     task = make_task(config)
-    if task.info.task != "regression":
-        raise ValueError(
-            f"expected a regression task, found {config.dataset}, a {task.info.task} task; use "
-            "experiments.benchmark"
-        )
+    check_kind(task, "regression", "; use experiments.benchmark")
     sets = split(task, config.forget_below)
     workdir = pathlib.Path(WORKDIR.value)
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))
@@ -86,9 +76,9 @@ def unlearn(task: Task, sets: Sets, request: Request) -> dict[str, Any]:
     models = {"do nothing": originals}
     transforms = {"retrain": retrain(task, sets.retain)}
     transforms |= {name: make_method(task, name, request) for name in task.config.methods}
+    program = jax.jit(ensembles.unlearn, static_argnums=0, static_argnames="layout")
     for name, transform in transforms.items():
         with stage(name):
-            program = jax.jit(ensembles.unlearn, static_argnums=0, static_argnames="layout")
             models[name], _ = program(
                 transform, keys, originals, sets.forget, sets.retain, layout=_layout(task)
             )
@@ -102,8 +92,8 @@ def _layout(task: Task) -> str:
     return ensembles.choose_layout(shapes)
 
 
-def relearn(task: Task, sets: Sets, variables: Any) -> Curves:
-    """Relearn every model's copy on all training examples, and watch the forgotten test ones."""
+def relearn(task: Task, sets: Sets, variables: Any) -> np.ndarray:
+    """Errors on the forgotten test examples while a copy relearns all, f32[seeds, steps + 1]."""
     settings = task.config.relearning
     optimizer = optax.adam(settings.learning_rate)
 
@@ -121,10 +111,10 @@ def relearn(task: Task, sets: Sets, variables: Any) -> Curves:
         )
 
     program = jax.jit(lambda v: ensembles.map_models(one, v, layout=_layout(task)))
-    return Curves(np.asarray(program(variables)))
+    return np.asarray(program(variables))
 
 
-def score(task: Task, sets: Sets, models: dict, curves: dict[str, Curves]) -> list[Record]:
+def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -> list[Record]:
     """One record for each row and seed, and those of the constant predictor."""
     outputs = {
         name: Sets(
@@ -171,6 +161,10 @@ def _errors(sets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str, Me
 
     mine, reference = found.forget[seed], retrained.forget[seed]
     paired = evaluation.paired_distance(mine, reference).mean_absolute
+    losses = (
+        evaluation.example_errors(getattr(found, part)[seed], getattr(sets, part).targets)
+        for part in ("forget", "test_forget")
+    )
     return {
         "retain test MAE": error("test_retain"),
         "forget test MAE": error("test_forget"),
@@ -180,35 +174,25 @@ def _errors(sets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str, Me
             direction="lower is better",
         ),
         "paired distance": Metric(float(paired), n=mine.size, direction="lower is better"),
-        "MIA": _membership(sets, found, seed),
+        "MIA": scoring.membership(*losses, seed),
     }
 
 
-def _membership(sets: Sets, found: Sets, seed: int) -> Metric:
-    errors = {
-        part: evaluation.example_errors(getattr(found, part)[seed], getattr(sets, part).targets)
-        for part in ("forget", "retain", "test_forget")
-    }
-    try:
-        attack = evaluation.loss_mia(errors["forget"], errors["test_forget"], seed=seed)
-    except ValueError as error:
-        return missing(str(error), unit="fraction")
-    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_std, unit="fraction")
-
-
-def _relearning(task: Task, curves: dict[str, Curves], name: str, seed: int) -> dict[str, Metric]:
+def _relearning(
+    task: Task, curves: dict[str, np.ndarray], name: str, seed: int
+) -> dict[str, Metric]:
     if name not in curves:
         return {
             "relearn steps": missing("a constant does not learn"),
             "AIN": missing("a constant does not learn"),
         }
     target = probes.relearn_target(
-        curves["do nothing"].error[seed, 0],
+        curves["do nothing"][seed, 0],
         alpha=task.config.relearning.alpha,
         direction="fall",
     )
     times = {
-        row: probes.relearn_time(curves[row].error[seed], target, direction="fall")
+        row: probes.relearn_time(curves[row][seed], target, direction="fall")
         for row in (name, "retrain")
     }
     index = probes.anamnesis_index(times[name], times["retrain"])

@@ -10,11 +10,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from absl import logging
+from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
 from mu_jax import reporting
+
+
+def flags_only(argv: list[str], example: str) -> None:
+    """Refuse arguments that are not flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write {example}...")
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def _classification(parts, seed):
             ("test", kept_test),
         )
     }
-    metrics["MIA"] = _membership(
+    metrics["MIA"] = membership(
         evaluation.losses(*parts["forget"]),
         evaluation.losses(*parts["test"]),
         seed,
@@ -85,14 +85,15 @@ def _regression(parts, seed):
         f"{name} squared error": Metric(values.mean(), n=values.size)
         for name, values in squared.items()
     }
-    metrics["MIA"] = _membership(squared["forget"], squared["test"], seed)
+    metrics["MIA"] = membership(squared["forget"], squared["test"], seed)
     outputs = parts["retain"].outputs
     constant = not np.isfinite(outputs).all() or np.ptp(outputs) == 0
     reason = "constant or non-finite predictions on the retain set" if constant else ""
     return metrics, evaluation.Collapse(bool(constant), reason)
 
 
-def _membership(forget_losses, test_losses, seed) -> Metric:
+def membership(forget_losses, test_losses, seed) -> Metric:
+    """Accuracy of the loss attack, forget against test, or the sentence why there is none."""
     try:
         attack = evaluation.loss_mia(forget_losses, test_losses, seed=seed)
     except ValueError as error:

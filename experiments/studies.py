@@ -13,7 +13,6 @@ from experiments.comparison import Row, Study
 from experiments.methods import Request, make_method, method_arguments
 from experiments.populations import (
     ORACLES,
-    ORIGINALS,
     Population,
     everything,
     positions,
@@ -27,7 +26,7 @@ from mu_jax import ensembles, evaluation
 def study(
     task: Task,
     ids: np.ndarray,
-    models: int,
+    originals: Population,
     directory: pathlib.Path,
     *,
     oracles: np.ndarray | None = None,
@@ -37,12 +36,12 @@ def study(
     Args:
       task: the task; its configuration names the methods.
       ids: of the forget set.
-      models: N.
+      originals: N models trained on everything.
       directory: where ensembles are kept.
       oracles: margins f32[N', n] of other oracles, on `everything`; default the first N retrained.
     """
-    forget, retain = mu.split(task.train, ids)
-    originals = train_population(task, directory, "originals", models=models, seed=ORIGINALS)
+    models = len(originals.outputs)
+    retain = mu.split(task.train, ids)[1]
     retrained = train_population(
         task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
     )
@@ -52,11 +51,21 @@ def study(
     rows = [
         Row("retrain", retrained.take(models, 2 * models).outputs),
         Row("do nothing", originals.outputs, wall_s=0.0),
+        *unlearn_all(task, ids, originals, directory),
     ]
-    for name in task.config.methods:
-        with stage(f"{name}, {models} models"):
-            rows.append(unlearn(task, name, Request(forget, directory), retain, originals))
     return Study(task, positions(task, ids), oracles, rows)
+
+
+def unlearn_all(
+    task: Task, ids: np.ndarray, originals: Population, directory: pathlib.Path, label: str = ""
+) -> list[Row]:
+    """The rows of every method of the configuration, from the same originals."""
+    forget, retain = mu.split(task.train, ids)
+    rows = []
+    for name in task.config.methods:
+        with stage(f"{label}{name}, {len(originals.outputs)} models"):
+            rows.append(unlearn(task, name, Request(forget, directory), retain, originals))
+    return rows
 
 
 def unlearn(

@@ -105,6 +105,14 @@ def make_task(config: ConfigDict) -> Task:
     )
 
 
+def check_kind(task: Task, kind: str, advice: str = "") -> None:
+    """Refuse a task that is not a `kind`."""
+    if task.info.task != kind:
+        raise ValueError(
+            f"expected a {kind} task, found {task.config.dataset}, a {task.info.task} task{advice}"
+        )
+
+
 def read_ids(task: Task, request: str) -> np.ndarray:
     """The ids of a forget request."""
     inputs = task.train.inputs

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 import mu_jax as mu
 from experiments import scoring
-from experiments.running import exit_with_sentence, stage, write_config
+from experiments.running import exit_with_sentence, flags_only, stage, write_config
 from experiments.tasks import make_task, train
 from mu_jax.checkpoints import Store
 
@@ -29,8 +29,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of initialisation and shuffling.", 
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --workdir=...")
+    flags_only(argv, "--workdir=")
     with exit_with_sentence():
         run(CONFIG.value, pathlib.Path(WORKDIR.value), SEED.value)
 

@@ -21,7 +21,7 @@ from absl import app, flags
 import mu_jax as mu
 from experiments import scoring
 from experiments.methods import METHODS, Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, read_config, stage
+from experiments.running import exit_with_sentence, flags_only, read_config, stage
 from experiments.tasks import Task, make_task, read_ids
 from mu_jax import datasets
 from mu_jax.checkpoints import Store
@@ -44,8 +44,7 @@ ROLL_BACK = flags.DEFINE_bool("roll_back", False, "Serve the version before the 
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write --request=...")
+    flags_only(argv, "--request=")
     with exit_with_sentence():
         workdir = pathlib.Path(WORKDIR.value)
         store = Store(workdir / "store")

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.datasets.examples import Examples
+from mu_jax.datasets.requests import permuted
 
 
 class Manipulated(NamedTuple):
@@ -210,5 +211,4 @@ def _draw(ids: np.ndarray, count: int, seed: int, what: str) -> np.ndarray:
             f"expected a count from 1 to {ids.size}, the number of examples {what}, found {count}; "
             "change the count"
         )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(np.sort(ids))
-    return np.sort(order[:count]).astype(np.int32)
+    return np.sort(permuted(ids, seed)[:count]).astype(np.int32)

@@ -181,7 +181,7 @@ def _random(argument: str, index: np.ndarray) -> list[int]:
             f"expected random:AMOUNT or random:AMOUNT:seed=N with {_amount(len(index))}, found "
             f"'random:{argument}'; change the amount"
         )
-    return _permuted(index, int(match[2] or 0))[:count].tolist()
+    return permuted(index, int(match[2] or 0))[:count].tolist()
 
 
 def _count(amount: str, size: int) -> int | None:
@@ -199,7 +199,8 @@ def _amount(size: int) -> str:
     )
 
 
-def _permuted(index: np.ndarray, seed: int) -> np.ndarray:
+def permuted(index: np.ndarray, seed: int) -> np.ndarray:
+    """The ids in a random order that does not depend on theirs."""
     return np.random.Generator(np.random.PCG64(seed)).permutation(np.sort(index))
 
 
@@ -212,7 +213,7 @@ def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> lis
             f"and inputs that are arrays, found 'nearest:{argument}'; change the amount, or select "
             "by ids:"
         )
-    centre = int(match[3]) if match[2] == "id" else _permuted(index, int(match[3]))[0]
+    centre = int(match[3]) if match[2] == "id" else permuted(index, int(match[3]))[0]
     if centre not in index:
         raise ValueError(
             f"expected an id of the training set in 'nearest:{argument}', found {centre}; name "

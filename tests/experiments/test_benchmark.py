@@ -51,7 +51,8 @@ def test_subsets_complement_each_other_and_leave_out_what_they_say(task, tmp_pat
 
 def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_path):
     ids = read_ids(task, "class:3")
-    study = studies.study(task, ids, 24, tmp_path)
+    originals = train_population(task, tmp_path, "originals", models=24)
+    study = studies.study(task, ids, originals, tmp_path)
     assert [row.name for row in study.rows[:2]] == ["retrain", "do nothing"]
     assert {row.name for row in study.rows[2:]} == set(task.config.methods)
     forget = study.positions["forget"]

@@ -1,15 +1,13 @@
 """The published order of the regression methods, on digits as numbers."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import sklearn.datasets
 
 import mu_jax as mu
-from mu_jax.models import convolution_by_backend
+from mu_jax.models import RegressionCNN
 
 SEEDS, TRAIN_ROWS = 5, 1437
 # Errors on the test rows to retain and to forget, and W1 to the retrained model's predictions on
@@ -23,40 +21,6 @@ PUBLISHED = {
     "blindspot 5": ((0.67, 2.85, 2.52), (0.09, 0.37, 0.48)),
     "blindspot 20": ((0.60, 3.30, 2.06), (0.05, 0.38, 0.48)),
 }
-KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's
-
-
-class Network(nn.Module):
-    """Two convolutions with batch normalisation and two dense layers."""
-
-    @nn.compact
-    def __call__(self, x, *, train: bool = False):
-        for width, stride in ((6, 1), (8, 2)):
-            x = nn.Conv(
-                width,
-                (3, 3),
-                strides=stride,
-                padding=1,
-                use_bias=False,
-                kernel_init=KERNEL,
-                conv_general_dilated=convolution_by_backend,
-            )(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-            self.sow("intermediates", f"block_{width}", x)
-        x = nn.relu(dense(16)(x.reshape(len(x), -1)))
-        return dense(1)(x)[:, 0]
-
-
-def dense(width):
-    def bias(key, shape, dtype=jnp.float32):
-        fan_in = {16: 128, 1: 16}[width]
-        return jax.random.uniform(key, shape, dtype, -1, 1) * fan_in**-0.5
-
-    return nn.Dense(width, kernel_init=KERNEL, bias_init=bias)
-
-
-def absolute(outputs, targets):
-    return jnp.abs(outputs - targets)
 
 
 def digits():
@@ -89,8 +53,8 @@ def methods(model, init):
 @pytest.mark.slow
 def test_the_order_of_the_methods_and_their_errors():
     train, test, (forget, retain) = digits()
-    model = mu.from_linen(Network(), absolute)
-    init = lambda key: Network().init(key, train.inputs[:1])  # noqa: E731
+    model = mu.from_linen(RegressionCNN(), mu.losses.absolute_error)
+    init = lambda key: RegressionCNN().init(key, train.inputs[:1])  # noqa: E731
     supervised = mu.supervised(model, training_mode=True)
     found = {name: [] for name in PUBLISHED}
     low = np.asarray(test.targets) <= 2
