@@ -1,0 +1,155 @@
+"""Run a job on TPU hosts that exist only for it, at a cost that is known before.
+
+    python -m launch_tpu.launch --spec=job.json --dry_run up
+    python -m launch_tpu.launch --spec=job.json --budget_chip_hours=64 up
+    python -m launch_tpu.launch --spec=job.json status | down | reap
+    python -m launch_tpu.launch --spec=job.json --engine=local up
+
+up      makes the hosts, waits for them, runs the job and gives the hosts back. If a step fails, or
+        you press Ctrl-C, all that was made is undone, the last first. What is there already is used
+        and left. A job that was preempted goes on from its workdir when it is launched again.
+status  shows what there is of the job.
+down    deletes what there is of the job.
+reap    deletes everything that carries our label in the project and zone, whoever launched it; it
+        shows the names and asks before.
+
+The specification is a JSON file with the fields of launch_tpu.spec.Spec, among them max_hours,
+without which nothing starts. docs/launch.md has one for every engine. The exit code is 0, 2 for bad
+input, or that of the command that failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from launch_tpu import execute
+from launch_tpu import plan as plans
+from launch_tpu.commands import Command, Listing, render
+from launch_tpu.spec import ENGINES, Spec, read_spec
+
+SPEC = flags.DEFINE_string("spec", None, "JSON file that says what to run, where, and how long.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands as a script and run none.")
+BUDGET = flags.DEFINE_float(
+    "budget_chip_hours",
+    None,
+    "Refuse what can cost more; without it, up asks before it creates anything.",
+    lower_bound=0,
+)
+ENGINE = flags.DEFINE_enum("engine", None, ENGINES, "Use this one, whatever the file says.")
+YES = flags.DEFINE_bool("yes", False, "Answer the question of reap with yes.")
+
+
+def main(argv: list[str]) -> None:
+    """Do what the first argument says."""
+    verbs = {"up": _up, "down": _down, "reap": _reap, "status": _status}
+    if len(argv) != 2 or argv[1] not in verbs or SPEC.value is None:
+        raise app.UsageError(
+            f"expected --spec=FILE and one of {', '.join(verbs)}, found {' '.join(argv[1:])!r}"
+        )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        verbs[argv[1]](_specification(SPEC.value))
+    except (ValueError, FileNotFoundError) as error:
+        _fail(str(error), 2)
+    except execute.LaunchError as error:
+        _fail(str(error), error.code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing that was made remains", 130)
+
+
+def _specification(path: str) -> Spec:
+    changes = {} if ENGINE.value is None else {"engine": ENGINE.value}
+    spec = read_spec(path, **changes)
+    if spec.engine == "local" and spec.python == "python3":
+        return dataclasses.replace(spec, python=sys.executable)
+    return spec
+
+
+def _up(spec: Spec) -> None:
+    steps = plans.plan(spec)
+    print(f"{spec.name}: {plans.cost(spec)}", flush=True)
+    if not _shown(steps):
+        _check_budget(spec)
+        execute.up(steps, say=_say)
+
+
+def _down(spec: Spec) -> None:
+    steps = plans.down(spec)
+    if not _shown(plans.undoing(steps)):
+        _check_gone(execute.undo(steps, say=_say))
+
+
+def _reap(spec: Spec) -> None:
+    steps = plans.reap(spec)
+    if not _shown(steps):
+        _check_gone(execute.reap(steps, agree=_agree_to_reap, say=_say))
+
+
+def _status(spec: Spec) -> None:
+    steps = plans.status(spec)
+    if _shown(steps):
+        return
+    if not steps:
+        print("nothing outlives the command that runs the job")
+    for step in steps:
+        if code := execute.in_shell(step.argv, False).code:
+            raise execute.LaunchError(
+                f"expected to {step.purpose}, found exit code {code}; was it launched?", code
+            )
+
+
+def _shown(steps: Sequence[Command | Listing]) -> bool:
+    """Whether this is a dry run; then the steps are printed."""
+    if DRY_RUN.value:
+        print(render(steps), end="")
+    return DRY_RUN.value
+
+
+def _check_budget(spec: Spec) -> None:
+    """Refuse what costs too much; ask if there is no budget."""
+    if BUDGET.value is not None and spec.chip_hours > BUDGET.value:
+        raise ValueError(
+            f"expected at most {BUDGET.value:g} chip-hours, found {plans.cost(spec)}; lower "
+            "max_hours, or raise --budget_chip_hours"
+        )
+    if BUDGET.value is None and spec.chip_hours and not _agree("launch it?"):
+        raise ValueError(
+            f"expected a yes or a budget for {plans.cost(spec)}, found neither; give "
+            f"--budget_chip_hours={spec.chip_hours:g}"
+        )
+
+
+def _agree_to_reap(deletions: str) -> bool:
+    if YES.value or _agree(f"run {deletions}?"):
+        return True
+    raise ValueError(f"expected a yes to {deletions}, found none; give --yes")
+
+
+def _agree(question: str) -> bool:
+    return sys.stdin.isatty() and input(f"{question} [yes/no] ").strip().lower() in ("y", "yes")
+
+
+def _check_gone(failed: list[tuple[str, ...]]) -> None:
+    if failed:
+        raise execute.LaunchError(
+            f"expected to delete everything, found {len(failed)} commands that failed"
+            f"{execute.told(failed)}"
+        )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main)
