@@ -32,9 +32,12 @@ from mu_jax.model import (
 )
 from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives import gradient_restriction, supervised
+from mu_jax.partitioning import init_params, param_shardings, shard_params
 from mu_jax.resuming import progress, resumable
-from mu_jax.sharding import data_mesh, over_mesh, shard
-from mu_jax.statistics.accumulator import Accumulator, Statistic, collect
+from mu_jax.sharding import data_mesh, shard
+from mu_jax.statistics.accumulator import Accumulator, Statistic
+from mu_jax.statistics.collecting import collect
+from mu_jax.statistics.over_mesh import over_mesh
 from mu_jax.streaming import Stream, stream
 from mu_jax.transforms import (
     Info,
@@ -93,6 +96,7 @@ __all__ = [
     "gradient_ascent",
     "gradient_restriction",
     "iau",
+    "init_params",
     "losses",
     "magnitude_prune",
     "masked",
@@ -100,6 +104,7 @@ __all__ = [
     "oracle_matching",
     "outputs",
     "over_mesh",
+    "param_shardings",
     "probes",
     "progress",
     "refresh_statistics",
@@ -108,6 +113,7 @@ __all__ = [
     "retrain",
     "scaled",
     "shard",
+    "shard_params",
     "sharding",
     "split",
     "ssd",

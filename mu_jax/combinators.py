@@ -11,6 +11,7 @@ import optax
 
 from mu_jax import edits
 from mu_jax.model import Model, restrict
+from mu_jax.sharding import on_automatic_axes
 from mu_jax.transforms.transform import Info, Transform, report
 
 PyTree = Any
@@ -87,12 +88,14 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
             "expected a single transform, found a chain: send its members through one by one"
         )
 
+    def send(updates: PyTree, before: PyTree) -> PyTree:
+        return transformation.update(updates, transformation.init(before), before)[0]
+
     def body(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         after, info = transform.body(model, key, variables, forget, retain)
         params, state = model.split(after)
         before = model.params(variables)
-        updates = optax.tree.sub(params, before)
-        updates, _ = transformation.update(updates, transformation.init(before), before)
+        updates = on_automatic_axes(send, optax.tree.sub(params, before), before, like=before)
         after = model.join(edits.apply(before, updates), state)
         return report(
             model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
+Axis = str | tuple[str, ...]
 
 
 class Batch(NamedTuple):
@@ -38,7 +40,7 @@ class Batches:
       batch_size: examples per batch; the last batch may hold fewer.
       mesh: mesh over whose `axis` every batch is sharded, or None. The arrays themselves are
         replicated: data too large for that is streamed (`mu.stream`).
-      axis: name of the data axis of `mesh`.
+      axis: name of the data axis of `mesh`, or of several.
       multiple: every batch is padded to a multiple of it on every device (whole groups).
     """
 
@@ -48,7 +50,7 @@ class Batches:
     index: jax.Array
     batch_size: int = dataclasses.field(metadata={"static": True})
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
-    axis: str = dataclasses.field(default="data", metadata={"static": True})
+    axis: Axis = dataclasses.field(default="data", metadata={"static": True})
     multiple: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
@@ -94,12 +96,20 @@ class Batches:
         row = step * self.batch_size + slot
         valid = (slot < real) & (row < n)
         row = row % n if order is None else _rows(order, row % n)
-        examples = (self.inputs, self.targets, self.weight, self.index)
-        batch = without_padding_values(Batch(*jax.tree.map(lambda x: _rows(x, row), examples)))
-        batch = batch._replace(
-            weight=jnp.where(valid, batch.weight, 0), index=jnp.where(valid, batch.index, -1)
-        )
-        return batch if self.mesh is None else constrain(batch, self.mesh, self.axis)
+        weight, index = _rows(self.weight, row), _rows(self.index, row)
+        # Rows of weight 0 are overwritten by a real one, so that nothing in them reaches a sum.
+        some = weight > 0
+        row = jnp.where(some, row, row[jnp.argmax(some)])
+        parts = (row, jnp.where(valid, weight, 0), jnp.where(valid, index, -1))
+        if self.mesh is not None:  # divided first: each device then reads its own rows only
+            parts = constrain(parts, self.mesh, self.axis)
+        row, weight, index = parts
+
+        def read(x):
+            return jnp.where(some.any(), _rows(x, row), jnp.zeros((), x.dtype))
+
+        inputs, targets = jax.tree.map(read, (self.inputs, self.targets))
+        return Batch(inputs, targets, weight, index)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.at(step) for step in range(self.num_batches))
@@ -203,7 +213,11 @@ def split(data: Data, forget_ids: Sequence[int] | np.ndarray) -> tuple[Data, Dat
 
 def _rows(array: jax.Array, row: jax.Array) -> jax.Array:
     """Rows that are known to be there: no negative or too large number has to be mended."""
-    return array.at[row].get(mode="promise_in_bounds")
+    where = jax.typeof(row).sharding
+    explicit = not where.mesh.empty and is_explicit(where.mesh)
+    spec = PartitionSpec(*where.spec, *[None] * (array.ndim - 1))
+    out = NamedSharding(where.mesh, spec) if explicit else None
+    return array.at[row].get(mode="promise_in_bounds", out_sharding=out)
 
 
 def random_order(key: jax.Array, n: int) -> jax.Array:
@@ -324,16 +338,31 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def axis_size(mesh: Mesh | None, axis: str) -> int:
-    """Number of devices along the data axis; 1 without a mesh."""
-    return 1 if mesh is None else mesh.shape[axis]
+def axis_names(axis: Axis) -> tuple[str, ...]:
+    """The axis, or the axes, as a tuple."""
+    return (axis,) if isinstance(axis, str) else tuple(axis)
 
 
-def constrain(tree: PyTree, mesh: Mesh, axis: str) -> PyTree:
+def axis_size(mesh: Mesh | None, axis: Axis) -> int:
+    """Number of parts into which the data axis divides a batch; 1 without a mesh."""
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in axis_names(axis))
+
+
+def constrain(tree: PyTree, mesh: Mesh, axis: Axis) -> PyTree:
     """Shard the leading axis of every leaf over the mesh's data axis, inside or outside a jit."""
-    sharding = NamedSharding(mesh, PartitionSpec(axis))
-    move = jax.sharding.reshard if is_explicit(mesh) else jax.lax.with_sharding_constraint
-    return jax.tree.map(lambda x: move(x, sharding), tree)
+    mesh = as_seen_here(mesh)
+    everywhere, divided = (NamedSharding(mesh, PartitionSpec(*names)) for names in ((), (axis,)))
+    if is_explicit(mesh):
+        return jax.tree.map(lambda x: jax.sharding.reshard(x, divided), tree)
+    # The first constraint keeps the compiler from dividing what the arrays are computed from.
+    move = jax.lax.with_sharding_constraint
+    return jax.tree.map(lambda x: move(move(x, everywhere), divided), tree)
+
+
+def as_seen_here(mesh: Mesh) -> Any:
+    """The mesh with the kinds of axes that it has at this point of a program."""
+    here = jax.sharding.get_abstract_mesh()
+    return mesh if here.empty or here.axis_names != mesh.axis_names else here
 
 
 def as_ids(index: Any) -> jax.Array:

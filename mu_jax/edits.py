@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.sharding import summary
+
 PyTree = Any
 
 
@@ -80,6 +82,7 @@ def ratios(forget_importance: PyTree, full_importance: PyTree) -> PyTree:
     return jax.tree.map(leaf, forget_importance, full_importance)
 
 
+@summary
 def adaptive_alpha(
     forget_importance: PyTree, reference_importance: PyTree, forget_fraction: jax.Array | float
 ) -> jax.Array:
@@ -134,6 +137,7 @@ class Summary(NamedTuple):
 
 
 @jax.jit
+@summary
 def summarise(before: PyTree, after: PyTree) -> Summary:
     """Compare parameters before and after an edit; one element-wise pass."""
     moved = jax.tree.map(lambda a, b: a != b, before, after)
@@ -151,12 +155,14 @@ def summarise(before: PyTree, after: PyTree) -> Summary:
     )
 
 
+@summary
 def mean(tree: PyTree) -> jax.Array:
     """Mean over all entries of all leaves, f32[]."""
     leaves = jax.tree.leaves(tree)
     return sum(x.sum(dtype=jnp.float32) for x in leaves) / sum(x.size for x in leaves)
 
 
+@summary
 def largest(tree: PyTree) -> jax.Array:
     """Largest entry of all leaves."""
     return jnp.stack([x.max() for x in jax.tree.leaves(tree)]).max()

@@ -14,6 +14,7 @@ import optax
 from mu_jax import folding
 from mu_jax.data import Batch, Batches
 from mu_jax.model import Model
+from mu_jax.sharding import on_automatic_axes
 
 PyTree = Any
 
@@ -199,7 +200,10 @@ def _fit_step(
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    return step
+    def step_anywhere(carry, batch, frozen):
+        return on_automatic_axes(step, carry, batch, frozen, like=carry)
+
+    return step_anywhere
 
 
 def total(terms: Terms) -> jax.Array:

@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,69 @@ _OBSERVERS: contextvars.ContextVar[tuple[Observer, ...]] = contextvars.ContextVa
     "observers", default=()
 )
 _SEGMENTS = 20
+
+
+class Program(NamedTuple):
+    """One program of a run over streams: `function(*arguments)`, called `times` times.
+
+    `arguments` are trees of `jax.ShapeDtypeStruct`, with shardings on explicit mesh axes; the first
+    is donated if `donates`.
+    """
+
+    function: Callable[..., PyTree]
+    arguments: tuple
+    times: int
+    donates: bool
+
+
+_PROGRAMS: contextvars.ContextVar[list[Program] | None] = contextvars.ContextVar(
+    "programs", default=None
+)
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Program]]:
+    """Let loops in this block note their programs in place of running.
+
+    Inside, trace a transform with `jax.eval_shape`: its `Batches` may be as large as they like,
+    since nothing is computed. The list then holds the programs of the same run over streams, one
+    step for each loop, ready to be compiled for any devices.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+      >>> data = mu.batches(jnp.eye(4), jnp.ones(4), batch_size=2)
+      >>> with record() as programs:
+      ...     _ = jax.eval_shape(mu.ssd(model, 2.0), jax.random.key(0), mu.Variables(jnp.ones(4)),
+      ...         *mu.split(data, [3]))
+      >>> [program.times for program in programs]
+      [1, 2]
+    """
+    programs: list[Program] = []
+    token = _PROGRAMS.set(programs)
+    try:
+        yield programs
+    finally:
+        _PROGRAMS.reset(token)
+
+
+def once(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """`function(*arguments)`, noted as a program of its own by `record`."""
+    return _noted(function, arguments, times=1, donates=False)
+
+
+def _noted(function: Callable, arguments: tuple, *, times: int, donates: bool) -> PyTree:
+    programs = _PROGRAMS.get()
+    if programs is not None:
+        shapes = jax.tree.map(_abstract, arguments)
+        programs.append(Program(function, shapes, times, donates))
+    return function(*arguments)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    kind = jax.typeof(leaf)
+    sharding = None if kind.sharding.mesh.empty else kind.sharding
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding)
 
 
 @contextlib.contextmanager
@@ -89,6 +152,9 @@ def fold(
         if _traced((carry, batches, frozen, key)):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
+            if _PROGRAMS.get() is not None:
+                arguments = (carry, batches.at(0), *frozen)
+                return _noted(step, arguments, times=total - int(start), donates=True)
             return _run(step, carry, batches, frozen, key, start, total)
         if batches.mesh is not None:
             carry, frozen, key = place((carry, frozen, key), batches.mesh)

@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax.data import Batch, Batches, axis_size
+from mu_jax.data import Axis, Batch, Batches, axis_size
 from mu_jax.folding import fold
 from mu_jax.model import Model
-from mu_jax.sharding import sum_over_mesh
+from mu_jax.sharding import bare, counts, on_shards, specs_of, vary
 
 PyTree = Any
 RowFunction = Callable[..., PyTree]
@@ -36,10 +36,14 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
             f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches "
             "or mu.stream, so that the number of examples is known"
         )
-    first = data.at if isinstance(data, Batches) else lambda step: next(iter(data))
-    shapes = jax.eval_shape(lambda *args: function(first(0), *args), *frozen)
+    first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
+    shapes = jax.eval_shape(function, bare(first), *bare(frozen))
     table = jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), shapes)
-    step = _row_step(function, data.mesh, data.axis)
+    specs: Any = (None, ())
+    if data.mesh is not None:
+        leaves, structure = jax.tree.flatten(specs_of(frozen, data.mesh))
+        specs = (structure, tuple(leaves))
+    step = _row_step(function, data.mesh, data.axis, *specs)
     return fold(step, (table, jnp.zeros((), jnp.int32)), data, *frozen)[0]
 
 
@@ -70,11 +74,15 @@ def _output_rows(model: Model) -> RowFunction:
 
 
 @functools.lru_cache(maxsize=128)
-def _row_step(function: RowFunction, mesh: Mesh | None, axis: str) -> Callable:
+def _row_step(
+    function: RowFunction, mesh: Mesh | None, axis: Axis, structure: Any, specs: tuple
+) -> Callable:
     def local(frozen: tuple, batch: Batch) -> PyTree:
         return function(batch, *frozen), batch.index
 
-    compute = local if mesh is None else _gathered(local, mesh, axis)
+    compute = local
+    if mesh is not None:
+        compute = _gathered(local, mesh, axis, jax.tree.unflatten(structure, specs))
 
     def step(carry, batch, *frozen):
         table, count = carry
@@ -87,15 +95,17 @@ def _row_step(function: RowFunction, mesh: Mesh | None, axis: str) -> Callable:
     return step
 
 
-def _gathered(function: Callable, mesh: Mesh, axis: str) -> Callable:
+def _gathered(function: Callable, mesh: Mesh, axis: Axis, specs: PyTree) -> Callable:
     """Run on every shard and gather the rows, as a sum in which each shard fills its own part."""
 
     def place(x):
         whole = jnp.zeros((x.shape[0] * axis_size(mesh, axis), *x.shape[1:]), x.dtype)
         start = jax.lax.axis_index(axis) * x.shape[0]
-        return jax.lax.dynamic_update_slice_in_dim(whole, x, start, 0)
+        whole = jax.lax.dynamic_update_slice_in_dim(vary(whole, mesh.axis_names), x, start, 0)
+        return jax.lax.psum(jnp.where(counts(mesh, axis), whole, 0), mesh.axis_names)
 
-    def terms(frozen, batch):
-        return jax.tree.map(place, function(frozen, batch))
+    def finish(found):
+        return jax.tree.map(place, found)
 
-    return sum_over_mesh(terms, mesh, axis)
+    everywhere = PartitionSpec()
+    return on_shards(function, mesh, axis, specs=specs, out_specs=everywhere, finish=finish)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from mu_jax.data import Batch, Batches
 from mu_jax.folding import fold
 from mu_jax.model import Model
+from mu_jax.sharding import on_automatic_axes
 
 PyTree = Any
 
@@ -66,4 +67,7 @@ def _step(model: Model) -> Callable:
         _, state = model.predict_train(params, state, batch.inputs, key)
         return state, count + 1
 
-    return step
+    def step_anywhere(carry, batch, frozen):
+        return on_automatic_axes(step, carry, batch, frozen, like=carry)
+
+    return step_anywhere

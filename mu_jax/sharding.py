@@ -1,18 +1,18 @@
-"""Meshes: where arrays lie, and the one wrapper for per-example work on them."""
+"""Meshes: where data lie, and the one wrapper for per-example work on shards of them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Batch, Batches, is_explicit
+from mu_jax.data import Axis, Batch, Batches, as_seen_here, axis_names, is_explicit
 
 PyTree = Any
-Statistic = TypeVar("Statistic")
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, axis: str = "data") -> Mesh:
@@ -25,8 +25,14 @@ def data_mesh(devices: Sequence[jax.Device] | None = None, *, axis: str = "data"
     return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def shard(batches: Batches, mesh: Mesh, *, axis: str = "data") -> Batches:
+def shard(batches: Batches, mesh: Mesh, *, axis: Axis = "data") -> Batches:
     """Let every batch be sharded over `axis` of `mesh`; the arrays are copied to each device.
+
+    Args:
+      batches: the examples.
+      mesh: of automatic or explicit axes.
+      axis: one axis, or several over whose product the rows are divided: `("data", "fsdp")` where
+        `mu.shard_params` divides the parameters over `fsdp`.
 
     Example:
       >>> import numpy as np, mu_jax as mu
@@ -38,13 +44,14 @@ def shard(batches: Batches, mesh: Mesh, *, axis: str = "data") -> Batches:
     return place(batches, mesh).replace(mesh=mesh, axis=axis)
 
 
-def check_axis(mesh: Mesh, axis: str) -> None:
+def check_axis(mesh: Mesh, axis: Axis) -> None:
     """Refuse a mesh that has no axis of that name."""
-    if axis not in mesh.shape:
-        raise ValueError(
-            f"expected a mesh with an axis named {axis!r}, found axes {tuple(mesh.shape)}: "
-            "give the name of the data axis"
-        )
+    for name in axis_names(axis):
+        if name not in mesh.shape:
+            raise ValueError(
+                f"expected a mesh with an axis named {name!r}, found axes {tuple(mesh.shape)}: "
+                "give the name of the data axis"
+            )
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -73,6 +80,7 @@ def enter(tree: PyTree, mesh: Mesh) -> PyTree:
     With explicit axes the type of an array says where it lies, and a gradient with respect to one
     that lies nowhere could not be summed over devices. Automatic axes need nothing.
     """
+    mesh = as_seen_here(mesh)
     if not is_explicit(mesh):
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -85,53 +93,163 @@ def enter(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(move, tree)
 
 
-def over_mesh(statistic: Statistic, mesh: Mesh, *, axis: str = "data") -> Statistic:
-    """A statistic whose every update runs shard by shard and is summed once.
+def on_automatic_axes(function: Callable[..., PyTree], *args: PyTree, like: PyTree) -> PyTree:
+    """`function(*args)` with the partitioning left to the compiler, also on explicit axes.
 
-    Per-example gradients of a convolution kernel under plain `jit` on a batch that is sharded
-    automatically come out wrong; so do they inside `shard_map` with replicated parameters, whose
-    gradient is summed over the devices before it is squared. Here the parameters are first made
-    varying over the axis, each device works on its own rows, and the sums are added by one
-    all-reduce per update.
+    There a product over a divided dimension, a sort along one or a dropout mask would be refused,
+    so their types are taken off on the way in and put on again on the way out. Nothing is done on
+    automatic axes.
 
     Args:
-      statistic: a `Statistic`.
-      mesh: the mesh; other axes than `axis` stay automatic.
-      axis: the data axis. The batch size must be a multiple of its size times the statistic's
-        group size.
+      function: of arrays.
+      *args: its arguments.
+      like: a tree shaped like the result; leaves of it lie where those of the result shall.
     """
-    check_axis(mesh, axis)
-    return _over_mesh(statistic, mesh, axis)
+    where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, like)
+    meshes = [s.mesh for s in jax.tree.leaves(where) if not s.mesh.empty and is_explicit(s.mesh)]
+    if not meshes:
+        return function(*args)
+    return jax.sharding.auto_axes(function, out_sharding=where)(*enter(args, meshes[0]))
 
 
-@functools.lru_cache(maxsize=128)
-def _over_mesh(statistic: Any, mesh: Mesh, axis: str) -> Any:
-    return statistic.replace(terms=sum_over_mesh(statistic.terms, mesh, axis))
+def summary(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Let a function of trees give its small result on any mesh, whole on every device.
+
+    For sums, norms, percentiles and the like: see `on_automatic_axes`.
+    """
+
+    @functools.wraps(function)
+    def anywhere(*args):
+        kinds = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(args)]
+        meshes = [kind.mesh for kind in kinds if not kind.mesh.empty and is_explicit(kind.mesh)]
+        if not meshes:
+            return function(*args)
+        everywhere = NamedSharding(meshes[0], PartitionSpec())
+        run = jax.sharding.auto_axes(function, out_sharding=everywhere)
+        return run(*enter(args, meshes[0]))
+
+    return anywhere
 
 
-def sum_over_mesh(
-    terms: Callable[[PyTree, Batch], PyTree], mesh: Mesh, axis: str
+def bare(tree: PyTree) -> PyTree:
+    """Shapes and types of arrays without where they lie, for `jax.eval_shape`."""
+
+    def shape(leaf):
+        kind = jax.typeof(leaf)
+        return jax.ShapeDtypeStruct(kind.shape, kind.dtype)
+
+    return jax.tree.map(shape, tree)
+
+
+def created_like(variables: PyTree, init: Callable[[jax.Array], PyTree], key: jax.Array) -> PyTree:
+    """`init(key)` with every array where that of `variables` lies, and whole nowhere else.
+
+    Inside `jit` on automatic axes the compiler places them.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((variables, key))):
+        return on_automatic_axes(init, key, like=variables)
+    places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
+    if not all(isinstance(place, NamedSharding) for place in places):
+        return init(key)
+    return _jitted_init(init, jax.tree.structure(variables), tuple(places))(key)
+
+
+@functools.lru_cache(maxsize=64)
+def _jitted_init(init, structure, places):
+    return jax.jit(init, out_shardings=jax.tree.unflatten(structure, places))
+
+
+def specs_of(tree: PyTree, mesh: Mesh) -> PyTree:
+    """How each leaf is divided over the mesh, where that can be seen; `PartitionSpec()` elsewhere.
+
+    It can be seen of arrays outside `jit`, and of explicit axes anywhere. Inside `jit`, automatic
+    axes hide it: per-example work there first gathers whatever the compiler has divided.
+    """
+
+    def spec(leaf):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(leaf, jax.core.Tracer):
+            sharding = jax.typeof(leaf).sharding
+        if not isinstance(sharding, NamedSharding) or sharding.mesh.axis_names != mesh.axis_names:
+            return PartitionSpec()
+        entries = [entry if isinstance(entry, str | tuple) else None for entry in sharding.spec]
+        return PartitionSpec(*entries)
+
+    return jax.tree.map(spec, tree)
+
+
+def on_shards(
+    function: Callable[[PyTree, Batch], PyTree],
+    mesh: Mesh,
+    axis: Axis,
+    *,
+    specs: PyTree,
+    out_specs: PyTree,
+    finish: Callable[[PyTree], PyTree],
 ) -> Callable[[PyTree, Batch], PyTree]:
-    """`terms(variables, batch)`, a tree of sums, computed shard by shard and added up."""
+    """`finish(function(frozen, batch))` on every device, each on its own rows.
 
-    def local(variables, batch):
-        varying = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), variables)
-        return jax.lax.psum(terms(varying, batch), axis)
+    The right way to per-example gradients on a mesh: under plain `jit`, those of a convolution
+    kernel on a batch that is sharded automatically come out wrong; so do they inside `shard_map`
+    with replicated parameters, whose gradient is summed over the devices before it is squared.
+    Here the parameters are first gathered where they are divided, and made varying over the axes.
 
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(axis)),
-        out_specs=PartitionSpec(),
-        axis_names={axis},
-    )
+    Args:
+      function: `(frozen, batch) -> tree` on the whole arrays `frozen` and the rows of one device.
+      mesh, axis: the rows are divided over `axis`. Devices along the other axes hold the same
+        rows; of these the first gives them their weight and the others 0, and -1 for an id.
+      specs: how `frozen` is divided, from `specs_of`.
+      out_specs: how the result is.
+      finish: from the result on one device to its part of the whole; may communicate.
+    """
+
+    def local(frozen, batch):
+        whole = jax.tree.map(lambda x, spec: vary(_gather(x, spec), mesh.axis_names), frozen, specs)
+        return finish(function(whole, _count_once(vary(batch, mesh.axis_names), mesh, axis)))
+
+    in_specs = (specs, PartitionSpec(axis))
+    return jax.shard_map(local, mesh=as_seen_here(mesh), in_specs=in_specs, out_specs=out_specs)
 
 
-def mesh_of(batch: Batch) -> tuple[Mesh, str] | None:
+def counts(mesh: Mesh, axis: Axis) -> jax.Array | bool:
+    """Whether this device is the one of those with the same rows that counts them."""
+    others = tuple(name for name in mesh.axis_names if name not in axis_names(axis))
+    return jax.lax.axis_index(others) == 0 if others else True
+
+
+def _count_once(batch: Batch, mesh: Mesh, axis: Axis) -> Batch:
+    mine = counts(mesh, axis)
+    weight, index = jnp.where(mine, batch.weight, 0), jnp.where(mine, batch.index, -1)
+    return batch._replace(weight=weight, index=index)
+
+
+def _gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    for dimension, names in enumerate(spec):
+        if names is not None:
+            x = jax.lax.all_gather(x, names, axis=dimension, tiled=True)
+    return x
+
+
+def varying_axes(tree: PyTree) -> frozenset[str]:
+    """The axes of the mesh over which any leaf varies inside `shard_map`."""
+    types = [jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree)]
+    return frozenset().union(*(each.varying for each in types))
+
+
+def vary(tree: PyTree, axes: Iterable[str]) -> PyTree:
+    """Let arrays vary over the axes of the mesh, their values the same on every device."""
+
+    def mark(x):
+        missing = tuple(name for name in axes if name not in varying_axes(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(mark, tree)
+
+
+def mesh_of(batch: Batch) -> tuple[Mesh, Axis] | None:
     """The mesh and data axis over which a batch of arrays is sharded; None if it is not."""
     sharding = getattr(batch.weight, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None
-    first = sharding.spec[0]
     mesh: Any = sharding.mesh
-    return mesh, first if isinstance(first, str) else first[0]
+    return mesh, sharding.spec[0]

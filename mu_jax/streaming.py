@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Batch, as_ids, axis_size, random_order, round_up
+from mu_jax.data import Axis, Batch, as_ids, axis_size, random_order, round_up
 from mu_jax.sharding import check_axis
 
 PyTree = Any
@@ -51,7 +51,7 @@ class Stream:
     threads: int = 4
     buffered: int = 4
     mesh: Mesh | None = None
-    axis: str = "data"
+    axis: Axis = "data"
     multiple: int = 1
 
     @property
@@ -92,22 +92,39 @@ class Stream:
         """Row and weight of every slot of this process's part of every batch."""
         n, real = self.num_examples, min(self.batch_size, self.num_examples)
         order = np.arange(n) if key is None else np.asarray(random_order(key, n))
-        slot = np.arange(round_up(real, self.multiple * axis_size(self.mesh, self.axis)))
+        slot = np.arange(round_up(real, self._unit()))
         position = np.arange(self.num_batches)[:, None] * self.batch_size + slot
         valid = (slot < real) & (position < n)
         position = position % n  # as `Batches` does, an epoch's first rows fill up its last batch
         weight = valid.astype(np.float32)
-        if self.mesh is not None:
-            parts, part = jax.process_count(), jax.process_index()
-            position = np.split(position, parts, axis=1)[part]
-            weight = np.split(weight, parts, axis=1)[part]
-        return order[position], weight
+        own = self._own(slot.size)
+        return order[position[:, own]], weight[:, own]
+
+    def _own(self, size: int) -> np.ndarray:
+        """The slots of a batch that lie on devices of this process."""
+        if self.mesh is None:
+            return np.arange(size)
+        parts = self._sharding().addressable_devices_indices_map((size,)).values()
+        bounds = {rows.indices(size)[:2] for (rows,) in parts}
+        return np.concatenate([np.arange(*pair) for pair in sorted(bounds)])
+
+    def _sharding(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(self.axis))
 
     def _place(self, batch: Batch) -> Batch:
         if self.mesh is None:
             return batch
-        sharding = NamedSharding(self.mesh, PartitionSpec(self.axis))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+        rows = round_up(min(self.batch_size, self.num_examples), self._unit())
+        sharding = self._sharding()
+
+        def make(x):
+            return jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:]))
+
+        return jax.tree.map(make, batch)
+
+    def _unit(self) -> int:
+        """Every batch is a multiple of it: whole groups on every device."""
+        return self.multiple * axis_size(self.mesh, self.axis)
 
 
 def stream(
@@ -117,6 +134,7 @@ def stream(
     index: Any | None = None,
     threads: int = 4,
     mesh: Mesh | None = None,
+    axis: Axis = "data",
 ) -> Stream:
     """Read batches from a random-access source, in the given order until shuffled.
 
@@ -126,7 +144,8 @@ def stream(
       batch_size: examples per batch.
       index: int[n], stable ids; default the positions 0..n-1.
       threads: reader threads.
-      mesh: shard every batch over this mesh's axis `data`.
+      mesh: shard every batch over `axis` of this mesh, see `mu.shard`.
+      axis: one axis, or several.
 
     Returns:
       A `Stream`, which `mu.split`, `mu.collect`, `mu.fit` and every transform take.
@@ -148,8 +167,10 @@ def stream(
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
     if mesh is not None:
-        check_axis(mesh, "data")
-    return Stream(source, np.arange(n), index.astype(np.int32), batch_size, threads, mesh=mesh)
+        check_axis(mesh, axis)
+    rows = np.arange(n)
+    ids = index.astype(np.int32)
+    return Stream(source, rows, ids, batch_size, threads, mesh=mesh, axis=axis)
 
 
 class _View:

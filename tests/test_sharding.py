@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import re
 
 import jax
@@ -198,12 +200,16 @@ def test_trap_shard_map_without_cast_is_wrong(sharded):
     assert error(found["head"], expected["head"]) > 0.5
 
 
+def summed(statistic, batch):
+    acc = statistic.init(variables())
+    return statistic.total(jax.jit(statistic.update)(acc, variables(), batch))
+
+
 def test_over_mesh_is_right_where_these_are_wrong(sharded):
     mesh, batch, expected = sharded
-    statistic = mu.over_mesh(importance(MODEL), mesh)
-    found, weight = jax.jit(statistic.terms)(variables(), batch)
-    assert weight == 8
-    assert_close(found, expected)
+    found = summed(mu.over_mesh(importance(MODEL), mesh), batch)
+    assert found.weight == 8
+    assert_close(found.sum, expected)
 
 
 def test_over_mesh_is_right_for_plain_vmap_of_grad_as_well(sharded):
@@ -213,24 +219,31 @@ def test_over_mesh_is_right_for_plain_vmap_of_grad_as_well(sharded):
         return squares(variables.params, batch), batch.weight.sum()
 
     statistic = mu.over_mesh(importance(MODEL).replace(terms=terms), mesh)
-    assert_close(jax.jit(statistic.terms)(variables(), batch)[0], expected)
+    assert_close(summed(statistic, batch).sum, expected)
 
 
+def communications(text):
+    """Collectives of a compiled program, by name."""
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return collections.Counter(re.findall(rf" ({names})(?:-start)?\(", text))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", STATISTICS)
-def test_an_update_over_a_mesh_communicates_once(name):
-    mesh, statistic = mesh_over(4, "auto"), STATISTICS[name]
-    batch = mu.shard(data(12).replace(multiple=statistic.group_size), mesh).at(0)
-    acc = statistic.init(variables())
-    update = jax.jit(mu.over_mesh(statistic, mesh).update)
-    text = update.lower(acc, variables(), batch).compile().as_text()
-    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1
-    assert not re.search(r" (all-gather|all-to-all|collective-permute|reduce-scatter)", text)
+def test_a_statistic_communicates_once_however_many_batches(name, kind):
+    mesh, statistic = mesh_over(4, kind), STATISTICS[name]
+    batches = mu.shard(data(4), mesh)
+    collect = jax.jit(functools.partial(mu.collect, statistic))
+    text = collect.lower(place(variables(), mesh), batches).compile().as_text()
+    assert communications(text) == {"all-reduce": 1}
 
 
 def test_over_mesh_is_one_object_so_that_it_compiles_once():
     mesh, statistic = mesh_over(4, "auto"), importance(MODEL)
-    assert mu.over_mesh(statistic, mesh) == mu.over_mesh(statistic, mesh_over(4, "auto"))
-    assert mu.over_mesh(statistic, mesh).terms is mu.over_mesh(statistic, mesh).terms
+    assert mu.over_mesh(statistic, mesh) is mu.over_mesh(statistic, mesh_over(4, "auto"))
+    placed = place(variables(), mesh)
+    first = mu.over_mesh(statistic, mesh, variables=placed)
+    assert first is mu.over_mesh(statistic, mesh, variables=placed)
 
 
 @pytest.mark.parametrize("function", ["shard", "over_mesh"])

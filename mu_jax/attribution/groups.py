@@ -23,7 +23,9 @@ from mu_jax.data import is_concrete
 from mu_jax.losses import weighted_sum
 from mu_jax.mapping import map_rows
 from mu_jax.model import Model
-from mu_jax.statistics.accumulator import Statistic, collect
+from mu_jax.sharding import summary
+from mu_jax.statistics.accumulator import Statistic
+from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient
 from mu_jax.statistics.projections import Projection, ravel, unravel
 
@@ -192,6 +194,7 @@ def _effect_rows(model: Model) -> Callable:
 
 
 @jax.jit
+@summary
 def _solve(projection: Projection, factor: jax.Array, gradient: jax.Array) -> jax.Array:
     """`P K^-1 P^T gradient`."""
     solved = jax.scipy.linalg.cho_solve((factor, True), projection.project(gradient))

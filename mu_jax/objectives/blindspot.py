@@ -15,6 +15,7 @@ from mu_jax.data import Batch
 from mu_jax.fitting import Objective, Term
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
+from mu_jax.sharding import bare
 
 PyTree = Any
 Distance = Callable[[PyTree, PyTree], jax.Array]
@@ -151,7 +152,8 @@ def attention_layers(
             "expected a model with named activations in the mode of the student, found none: give "
             "from_function `observe`, set `observe_train` of the model, or compare no activations"
         )
-    seen = jax.eval_shape(lambda v, x: observe(*model.split(v), x)[1], variables, inputs)
+    arguments = bare(variables), bare(inputs)
+    seen = jax.eval_shape(lambda v, x: observe(*model.split(v), x)[1], *arguments)
     if axes is None:
         axes = {name: 1 if x.ndim == 3 else -1 for name, x in seen.items() if x.ndim > 2}
     rows = jax.tree.leaves(inputs)[0].shape[0]

@@ -19,6 +19,7 @@ from mu_jax.fitting import Objective, Term, fit, plain
 from mu_jax.folding import fold
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
+from mu_jax.sharding import on_automatic_axes
 
 PyTree = Any
 Metric = Callable[[PyTree, PyTree], jax.Array]
@@ -152,7 +153,10 @@ def _metric_sums(model: Model, metric: Metric) -> Callable:
         added = losses.weighted_sum(values.astype(jnp.float32), batch.weight)
         return sums[0] + added, sums[1] + batch.weight.sum()
 
-    return step
+    def step_anywhere(sums, batch, variables):
+        return on_automatic_axes(step, sums, batch, variables, like=sums)
+
+    return step_anywhere
 
 
 class RelearnTime(NamedTuple):

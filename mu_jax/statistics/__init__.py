@@ -1,6 +1,7 @@
 """Streamed statistics: sums over examples that can be saved, merged and continued."""
 
-from mu_jax.statistics.accumulator import Accumulator, Statistic, collect, fingerprint
+from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint
+from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient
 from mu_jax.statistics.importance import importance, importance_routes
 

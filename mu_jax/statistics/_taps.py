@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from mu_jax.sharding import vary, varying_axes
 from mu_jax.statistics._matrices import Equation, Lookup
 from mu_jax.statistics._products import (
     Plan,
@@ -73,18 +74,6 @@ def _factors(uses: Sequence[Product], a: Taps, d: Taps, dtype: Any) -> Factors:
 def sum_dtype(x: Array) -> Any:
     """Float32, or float64 for float64."""
     return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def varying_axes(tree: PyTree) -> frozenset[str]:
-    """Return the axes of the mesh over which any leaf varies inside `shard_map`."""
-    types = [jax.typeof(leaf).manual_axis_type for leaf in jax.tree.leaves(tree)]
-    return frozenset().union(*(each.varying for each in types))
-
-
-def vary(x: Array, axes: frozenset[str]) -> Array:
-    """Let x vary over the axes of the mesh, its value the same on every device."""
-    missing = axes - varying_axes(x)
-    return lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
 def _run(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax.data import Batch, Batches, axis_size, is_concrete, round_up
-from mu_jax.folding import fold
-from mu_jax.sharding import mesh_of, over_mesh
+from mu_jax.data import Batch, is_concrete
+from mu_jax.sharding import summary
 
 PyTree = Any
 
@@ -80,7 +78,7 @@ class Statistic:
 
     In your own loop: `acc = stat.init(variables)`, `acc = stat.update(acc, variables, batch)` for
     every batch, `tree = stat.finalize(acc)`. If your batches are sharded over a mesh, wrap it
-    first: `mu.sharding.over_mesh(stat, mesh)`.
+    first: `mu.over_mesh(stat, mesh)`.
 
     Attributes:
       terms: `(variables, batch) -> (sum, weight)`, what one batch adds.
@@ -97,7 +95,7 @@ class Statistic:
     def init(self, variables: PyTree) -> Accumulator:
         """The empty sum, in float32 or wider."""
         params = self.params(variables)
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, sum_dtype(p.dtype)), params)
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, sum_dtype(p.dtype)), params)
         return Accumulator(zeros, jnp.zeros((), jnp.float32), fingerprint(params), self.definition)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
@@ -115,101 +113,13 @@ class Statistic:
         return dataclasses.replace(self, **changes)
 
 
-def collect(
-    statistic: Statistic,
-    variables: PyTree,
-    batches: Batches | Iterable[Batch],
-    *,
-    resume: Accumulator | None = None,
-) -> Accumulator:
-    """Compute a statistic over batches, in the given order.
-
-    Args:
-      statistic: for example `mu.statistics.importance(model)`.
-      variables: the model's arrays.
-      batches: `Batches` (one compiled loop), or an iterable of `Batch` (a host loop around the
-        same compiled step); sharded over a mesh or not. The result does not depend on the batch
-        size, the padding or the number of devices, up to rounding.
-      resume: a result to add to; it must be of the same statistic and variables.
-
-    Returns:
-      An `Accumulator`; `.value` is the mean, a tree shaped like the parameters, `.weight` what it
-      was divided by.
-
-    Raises:
-      ValueError: nothing to sum, a result that is not finite, another definition or other
-        variables to resume from.
-
-    Cost: one pass over the batches; memory of one batch and of the statistic.
-
-    Example:
-      >>> import jax.numpy as jnp, optax, mu_jax as mu
-      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
-      >>> data = mu.batches(jnp.eye(2), jnp.array([1.0, 3.0]), batch_size=1)
-      >>> mu.collect(mu.statistics.mean_gradient(model), mu.Variables(jnp.zeros(2)), data).value
-      Array([-1., -3.], dtype=float32)
-    """
-    start = statistic.init(variables)
-    if resume is not None:
-        start.merge(resume)
-    batches, statistic = _fit_to_devices(batches, statistic)
-    acc = fold(_step(statistic), start if resume is None else resume, batches, variables)
-    check_fingerprint(acc, start.fingerprint)  # an observer may have loaded another sum
-    _check(acc)
-    return acc
-
-
-@functools.lru_cache(maxsize=256)
-def _step(statistic: Statistic) -> Callable:
-    """The same function object for the same statistic, so that it compiles once."""
-
-    def step(acc, batch, variables):
-        return statistic.update(acc, variables, batch)
-
-    return step
-
-
-def _fit_to_devices(batches: Any, statistic: Statistic) -> tuple[Any, Statistic]:
-    """Let batches hold whole groups on every device, and sum over the devices once."""
-    mesh, axis = getattr(batches, "mesh", None), getattr(batches, "axis", "data")
-    if mesh is None and isinstance(batches, list | tuple) and batches:
-        mesh, axis = mesh_of(batches[0]) or (None, axis)
-    unit = statistic.group_size * axis_size(mesh, axis)
-    if hasattr(batches, "batch_size"):
-        rows = min(batches.batch_size, batches.num_examples)
-        batches = batches.replace(batch_size=round_up(rows, unit), multiple=statistic.group_size)
-    return batches, statistic if mesh is None else over_mesh(statistic, mesh, axis=axis)
-
-
-def _check(acc: Accumulator) -> None:
-    if not all(is_concrete(leaf) for leaf in jax.tree.leaves(acc)):
-        return
-    if not acc.weight > 0:
-        raise ValueError(
-            "expected at least one example of positive weight, found none: give a set that is "
-            "not empty"
-        )
-    finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), acc.sum)
-    if not all(jax.tree.leaves(finite)):
-        raise ValueError(
-            f"expected a finite {acc.definition!r}, found NaN or infinity in "
-            f"{_bad_leaves(finite)}: check inputs, targets and parameters"
-        )
-
-
-def _bad_leaves(finite: PyTree) -> str:
-    from mu_jax.model import path_name
-
-    paths = jax.tree_util.tree_leaves_with_path(finite)
-    return ", ".join(path_name(path) for path, good in paths if not good)
-
-
 def sum_dtype(dtype: Any) -> Any:
     """Float32, or float64 for float64 parameters."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 @jax.jit
+@summary
 def fingerprint(params: PyTree) -> jax.Array:
     """Two 32-bit words that change with any bit of the parameters, u32[2].
 

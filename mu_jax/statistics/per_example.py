@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mu_jax.sharding import vary, varying_axes
 from mu_jax.statistics._contractions import squared_norm, sum_copies, sum_lookups, sum_products
 from mu_jax.statistics._matrices import Convolution, Lookup, replay
 from mu_jax.statistics._products import Program, trace
-from mu_jax.statistics._taps import gradients, sum_dtype, vary, varying_axes
+from mu_jax.statistics._taps import gradients, sum_dtype
 
 Array = jax.Array
 PyTree = Any

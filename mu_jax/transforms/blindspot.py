@@ -17,6 +17,7 @@ from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
+from mu_jax.sharding import created_like
 from mu_jax.transforms.transform import Transform, report
 
 PyTree = Any
@@ -148,7 +149,7 @@ def blindspot(
             model,
             supervised(model, training_mode=True),
             teacher_optimizer,
-            model.refresh(variables, init(keys[0])),
+            model.refresh(variables, created_like(variables, init, keys[0])),
             retain,
             key=keys[1],
             epochs=teacher_epochs,

@@ -12,6 +12,7 @@ import optax
 
 from mu_jax import edits
 from mu_jax.model import Model
+from mu_jax.sharding import on_automatic_axes, summary
 from mu_jax.statistics import Accumulator, collect, mean_gradient
 from mu_jax.transforms.transform import Transform, report
 
@@ -145,10 +146,14 @@ def iau(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _fresh_step(optimizer, direction, params) -> optax.Updates:
-    return optimizer.update(direction, optimizer.init(params), params)[0]
+    def step(direction, params):
+        return optimizer.update(direction, optimizer.init(params), params)[0]
+
+    return on_automatic_axes(step, direction, params, like=params)
 
 
 @jax.jit
+@summary
 def _details(part, rest, direction, updates, rho) -> IAUInfo:
     g_f, g_r = part.value, rest.value
     norm_f, norm_r = optax.tree.norm(g_f), optax.tree.norm(g_r)

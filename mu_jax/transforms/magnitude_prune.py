@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mu_jax import edits
 from mu_jax.model import Model
+from mu_jax.sharding import summary
 from mu_jax.transforms.transform import Transform, report
 
 PyTree = Any
@@ -35,14 +36,7 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         params = model.params(variables)
-        matrices = [jnp.abs(x).ravel() for x in jax.tree.leaves(params) if x.ndim > 1]
-        if not matrices:
-            raise ValueError(
-                "expected at least one leaf with two or more axes to prune, found none: "
-                "vectors are not pruned"
-            )
-        magnitudes = jnp.concatenate([x.astype(jnp.float32) for x in matrices])
-        threshold = jnp.quantile(magnitudes, sparsity)
+        threshold = _threshold(params, jnp.asarray(sparsity))
 
         def update(x):
             small = (x.ndim > 1) & (jnp.abs(x) < threshold)
@@ -53,3 +47,14 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
         return report(model, variables, after, (forget, retain), steps=0, example_passes=0)
 
     return Transform(model, unlearn)
+
+
+@summary
+def _threshold(params: PyTree, sparsity: jax.Array) -> jax.Array:
+    matrices = [jnp.abs(x).ravel() for x in jax.tree.leaves(params) if x.ndim > 1]
+    if not matrices:
+        raise ValueError(
+            "expected at least one leaf with two or more axes to prune, found none: vectors are "
+            "not pruned"
+        )
+    return jnp.quantile(jnp.concatenate([x.astype(jnp.float32) for x in matrices]), sparsity)

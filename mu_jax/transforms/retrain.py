@@ -11,6 +11,7 @@ import optax
 from mu_jax.fitting import Gradients, fit
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
+from mu_jax.sharding import created_like
 from mu_jax.transforms.transform import Transform, report_fit
 
 PyTree = Any
@@ -49,7 +50,8 @@ def retrain(
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        fresh = model.refresh(variables, init(jax.random.fold_in(key, 0)))
+        own_key = jax.random.fold_in(key, 0)
+        fresh = model.refresh(variables, created_like(variables, init, own_key))
         result = fit(
             model,
             supervised(model, training_mode=training_mode),

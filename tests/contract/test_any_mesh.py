@@ -1,8 +1,9 @@
-"""One device, two, four, eight, on automatic and on explicit mesh axes: the same answer."""
+"""One device, two, four, eight, parameters whole or divided, either kind of axes: one answer."""
 
 import itertools
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AxisType
 from recipes import compiled, every
@@ -13,15 +14,24 @@ import mu_jax as mu
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
-FAST = [("raw", "auto", 8, "eager"), ("raw", "explicit", 2, "jit"), ("cnn", "explicit", 4, "jit")]
-ALL = [
-    *itertools.product(("raw", "cnn"), KINDS, (1, 2, 4, 8), ("jit",)),
-    *itertools.product(("raw", "linen", "nnx"), KINDS, (8,), ("eager",)),
-]
-SLOW = [pytest.param(*values, marks=pytest.mark.slow) for values in ALL if values not in FAST]
 
 
-@pytest.mark.parametrize(("name", "kind", "devices", "call"), [*FAST, *SLOW])
+def cases(fast, every_case):
+    """All cases, those slow that are not among the fast ones."""
+    slow = [pytest.param(*values, marks=pytest.mark.slow) for values in every_case]
+    return [*fast, *(case for case in slow if case.values not in fast)]
+
+
+WHOLE = cases(
+    [("raw", "auto", 8, "eager"), ("raw", "explicit", 2, "jit"), ("cnn", "explicit", 4, "jit")],
+    [
+        *itertools.product(("raw", "cnn"), KINDS, (1, 2, 4, 8), ("jit",)),
+        *itertools.product(("raw", "linen", "nnx"), KINDS, (8,), ("eager",)),
+    ],
+)
+
+
+@pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
 @every(variants=False)
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
@@ -36,3 +46,36 @@ def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     sets = (mu.shard(data, mesh) for data in (forget, retain))
     transform = compiled(case, name) if call == "jit" else case.build(chosen)
     assert_close(transform(key, variables, *sets), expected, rtol=1e-4, atol=2e-6)
+
+
+DIVIDED = cases(
+    [("raw", "auto", (2, 2), "eager"), ("raw", "explicit", (1, 2), "jit")],
+    [
+        *itertools.product(("raw", "cnn"), KINDS, ((2, 2), (2, 3)), ("eager", "jit")),
+        *itertools.product(("linen", "nnx"), KINDS, ((2, 2),), ("eager",)),
+    ],
+)
+
+
+@pytest.mark.parametrize(("name", "kind", "shape", "call"), DIVIDED)
+@every(variants=False)
+def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, shape, call):
+    chosen = setting(name)
+    key, variables, sets = jax.random.key(3), chosen.variables, chosen.sets(batch_size=8)
+    expected = compiled(case, name)(key, variables, *sets)
+    mesh = jax.make_mesh(
+        shape,
+        ("data", "fsdp"),
+        axis_types=(KINDS[kind],) * 2,
+        devices=jax.devices()[: shape[0] * shape[1]],
+    )
+    # Rows over both axes where they divide a batch of 8, else over one: then the devices along
+    # the other hold the same rows.
+    axis = ("data", "fsdp") if 8 % np.prod(shape) == 0 else "data"
+    divided = mu.shard_params(variables, mesh, smallest=1)
+    sets = [mu.shard(data, mesh, axis=axis) for data in sets]
+    transform = compiled(case, name) if call == "jit" else case.build(chosen)
+    found = transform(key, divided, *sets)
+    assert_close(found, expected, rtol=1e-4, atol=2e-6)
+    for before, after in zip(jax.tree.leaves(divided), jax.tree.leaves(found[0]), strict=True):
+        assert after.sharding.is_equivalent_to(before.sharding, before.ndim)

@@ -1,0 +1,178 @@
+"""Statistics on a mesh: every device sums its own rows, and the sums are added once at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from mu_jax.data import Axis, Batch, axis_names, axis_size
+from mu_jax.sharding import check_axis, on_shards, specs_of
+from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
+
+PyTree = Any
+
+
+class Layout(NamedTuple):
+    """How variables and parameters are divided, as something that can be hashed."""
+
+    structure: Any
+    variables: tuple[PartitionSpec, ...]
+    params: tuple[PartitionSpec, ...]
+
+
+def over_mesh(
+    statistic: Statistic, mesh: Mesh, *, axis: Axis = "data", variables: PyTree | None = None
+) -> MeshStatistic:
+    """A statistic for batches that are sharded over a mesh, exact also for per-example gradients.
+
+    Each device adds up its own rows; `finalize` adds the devices' sums, by one all-reduce of one
+    tree for the whole statistic. Where parameters are divided (`mu.shard_params`) the device
+    gathers each before it is used and keeps its part of the sum alone, for which every update
+    scatters the sums of that leaf.
+
+    Args:
+      statistic: a `Statistic`.
+      mesh: of automatic or explicit axes.
+      axis: what the rows are divided over. The batch size must be a multiple of its size times
+        the statistic's group size.
+      variables: the model's arrays, to see how they are divided; default not at all.
+
+    Returns:
+      A `MeshStatistic` with `init`, `update`, `total` and `finalize`; the same object for the same
+      arguments, so that it compiles once. `mu.collect` does all this by itself.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+      >>> variables, mesh = mu.Variables(jnp.zeros(2)), mu.data_mesh()
+      >>> data = mu.batches(jnp.ones((32, 2)), jnp.ones(32), batch_size=16)
+      >>> stat = mu.over_mesh(mu.statistics.importance(model), mesh)
+      >>> acc = stat.init(variables)
+      >>> for batch in mu.shard(data, mesh):
+      ...     acc = stat.update(acc, variables, batch)
+      >>> stat.finalize(acc).tolist()
+      [4.0, 4.0]
+    """
+    check_axis(mesh, axis)
+    layout = None
+    if variables is not None:
+        specs, structure = jax.tree.flatten(specs_of(variables, mesh))
+        params = jax.tree.leaves(specs_of(statistic.params(variables), mesh))
+        layout = Layout(structure, tuple(specs), tuple(params))
+    return _over_mesh(statistic, mesh, axis, layout)
+
+
+@functools.lru_cache(maxsize=128)
+def _over_mesh(statistic: Statistic, mesh: Mesh, axis: Axis, layout: Layout | None):
+    return MeshStatistic(statistic, mesh, axis, layout)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshStatistic:
+    """A `Statistic` whose sums lie spread over the devices of a mesh until the end.
+
+    Until then, leaves of the accumulator have one more leading axis: of the devices that hold
+    sums of the same entries. `total` takes it away.
+    """
+
+    statistic: Statistic
+    mesh: Mesh
+    axis: Axis
+    layout: Layout | None
+
+    def init(self, variables: PyTree) -> Accumulator:
+        """The empty sums, in float32 or wider."""
+        params = self.statistic.params(variables)
+        specs = self._specs(params)
+
+        def zeros():
+            parts = jax.tree.map(lambda p, spec: self._zeros(p, spec), params, specs)
+            return parts, jnp.zeros(1, jnp.float32)
+
+        total, weight = jax.jit(self._on_mesh(zeros, (), self._spread(specs)))()
+        return Accumulator(total, weight, fingerprint(params), self.statistic.definition)
+
+    def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
+        """Add one batch; devices exchange nothing but the leaves that are divided."""
+        total, weight = self.terms(variables, batch)
+        total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, total)
+        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
+
+    def terms(self, variables: PyTree, batch: Batch) -> tuple[PyTree, jax.Array]:
+        """What one batch adds to the sums of each device."""
+        specs = self._specs(self.statistic.params(variables))
+        frozen = jax.tree.map(lambda _: PartitionSpec(), variables)
+        if self.layout is not None:
+            frozen = jax.tree.unflatten(self.layout.structure, self.layout.variables)
+
+        def finish(found):
+            total, weight = found
+            total = jax.tree.map(lambda x, spec: _scatter(x, spec)[None], total, specs)
+            return total, weight[None]
+
+        out = self._spread(specs)
+        run = on_shards(
+            self.statistic.terms, self.mesh, self.axis, specs=frozen, out_specs=out, finish=finish
+        )
+        return run(variables, batch)
+
+    def total(self, acc: Accumulator) -> Accumulator:
+        """The sums over all devices: one all-reduce of one tree."""
+        specs = self._specs(acc.sum)
+        spread = self._spread(specs)
+
+        def add(total, weight):
+            total = jax.tree.map(lambda x, own: jax.lax.psum(x, _held_by(own))[0], total, spread[0])
+            return total, jax.lax.psum(weight, self.mesh.axis_names)[0]
+
+        run = self._on_mesh(add, spread, (specs, PartitionSpec()))
+        total, weight = jax.jit(run)(acc.sum, acc.weight)
+        return dataclasses.replace(acc, sum=total, weight=weight)
+
+    def finalize(self, acc: Accumulator) -> PyTree:
+        """The mean over all examples, a tree shaped like the parameters."""
+        return self.statistic.finalize(self.total(acc))
+
+    def _on_mesh(self, function, in_specs, out_specs):
+        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
+
+    def _specs(self, params: PyTree) -> PyTree:
+        """How the finished sum is divided: as the parameters are."""
+        if self.layout is None:
+            return jax.tree.map(lambda _: PartitionSpec(), params)
+        return jax.tree.unflatten(jax.tree.structure(params), self.layout.params)
+
+    def _spread(self, specs: PyTree) -> tuple[PyTree, PartitionSpec]:
+        """How unfinished sums and the weight are: one part for each device of the other axes."""
+
+        def spread(spec):
+            used = [name for entry in spec if entry is not None for name in axis_names(entry)]
+            others = tuple(name for name in self.mesh.axis_names if name not in used)
+            return PartitionSpec(others or None, *spec)
+
+        return jax.tree.map(spread, specs), PartitionSpec(self.mesh.axis_names)
+
+    def _zeros(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        """The part of one device."""
+        shape = list(leaf.shape)
+        for dimension, entry in enumerate(spec):
+            shape[dimension] //= axis_size(self.mesh, entry or ())
+        return jnp.zeros((1, *shape), sum_dtype(leaf.dtype))
+
+
+def _held_by(spread: PartitionSpec) -> tuple[str, ...]:
+    """The axes whose devices hold sums of the same entries."""
+    return axis_names(spread[0] or ())
+
+
+def _scatter(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """The sum over the devices among which a leaf is divided, to each its part."""
+    for dimension, names in enumerate(spec):
+        if names is not None:
+            x = jax.lax.psum_scatter(x, names, scatter_dimension=dimension, tiled=True)
+    return x
