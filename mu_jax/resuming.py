@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 
+from mu_jax import durable
 from mu_jax.folding import observe
 from mu_jax.run_state import clear, config_digest, latest_state, save_state
 
@@ -62,22 +64,34 @@ class _Journal:
     def __init__(self, directory: Path, digest: str, min_seconds: float):
         self._directory, self._digest, self._min_seconds = directory, digest, min_seconds
         self._loop = -1
-        self._saved_at, self._saved_position = 0.0, 0
+        self._restart(0)
+
+    def _restart(self, position: int) -> None:
+        self._saved_at, self._saved_position = time.monotonic(), position
+        self._advances, self._next_look = 0, 1
 
     def _place(self) -> Path:
         return self._directory / f"loop-{self._loop:04d}"
 
     def begin(self, total: int | None, carry: PyTree, position: int) -> tuple[PyTree, int]:
         self._loop += 1
-        self._saved_at = time.monotonic()
         found = latest_state(self._place(), carry, config_digest=self._digest)
         if found is not None:
             carry, position = found.tree, found.step
-        self._saved_position = position
+        self._restart(position)
         return carry, position
 
     def advance(self, carry: PyTree, position: int) -> None:
-        if time.monotonic() - self._saved_at >= self._min_seconds:
+        """Save if it is time. All processes save or none: the first says when to look again."""
+        self._advances += 1
+        if self._advances < self._next_look:
+            return
+        passed = time.monotonic() - self._saved_at
+        each = passed / self._advances
+        left = math.ceil((self._min_seconds - passed) / max(each, 1e-9))
+        wait = durable.agree(min(max(left, 0), self._advances))
+        self._next_look = self._advances + wait
+        if wait == 0:
             self._save(carry, position)
 
     def end(self, carry: PyTree, position: int) -> None:
@@ -86,7 +100,7 @@ class _Journal:
 
     def _save(self, carry: PyTree, position: int) -> None:
         save_state(self._place(), position, carry, {"config_digest": self._digest})
-        self._saved_at, self._saved_position = time.monotonic(), position
+        self._restart(position)
 
     def clear(self) -> None:
         for loop in range(self._loop + 1):

@@ -104,18 +104,16 @@ class Stream:
         """The slots of a batch that lie on devices of this process."""
         if self.mesh is None:
             return np.arange(size)
-        parts = self._sharding().addressable_devices_indices_map((size,)).values()
-        bounds = {rows.indices(size)[:2] for (rows,) in parts}
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.axis))
+        parts = sharding.addressable_devices_indices_map((size,)).values()
+        bounds = {part[0].indices(size)[:2] for part in parts if part}
         return np.concatenate([np.arange(*pair) for pair in sorted(bounds)])
-
-    def _sharding(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(self.axis))
 
     def _place(self, batch: Batch) -> Batch:
         if self.mesh is None:
             return batch
         rows = round_up(min(self.batch_size, self.num_examples), self._unit())
-        sharding = self._sharding()
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.axis))
 
         def make(x):
             return jax.make_array_from_process_local_data(sharding, x, (rows, *x.shape[1:]))

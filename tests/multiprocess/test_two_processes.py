@@ -1,13 +1,11 @@
 """Two processes with one device each give what one process gives.
 
-The file is its own worker: `python test_two_processes.py PORT PROCESS DIRECTORY`.
+The file is its own worker: `python test_two_processes.py PORT PROCESS DIRECTORY PART`.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 
 import jax
@@ -15,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
+from processes import finish, start
+from small_models import setting
 
 import mu_jax as mu
 from mu_jax.losses import cross_entropy
+
+sys.path.append(os.path.join(os.path.dirname(__file__), "..", "contract"))
+from recipes import cases
 
 N, SECONDS = 13, 240
 
@@ -74,42 +78,62 @@ def results(mesh):
         )
         found[f"{form}/fit"] = state.variables.params
         found[f"{form}/loss"] = info.loss
-    leaves = jax.tree_util.tree_leaves_with_path(found)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return found
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+def transformed(mesh):
+    """What every transform makes of a model whose parameters lie whole on every device."""
+    chosen = setting("raw")
+    # One example to forget is fewer than there are processes.
+    few = mu.split(chosen.data(batch_size=5), [4])
+    sets = {"": chosen.sets(batch_size=5), "few/": few}
+    found = {}
+    for prefix, (forget, retain) in sets.items():
+        for name, case in chosen_cases(prefix).items():
+            pair = [data if mesh is None else mu.shard(data, mesh) for data in (forget, retain)]
+            variables, _ = case.build(chosen)(jax.random.key(3), chosen.variables, *pair)
+            found[prefix + name] = variables
+    return found
 
 
-def run_workers(directory):
-    """Start both, and kill what is left after the time is up (they catch SIGTERM)."""
-    port = str(free_port())
-    settings = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, port, str(process), str(directory)],
-            env=settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    try:
-        return [(worker.communicate(timeout=SECONDS)[0], worker.returncode) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
+def divided(mesh):
+    """The same of parameters that are divided between the processes."""
+    chosen = setting("raw")
+    forget, retain = chosen.sets(batch_size=4)
+    variables = chosen.variables
+    if mesh is not None:
+        variables = mu.shard_params(variables, mesh, axis="data", smallest=1)
+        assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(variables))
+        forget, retain = mu.shard(forget, mesh), mu.shard(retain, mesh)
+    found = {}
+    for name, case in chosen_cases("").items():
+        found[name], _ = case.build(chosen)(jax.random.key(3), variables, forget, retain)
+    return found
+
+
+def chosen_cases(prefix):
+    """Every transform; with few examples the ones that read the forget set by itself."""
+    found = {name: case for name, case in cases().items() if not case.changes}
+    return {name: found[name] for name in ("ssd", "iau", "finetune")} if prefix else found
+
+
+PARTS = {"statistics": results, "transforms": transformed, "divided": divided}
+
+
+def on_host(tree):
+    """All values, by path, on every process."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    gather = multihost_utils.process_allgather
+    return {jax.tree_util.keystr(path): np.asarray(gather(x, tiled=True)) for path, x in leaves}
 
 
 @pytest.mark.multiprocess
-def test_two_processes_agree_with_one(tmp_path):
-    for output, code in run_workers(tmp_path):
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+def test_two_processes_agree_with_one(part, tmp_path):
+    for output, code in finish(start(__file__, str(tmp_path), part), SECONDS):
         assert code == 0, output[-4000:]
-    expected = results(None)
+    expected = on_host(PARTS[part](None))
     found = [np.load(tmp_path / f"{process}.npz") for process in range(2)]
     assert set(found[0]) == set(found[1]) == set(expected)
     for name, value in expected.items():
@@ -118,12 +142,13 @@ def test_two_processes_agree_with_one(tmp_path):
         np.testing.assert_allclose(found[0][name], value, rtol=0, atol=2e-5 * scale, err_msg=name)
 
 
-def work(port, process, directory):
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
+def work(port, process, directory, part):
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process))
     assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 2, 1)
-    np.savez(os.path.join(directory, f"{process}.npz"), **results(mu.data_mesh()))
+    found = on_host(PARTS[part](mu.data_mesh()))
+    np.savez(os.path.join(directory, f"{process}.npz"), **found)
     jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    work(*sys.argv[1:])
