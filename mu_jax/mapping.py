@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from mu_jax.data import Axis, Batch, Batches, axis_size
 from mu_jax.folding import fold
 from mu_jax.model import Model
-from mu_jax.sharding import bare, counts, on_shards, specs_of, vary
+from mu_jax.sharding import bare, counts, manual_axes, on_shards, specs_of, vary
 
 PyTree = Any
 RowFunction = Callable[..., PyTree]
@@ -98,11 +98,13 @@ def _row_step(
 def _gathered(function: Callable, mesh: Mesh, axis: Axis, specs: PyTree) -> Callable:
     """Run on every shard and gather the rows, as a sum in which each shard fills its own part."""
 
+    names = manual_axes(mesh, axis, specs)
+
     def place(x):
         whole = jnp.zeros((x.shape[0] * axis_size(mesh, axis), *x.shape[1:]), x.dtype)
         start = jax.lax.axis_index(axis) * x.shape[0]
-        whole = jax.lax.dynamic_update_slice_in_dim(vary(whole, mesh.axis_names), x, start, 0)
-        return jax.lax.psum(jnp.where(counts(mesh, axis), whole, 0), mesh.axis_names)
+        whole = jax.lax.dynamic_update_slice_in_dim(vary(whole, names), x, start, 0)
+        return jax.lax.psum(jnp.where(counts(names, axis), whole, 0), names)
 
     def finish(found):
         return jax.tree.map(place, found)

@@ -178,6 +178,14 @@ def specs_of(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(spec, tree)
 
 
+def manual_axes(mesh: Mesh, axis: Axis, specs: PyTree) -> tuple[str, ...]:
+    """The axes by which anything is divided: rows over `axis`, arrays as `specs` say."""
+    used = set(axis_names(axis))
+    for spec in jax.tree.leaves(specs):
+        used.update(*(axis_names(entry) for entry in spec if entry is not None))
+    return tuple(name for name in mesh.axis_names if name in used)
+
+
 def on_shards(
     function: Callable[[PyTree, Batch], PyTree],
     mesh: Mesh,
@@ -196,31 +204,33 @@ def on_shards(
 
     Args:
       function: `(frozen, batch) -> tree` on the whole arrays `frozen` and the rows of one device.
-      mesh, axis: the rows are divided over `axis`. Devices along the other axes hold the same
-        rows; of these the first gives them their weight and the others 0, and -1 for an id.
+      mesh, axis: the rows are divided over `axis`. Devices along another axis of `specs` hold the
+        same rows; of these the first gives them their weight and the others 0, and -1 for an id.
       specs: how `frozen` is divided, from `specs_of`.
       out_specs: how the result is.
       finish: from the result on one device to its part of the whole; may communicate.
     """
+    names = manual_axes(mesh, axis, specs)
 
     def local(frozen, batch):
-        whole = jax.tree.map(lambda x, spec: vary(_gather(x, spec), mesh.axis_names), frozen, specs)
-        return finish(function(whole, _count_once(vary(batch, mesh.axis_names), mesh, axis)))
+        whole = jax.tree.map(lambda x, spec: vary(_gather(x, spec), names), frozen, specs)
+        batch, mine = vary(batch, names), counts(names, axis)
+        weight, index = jnp.where(mine, batch.weight, 0), jnp.where(mine, batch.index, -1)
+        return finish(function(whole, batch._replace(weight=weight, index=index)))
 
-    in_specs = (specs, PartitionSpec(axis))
-    return jax.shard_map(local, mesh=as_seen_here(mesh), in_specs=in_specs, out_specs=out_specs)
+    return jax.shard_map(
+        local,
+        mesh=as_seen_here(mesh),
+        in_specs=(specs, PartitionSpec(axis)),
+        out_specs=out_specs,
+        axis_names=set(names),
+    )
 
 
-def counts(mesh: Mesh, axis: Axis) -> jax.Array | bool:
+def counts(names: tuple[str, ...], axis: Axis) -> jax.Array | bool:
     """Whether this device is the one of those with the same rows that counts them."""
-    others = tuple(name for name in mesh.axis_names if name not in axis_names(axis))
+    others = tuple(name for name in names if name not in axis_names(axis))
     return jax.lax.axis_index(others) == 0 if others else True
-
-
-def _count_once(batch: Batch, mesh: Mesh, axis: Axis) -> Batch:
-    mine = counts(mesh, axis)
-    weight, index = jnp.where(mine, batch.weight, 0), jnp.where(mine, batch.index, -1)
-    return batch._replace(weight=weight, index=index)
 
 
 def _gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:

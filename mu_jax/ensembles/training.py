@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax.data import Batches
+from mu_jax.data import Batches, constrain, is_explicit
 from mu_jax.fitting import Gradients, fit
 from mu_jax.mapping import outputs
 from mu_jax.model import Model
@@ -56,6 +56,8 @@ def map_models(
             f"expected a number of models that divides over {mesh.shape[axis]} devices, found "
             f"{size}: train a multiple"
         )
+    if is_explicit(mesh):
+        members = constrain(members, mesh, axis)
     # No model reads another's arrays: nothing crosses devices, so there is nothing to check.
     return jax.shard_map(
         local,

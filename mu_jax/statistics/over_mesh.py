@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax.data import Axis, Batch, axis_names, axis_size
-from mu_jax.sharding import check_axis, on_shards, specs_of
+from mu_jax.data import Axis, Batch, as_seen_here, axis_names, axis_size
+from mu_jax.sharding import check_axis, manual_axes, on_shards, specs_of
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
 
 PyTree = Any
@@ -128,7 +128,7 @@ class MeshStatistic:
 
         def add(total, weight):
             total = jax.tree.map(lambda x, own: jax.lax.psum(x, _held_by(own))[0], total, spread[0])
-            return total, jax.lax.psum(weight, self.mesh.axis_names)[0]
+            return total, jax.lax.psum(weight, self._axes)[0]
 
         run = self._on_mesh(add, spread, (specs, PartitionSpec()))
         total, weight = jax.jit(run)(acc.sum, acc.weight)
@@ -139,7 +139,17 @@ class MeshStatistic:
         return self.statistic.finalize(self.total(acc))
 
     def _on_mesh(self, function, in_specs, out_specs):
-        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
+        return jax.shard_map(
+            function,
+            mesh=as_seen_here(self.mesh),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(self._axes),
+        )
+
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        return manual_axes(self.mesh, self.axis, self.layout and self.layout.variables)
 
     def _specs(self, params: PyTree) -> PyTree:
         """How the finished sum is divided: as the parameters are."""
@@ -152,10 +162,10 @@ class MeshStatistic:
 
         def spread(spec):
             used = [name for entry in spec if entry is not None for name in axis_names(entry)]
-            others = tuple(name for name in self.mesh.axis_names if name not in used)
+            others = tuple(name for name in self._axes if name not in used)
             return PartitionSpec(others or None, *spec)
 
-        return jax.tree.map(spread, specs), PartitionSpec(self.mesh.axis_names)
+        return jax.tree.map(spread, specs), PartitionSpec(self._axes)
 
     def _zeros(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         """The part of one device."""

@@ -219,4 +219,4 @@ def _size(examples: Any) -> float | None:
     weight = getattr(examples, "weight", None)
     if weight is None:
         return getattr(examples, "num_examples", None)
-    return float(weight.sum()) if data.is_concrete(weight) else None
+    return float(np.asarray(weight).sum()) if data.is_concrete(weight) else None

@@ -48,6 +48,7 @@ def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) ->
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
     "gradient_ascent": {"capped": {"cap": 1.5}},
+    "neg_grad_plus": {"capped": {"forget_weight": 0.5, "cap": 1.5}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }
 

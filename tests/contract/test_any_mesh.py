@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from recipes import compiled, every
 from small_models import setting
 from trees import assert_close
@@ -79,3 +79,27 @@ def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, sha
     assert_close(found, expected, rtol=1e-4, atol=2e-6)
     for before, after in zip(jax.tree.leaves(divided), jax.tree.leaves(found[0]), strict=True):
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_of_hyper_parameters_over_one_axis_and_rows_over_another(kind):
+    chosen = setting("raw")
+    forget, retain = chosen.sets()
+    alphas = np.linspace(1.1, 2.5, 8, dtype=np.float32)
+
+    @jax.jit
+    def grid(alphas, forget, retain):
+        def one(alpha):
+            transform = mu.ssd(chosen.model, alpha, 0.5)
+            return transform(jax.random.key(0), chosen.variables, forget, retain)[0].params
+
+        return jax.vmap(one)(alphas)
+
+    expected = grid(alphas, forget, retain)
+    mesh = jax.make_mesh((2, 4), ("grid", "data"), axis_types=(KINDS[kind],) * 2)
+    sets = (mu.shard(data, mesh) for data in (forget, retain))
+    over_grid = NamedSharding(mesh, PartitionSpec("grid"))
+    found = grid(jax.device_put(alphas, over_grid), *sets)
+    assert_close(found, expected)
+    for leaf in jax.tree.leaves(found):
+        assert leaf.sharding.is_equivalent_to(over_grid, leaf.ndim)

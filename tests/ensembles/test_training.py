@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import mu_jax as mu
 from mu_jax import ensembles, models
@@ -52,8 +53,9 @@ def test_an_ensemble_equals_its_models_one_by_one(layout):
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], found), alone, atol=1e-6)
 
 
-def test_an_ensemble_on_a_mesh_equals_one_device():
-    mesh = mu.data_mesh(jax.devices()[:4])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_an_ensemble_on_a_mesh_equals_one_device(kind):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
     expected = train(KEYS, WEIGHTS)
     found = jax.jit(lambda k, w: train(k, w, mesh=mesh))(KEYS, WEIGHTS)
     chex.assert_trees_all_close(found, expected, atol=1e-6)
