@@ -11,18 +11,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from mu_jax.data import Axis, Batch, as_seen_here, axis_names, axis_size
-from mu_jax.sharding import check_axis, manual_axes, on_shards, specs_of
-from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
+from mu_jax.sharding import bare, check_axis, manual_axes, on_shards, specs_of
+from mu_jax.statistics.accumulator import Accumulator, Statistic
 
 PyTree = Any
 
 
 class Layout(NamedTuple):
-    """How variables and parameters are divided, as something that can be hashed."""
+    """How variables and sums are divided, as something that can be hashed."""
 
     structure: Any
     variables: tuple[PartitionSpec, ...]
-    params: tuple[PartitionSpec, ...]
+    sums: tuple[PartitionSpec, ...]
 
 
 def over_mesh(
@@ -62,9 +62,18 @@ def over_mesh(
     layout = None
     if variables is not None:
         specs, structure = jax.tree.flatten(specs_of(variables, mesh))
-        params = jax.tree.leaves(specs_of(statistic.params(variables), mesh))
-        layout = Layout(structure, tuple(specs), tuple(params))
+        layout = Layout(structure, tuple(specs), _sum_specs(statistic, variables, mesh))
     return _over_mesh(statistic, mesh, axis, layout)
+
+
+def _sum_specs(statistic: Statistic, variables: PyTree, mesh: Mesh) -> tuple[PartitionSpec, ...]:
+    """Sums shaped like the parameters are divided as they are, others not at all."""
+    params = statistic.params(variables)
+    sums = jax.eval_shape(statistic.init, bare(variables)).sum
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (params, sums)]
+    if shapes[0] == shapes[1]:
+        return tuple(jax.tree.leaves(specs_of(params, mesh)))
+    return tuple(PartitionSpec() for _ in shapes[1])
 
 
 @functools.lru_cache(maxsize=128)
@@ -87,25 +96,19 @@ class MeshStatistic:
 
     def init(self, variables: PyTree) -> Accumulator:
         """The empty sums, in float32 or wider."""
-        params = self.statistic.params(variables)
-        specs = self._specs(params)
+        empty = self.statistic.init(variables)
+        specs = self._specs(empty.sum)
 
         def zeros():
-            parts = jax.tree.map(lambda p, spec: self._zeros(p, spec), params, specs)
+            parts = jax.tree.map(self._part, empty.sum, specs)
             return parts, jnp.zeros(1, jnp.float32)
 
         total, weight = jax.jit(self._on_mesh(zeros, (), self._spread(specs)))()
-        return Accumulator(total, weight, fingerprint(params), self.statistic.definition)
+        return dataclasses.replace(empty, sum=total, weight=weight)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch; devices exchange nothing but the leaves that are divided."""
-        total, weight = self.terms(variables, batch)
-        total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, total)
-        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
-
-    def terms(self, variables: PyTree, batch: Batch) -> tuple[PyTree, jax.Array]:
-        """What one batch adds to the sums of each device."""
-        specs = self._specs(self.statistic.params(variables))
+        specs = self._specs(acc.sum)
         frozen = jax.tree.map(lambda _: PartitionSpec(), variables)
         if self.layout is not None:
             frozen = jax.tree.unflatten(self.layout.structure, self.layout.variables)
@@ -115,11 +118,17 @@ class MeshStatistic:
             total = jax.tree.map(lambda x, spec: _scatter(x, spec)[None], total, specs)
             return total, weight[None]
 
-        out = self._spread(specs)
-        run = on_shards(
-            self.statistic.terms, self.mesh, self.axis, specs=frozen, out_specs=out, finish=finish
+        terms = on_shards(
+            self.statistic.terms,
+            self.mesh,
+            self.axis,
+            specs=frozen,
+            out_specs=self._spread(specs),
+            finish=finish,
         )
-        return run(variables, batch)
+        added, weight = terms(variables, batch)
+        total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, added)
+        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
 
     def total(self, acc: Accumulator) -> Accumulator:
         """The sums over all devices: one all-reduce of one tree."""
@@ -151,11 +160,11 @@ class MeshStatistic:
     def _axes(self) -> tuple[str, ...]:
         return manual_axes(self.mesh, self.axis, self.layout and self.layout.variables)
 
-    def _specs(self, params: PyTree) -> PyTree:
-        """How the finished sum is divided: as the parameters are."""
+    def _specs(self, sums: PyTree) -> PyTree:
+        """How the finished sums are divided."""
         if self.layout is None:
-            return jax.tree.map(lambda _: PartitionSpec(), params)
-        return jax.tree.unflatten(jax.tree.structure(params), self.layout.params)
+            return jax.tree.map(lambda _: PartitionSpec(), sums)
+        return jax.tree.unflatten(jax.tree.structure(sums), self.layout.sums)
 
     def _spread(self, specs: PyTree) -> tuple[PyTree, PartitionSpec]:
         """How unfinished sums and the weight are: one part for each device of the other axes."""
@@ -167,12 +176,12 @@ class MeshStatistic:
 
         return jax.tree.map(spread, specs), PartitionSpec(self._axes)
 
-    def _zeros(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        """The part of one device."""
+    def _part(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+        """Zeros for the part of one device."""
         shape = list(leaf.shape)
         for dimension, entry in enumerate(spec):
             shape[dimension] //= axis_size(self.mesh, entry or ())
-        return jnp.zeros((1, *shape), sum_dtype(leaf.dtype))
+        return jnp.zeros((1, *shape), leaf.dtype)
 
 
 def _held_by(spread: PartitionSpec) -> tuple[str, ...]:
