@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TPU_VENV ?= .venv-tpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 ARGS ?=
 
-.PHONY: help quickstart test test-slow lint benchmark clean
+.PHONY: help quickstart test test-slow test-tpu preflight lint benchmark clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,11 +24,17 @@ test: $(VENV)/test  ## Check the style and the types, run the tests and the doct
 test-slow: $(VENV)/test  ## Run the tests that take long or start several processes
 	$(BIN)/python -m pytest -m 'slow or multiprocess' $(ARGS)
 
+test-tpu: $(TPU_VENV)/tpu  ## Compile for TPUs without one and test the result (an hour; own environment)
+	$(TPU_VENV)/bin/python -m pytest -m tpu_aot $(ARGS)
+
+preflight: $(TPU_VENV)/tpu  ## Does a run fit a TPU slice? (ARGS="--topology=v5e:16x16 --config=...")
+	$(TPU_VENV)/bin/python -m launch_tpu.preflight $(ARGS)
+
 benchmark: $(VENV)/run  ## Print the speed and memory ratios (installs nothing; torch is optional)
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 clean:  ## Delete the environment and the caches
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) $(TPU_VENV) .cache build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -40,4 +47,10 @@ $(VENV)/run: $(VENV)/bin/python requirements.lock pyproject.toml setup.cfg
 
 $(VENV)/test: $(VENV)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test,tools]'
+	touch $@
+
+# The TPU compiler would be tried as a device by everything else, so it lives apart.
+$(TPU_VENV)/tpu: requirements.lock pyproject.toml setup.cfg
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test,tpu]'
 	touch $@

@@ -1,14 +1,14 @@
-"""Small reference architectures as flax modules, and the convolution they use."""
+"""Reference architectures as flax modules, and the convolution they use."""
 
 from mu_jax.models.allcnn import AllCNN
 from mu_jax.models.cnn import CNN
 from mu_jax.models.convolution import convolution_by_backend, patch_convolution
 from mu_jax.models.mlp import MLP
 from mu_jax.models.regression_cnn import RegressionCNN
-from mu_jax.models.resnet import ResNet9, ResNet18
+from mu_jax.models.resnet import ResNet9, ResNet18, ResNet50
 from mu_jax.models.sentence_pair_lstm import SentencePairLSTM
 from mu_jax.models.temporal_fusion_transformer import TemporalFusionTransformer
-from mu_jax.models.vit import ViTTiny
+from mu_jax.models.vit import ViT, ViTB16, ViTTiny
 
 __all__ = [
     "CNN",
@@ -17,8 +17,11 @@ __all__ = [
     "RegressionCNN",
     "ResNet9",
     "ResNet18",
+    "ResNet50",
     "SentencePairLSTM",
     "TemporalFusionTransformer",
+    "ViT",
+    "ViTB16",
     "ViTTiny",
     "convolution_by_backend",
     "patch_convolution",

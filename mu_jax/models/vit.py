@@ -1,6 +1,8 @@
-"""Vision transformer for small images."""
+"""Vision transformers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -8,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mu_jax.models.rematerialisation import block_caller
 
-class ViTTiny(nn.Module):
+
+class ViT(nn.Module):
     """Pre-norm vision transformer on square patches, with learned position embeddings.
 
     Tokens z_0 = [class; E x_1; ...; E x_T] + P go through blocks
@@ -19,16 +23,19 @@ class ViTTiny(nn.Module):
 
     The patch embedding is a dense layer on cut patches, so no convolution is involved.
 
+    The defaults are those of `ViTB16`.
+
     Attributes:
         num_outputs: number of outputs (logits).
-        patch_size: pixels of a patch side; 4 makes 64 patches of a 32 x 32 image. (16 at 224 pixels
-            in the paper.)
-        width: size of a token, 192 as in DeiT-Ti.
-        depth: number of blocks, 12 as in DeiT-Ti.
-        num_heads: attention heads, 3 as in DeiT-Ti; must divide the width.
-        mlp_ratio: hidden width of a block's perceptron over the width, 4 as in DeiT-Ti.
+        patch_size: pixels of a patch side: 16 of 224 in the paper; 4 makes 64 patches of 32 x 32.
+        width: size of a token: 768 in ViT-B, 192 in DeiT-Ti.
+        depth: number of blocks, 12 in both.
+        num_heads: attention heads: 12 in ViT-B, 3 in DeiT-Ti; must divide the width.
+        mlp_ratio: hidden width of a block's perceptron over the width, 4 in both.
         pool: 'cls' reads a learned class token (DeiT), 'mean' averages the patch tokens.
         dropout: rate of dropout after attention and perceptron in training.
+        remat: compute the activations inside each block again in the backward pass instead of
+            keeping them; outputs and gradients stay as they are.
         dtype: type of the computation; None takes that of inputs and parameters. Parameters are
             float32, attention weights and logits at least float32.
 
@@ -49,14 +56,15 @@ class ViTTiny(nn.Module):
         Distillation through Attention, ICML 2021 (DeiT-Ti).
     """
 
-    num_outputs: int = 10
-    patch_size: int = 4
-    width: int = 192
+    num_outputs: int = 1000
+    patch_size: int = 16
+    width: int = 768
     depth: int = 12
-    num_heads: int = 3
+    num_heads: int = 12
     mlp_ratio: int = 4
     pool: str = "cls"
     dropout: float = 0.0
+    remat: bool = False
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -64,11 +72,12 @@ class ViTTiny(nn.Module):
         """Maps images [B, H, W, C] to logits [B, num_outputs]."""
         self._check(inputs)
         x = self._embed(inputs)
+        call = block_caller(remat=self.remat, train=train)
         for index in range(self.depth):
             block = Block(
                 self.num_heads, self.mlp_ratio, self.dropout, self.dtype, name=f"block_{index}"
             )
-            x = block(x, train=train)
+            x = call(block, x)
             self.sow("intermediates", f"tokens_{index}", x)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         x = x[:, 0] if self.pool == "cls" else x.mean(1)
@@ -104,6 +113,16 @@ class ViTTiny(nn.Module):
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
         positions = self.param("position_embedding", small, (1, *x.shape[1:]))
         return x + positions.astype(x.dtype)
+
+
+def ViTB16(num_outputs: int = 1000, **fields: Any) -> ViT:
+    """ViT-B/16 of Dosovitskiy et al.: 86,567,656 parameters at 224 pixels and 1000 classes."""
+    return ViT(num_outputs, **fields)
+
+
+def ViTTiny(num_outputs: int = 10, **fields: Any) -> ViT:
+    """DeiT-Ti of Touvron et al. on patches of 4 pixels, for images of about 32 x 32."""
+    return ViT(num_outputs, **({"patch_size": 4, "width": 192, "num_heads": 3} | fields))
 
 
 class Block(nn.Module):
