@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import mu_jax as mu
 from experiments.populations import (
     CALIBRATION,
     CHECKPOINTS,
@@ -17,7 +16,7 @@ from experiments.populations import (
     positions,
     train_population,
 )
-from experiments.tasks import Task, read_ids
+from experiments.tasks import Task, read_ids, split
 from mu_jax import attribution
 
 
@@ -77,7 +76,7 @@ def _multiplier(
 ) -> float:
     """The factor from predicted to observed changes on one held-out group."""
     ids = read_ids(task, request)
-    forget, retain = mu.split(task.train, ids)
+    forget, retain = split(task, ids)
     retrained = train_population(
         task,
         directory,

@@ -74,7 +74,7 @@ def run(config, requests: list[str]) -> None:
         print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
         records += run_request(task, request, ids, originals, workdir)
         write_records(workdir / "results.jsonl", records)
-    print(reporting.render(records, width=110))
+    print(reporting.render(records, width=114))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
 
 

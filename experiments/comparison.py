@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from experiments import scoring
 from experiments.tasks import Task
 from mu_jax import evaluation
 from mu_jax.reporting import Cost, ForgetSet, Metric, Record, missing
@@ -63,11 +65,11 @@ def records(study: Study, forget_set: ForgetSet) -> list[Record]:
     """One record for each row, all of them over N models."""
     floor = study.klom[study.rows[0].name]
     return [
-        Record(
+        scoring.record(
             row.name,
             forget_set,
-            seed=0,
-            metrics=_metrics(study, row, study.klom[row.name], floor),
+            0,
+            (_metrics(study, row, study.klom[row.name], floor), _collapse(study, row)),
             hyperparameters=row.hyperparameters,
             selection=study.task.config.selection if row.hyperparameters else "",
             cost=_cost(row),
@@ -128,10 +130,24 @@ def _metrics(study: Study, row: Row, klom: np.ndarray, floor: np.ndarray) -> dic
     return metrics
 
 
+def _collapse(study: Study, row: Row) -> evaluation.Collapse:
+    """A row has collapsed if most of its models have."""
+    where = study.positions["retain"]
+    found = [scoring.collapse(outputs[where], study.targets[where]) for outputs in row.outputs]
+    reasons = [collapse.reason for collapse in found if collapse.flag]
+    if 2 * len(reasons) <= len(found):
+        return evaluation.Collapse(False, "")
+    return evaluation.Collapse(True, f"{len(reasons)} of {len(found)} models, {reasons[0]}")
+
+
 def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    if np.ptp(values) == 0:
-        return None, None
-    interval = evaluation.bootstrap_interval(values, p95, seed=0)
+    """Nothing where the percentile stays when examples are drawn again, at the largest KLoM."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of scipy, which then finds nan
+        try:
+            interval = evaluation.bootstrap_interval(values, p95, seed=0)
+        except ValueError:
+            return None, None
     return interval.low, interval.high
 
 

@@ -38,7 +38,7 @@ from experiments.cases import Case, make_case
 from experiments.comparison import Row
 from experiments.populations import ORACLES, ORIGINALS, train_population
 from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import make_task
+from experiments.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -92,8 +92,8 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
         records += case_records(case, fractions, rows, curves)
         tables.append(curve_table(case, curves))
         write_records(workdir / "results.jsonl", records)
-    print(reporting.render(records, width=110))
-    print("\n" + reporting.render(tables, width=110))
+    print(reporting.render(records, width=114))
+    print("\n" + reporting.render(tables, width=114))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
 
 
@@ -127,14 +127,15 @@ def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dic
         return Row(label, found.outputs)
 
     originals = train_population(task, directory, "originals", models=seeds, seed=ORIGINALS)
-    clean = mu.split(task.train, case.ids)[1]
+    clean = split(task, case.ids)[1]
     rows = {
         RETRAIN: [population(RETRAIN, ORACLES, clean)] * len(fractions),
         "do nothing": [Row("do nothing", originals.outputs, wall_s=0.0)] * len(fractions),
     }
     for fraction in fractions:
         known = case.known(fraction)
-        found = [population(NAIVE, KNOWN, mu.split(task.train, known)[1])]
+        retain = split(task, known)[1]
+        found = [population(NAIVE, KNOWN, retain), studies.constant(task, retain, seeds)]
         label = f"{case.name}, {fraction:.0%} known: "
         found += studies.unlearn_all(task, known, originals, directory, label)
         for row in found:

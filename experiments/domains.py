@@ -1,4 +1,4 @@
-"""The forget domain of a regression task, and its results beside those that are expected."""
+"""The forget domain of a regression, and its results beside those that are expected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mu_jax as mu
-from experiments.tasks import Task
+from experiments import tasks
+from experiments.tasks import Task, read_ids
 from mu_jax.reporting import Record
 
 
@@ -20,13 +21,28 @@ class Sets(NamedTuple):
     test_retain: mu.Batches
 
 
-def split(task: Task, below: float) -> Sets:
-    """The sets of a forget domain given by the target."""
-    parts = []
-    for examples in (task.train, task.test):
-        low = np.asarray(examples.targets) < below
-        parts += [examples.take(np.flatnonzero(low)), examples.take(np.flatnonzero(~low))]
-    return Sets(*parts)
+def split(task: Task, domain: str) -> Sets:
+    """The sets of a domain, which is a request that also says which test examples it means.
+
+    It is a bound of the targets in original units, `below:3` or `above:60`, or values of an
+    attribute, `client:200-209`.
+    """
+    kind, attributes = domain.partition(":")[0], task.sources["train"].attributes
+    if kind not in ("below", "above", *attributes):
+        forms = ", ".join(["below:3.5", "above:60", *(f"{name}:..." for name in attributes)])
+        raise ValueError(
+            f"expected a domain such as {forms}, which says of test examples too whether they "
+            f"belong to it, found {domain!r}; use one of these forms"
+        )
+    forget, retain = tasks.split(task, read_ids(task, domain))
+    try:
+        ids = read_ids(task, domain, split="test")
+    except ValueError as error:
+        raise ValueError(
+            f"expected test examples of {task.config.dataset} inside the domain {domain!r} and "
+            "outside, found them on one side only; choose another domain"
+        ) from error
+    return Sets(forget, retain, *mu.split(task.test, ids))
 
 
 def compare(records: list[Record], expected: Any) -> str:

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 import mu_jax as mu
 from experiments.populations import everything, train_population, train_subsets
 from experiments.running import exit_with_sentence, flags_only
-from experiments.tasks import Task, make_task, read_ids
+from experiments.tasks import Task, make_task, point, read_ids, split
 from mu_jax import datasets, ensembles, evaluation
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -54,7 +54,7 @@ def run(task: Task, directory: pathlib.Path) -> None:
     start = time.monotonic()
     ids = np.zeros(0, np.int64) if REQUEST.value is None else read_ids(task, REQUEST.value)
     if FRACTION.value is None:
-        examples = mu.split(task.train, ids)[1] if ids.size else task.train
+        examples = split(task, ids)[1] if ids.size else task.train
         found = train_population(
             task, directory, "ensemble", models=MODELS.value, examples=examples, seed=SEED.value
         )
@@ -91,7 +91,10 @@ def describe(task: Task, outputs: np.ndarray, what: str) -> None:
 def _quality(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, str]:
     if task.info.task == "classification":
         return outputs.argmax(-1) == targets, "accuracy"
-    return np.asarray(mu.losses.squared_error(outputs, targets)), "squared error"
+    predictions = (point(found, targets) for found in outputs)
+    return np.stack([mu.losses.squared_error(found, targets) for found in predictions]), (
+        "squared error"
+    )
 
 
 def export(task: Task, outputs: np.ndarray, ids: np.ndarray) -> None:

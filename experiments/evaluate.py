@@ -15,6 +15,7 @@ import jax
 from absl import app, flags
 
 from experiments import scoring
+from experiments.constant import CONSTANT
 from experiments.running import exit_with_sentence, flags_only, read_config, stage, write_records
 from experiments.tasks import Task, make_task, retrain
 from experiments.unlearn import split
@@ -39,6 +40,8 @@ def run(workdir: pathlib.Path, request: str) -> None:
     forget, retain, ids = split(task, request)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
     records = retrained(task, forget, retain, forget_set)
+    scored = scoring.score_constant(task, forget, retain, seed=0)
+    records.append(scoring.record(CONSTANT, forget_set, 0, scored))
     store = Store(workdir / "store")
     like = jax.eval_shape(task.init, jax.random.key(0))
     for version in chosen(store):
@@ -47,7 +50,7 @@ def run(workdir: pathlib.Path, request: str) -> None:
         name = "do nothing" if version.parent is None else f"{version.version}: {version.method}"
         hyperparameters = version.hyperparameters if version.parent is not None else {}
         records.append(scoring.record(name, forget_set, 0, scored, hyperparameters=hyperparameters))
-    print(reporting.render(records, width=110))
+    print(reporting.render(records, width=114))
     path = write_records(workdir / "evaluation.jsonl", records)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
 

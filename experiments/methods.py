@@ -63,11 +63,17 @@ def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tr
     fixed = {
         name: rest.pop(name) for name in ("optimizer", "epochs", "teacher_epochs") if name in rest
     }
+    if task.config.get("loss") == "quantile_loss":  # a teacher's quantiles are no targets
+        rest["distance"] = mu.losses.absolute_error
     return mu.blindspot(task.model, init=task.init, recipe=mu.BlindspotRecipe(**rest), **fixed)
 
 
 def _gaussian_amnesiac(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.gaussian_amnesiac(task.model, **_with_optimizer(arguments))
+
+
+def _neg_grad_plus(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    return mu.neg_grad_plus(task.model, **_with_optimizer(arguments))
 
 
 def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
@@ -82,6 +88,7 @@ METHODS: dict[str, Build] = {
     "gradient_ascent": _gradient_ascent,
     "blindspot": _blindspot,
     "gaussian_amnesiac": _gaussian_amnesiac,
+    "neg_grad_plus": _neg_grad_plus,
     "retrain": _retrain,
 }
 

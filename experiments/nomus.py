@@ -3,8 +3,10 @@
     python -m experiments.nomus
     python -m experiments.nomus --request=class:3 --seeds=5
     python -m experiments.nomus --config experiments/configs/mufac.py --config.data_dir=DIR
+    python -m experiments.nomus --config experiments/configs/mucac.py --config.data_dir=DIR
 
-The utility U is the accuracy on the test set; the forgetting score FS is |a - 1/2|, where a is the
+The utility U is the accuracy on the test set, of several labels of yes and no their mean accuracy,
+and losses are then the means over labels; the forgetting score FS is |a - 1/2|, where a is the
 accuracy of an attack that tells the losses of forget examples from those of unseen ones; and
 NoMUS = U / 2 + (1 - 2 FS) / 2. Unseen examples are the dataset's split of that name (`mufac`), or
 else every second test example, and U is then measured on the others. What is forgotten is the
@@ -34,7 +36,7 @@ from experiments import scoring, studies
 from experiments.comparison import Row
 from experiments.populations import ORACLES, ORIGINALS, positions, train_population
 from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import Task, check_kind, make_task, read_ids
+from experiments.tasks import Task, check_kind, location, make_task, read_ids, split
 from mu_jax import datasets, evaluation, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     start = time.monotonic()
     task = make_task(config)
-    check_kind(task, "classification")
+    check_kind(task, "classification or multilabel")
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
     write_config(workdir, config)
@@ -75,7 +77,7 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     forget_set = reporting.ForgetSet(kind, len(ids), datasets.digest(ids))
     records = score_rows(task, rows, splits, forget_set)
     path = write_records(workdir / "results.jsonl", records)
-    print(reporting.render(records, width=110))
+    print(reporting.render(records, width=114))
     print("\nNoMUS is U / 2 + (1 - 2 FS) / 2; a model that knows nothing gets U / 2 + 1 / 2.")
     print(f"Records: {path}   Time: {time.monotonic() - start:.0f} s")
 
@@ -83,7 +85,7 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
 def forget_ids(task: Task, request: str | None) -> tuple[np.ndarray, str]:
     """The ids to forget, and what they are in words."""
     if request is None and "forget" in task.info.split_sizes:
-        view = datasets.source(task.config.dataset, "forget", data_dir=task.config.data_dir)
+        view = datasets.source(task.config.dataset, "forget", **location(task.config))
         return view.index, f"the forget split of {task.config.dataset}"
     request = request or "random:0.5:seed=1"
     return read_ids(task, request), request
@@ -92,7 +94,7 @@ def forget_ids(task: Task, request: str | None) -> tuple[np.ndarray, str]:
 def with_unseen(task: Task, ids: np.ndarray) -> tuple[Task, Scored]:
     """The task with unseen examples behind its test set."""
     if "unseen" in task.info.split_sizes:
-        found = datasets.load(task.config.dataset, "unseen", data_dir=task.config.data_dir)
+        found = datasets.load(task.config.dataset, "unseen", **location(task.config))
         test, unseen = task.test, mu.batches(*found[:2], batch_size=1, index=found.index)
     else:
         test, unseen = (
@@ -106,7 +108,7 @@ def with_unseen(task: Task, ids: np.ndarray) -> tuple[Task, Scored]:
 
 def run_methods(task: Task, ids: np.ndarray, seeds: int, directory: pathlib.Path) -> list[Row]:
     """Outputs of the retrained models, of the originals, and of what every method makes of them."""
-    retain = mu.split(task.train, ids)[1]
+    retain = split(task, ids)[1]
     originals = train_population(task, directory, "originals", models=seeds, seed=ORIGINALS)
     retrained = train_population(
         task, directory, "retrain", models=seeds, examples=retain, seed=ORACLES
@@ -114,6 +116,7 @@ def run_methods(task: Task, ids: np.ndarray, seeds: int, directory: pathlib.Path
     return [
         Row("retrain", retrained.outputs),
         Row("do nothing", originals.outputs, wall_s=0.0),
+        studies.constant(task, retain, seeds),
         *studies.unlearn_all(task, ids, originals, directory),
     ]
 
@@ -170,14 +173,14 @@ def score_floor(outputs: np.ndarray, splits: Scored, seed: int) -> evaluation.No
 def _parts(outputs: np.ndarray, splits: Scored) -> tuple[float, np.ndarray, np.ndarray]:
     """Test accuracy, and the losses of forget and unseen examples."""
     test = splits.positions["test"]
-    utility = float(evaluation.accuracy(outputs[test], splits.targets[test]))
-    losses = np.asarray(evaluation.losses(outputs, splits.targets))
+    utility = scoring.accuracy(outputs[test], splits.targets[test])
+    losses = scoring.example_losses(outputs, splits.targets)
     return utility, losses[splits.positions["forget"]], losses[splits.positions["unseen"]]
 
 
 def _collapse(outputs: np.ndarray, splits: Scored) -> evaluation.Collapse:
     retain = splits.positions["retain"]
-    return evaluation.collapsed(outputs[retain], splits.targets[retain])
+    return scoring.collapse(outputs[retain], splits.targets[retain])
 
 
 if __name__ == "__main__":

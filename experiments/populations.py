@@ -150,8 +150,8 @@ def _stored(
 
 def recipe(task: Task, examples: mu.Batches, seed: int) -> dict[str, Any]:
     """What tells one population from another, as JSON."""
-    names = ("dataset", "limit", "model", "training")
-    config = {name: task.config.to_dict()[name] for name in names}
+    names = ("dataset", "label", "limit", "loss", "model", "training")
+    config = {name: value for name, value in task.config.to_dict().items() if name in names}
     absent = np.setdiff1d(np.asarray(task.train.index), np.asarray(examples.index))
     return {**config, "without": datasets.digest(absent) if absent.size else "", "seed": seed}
 

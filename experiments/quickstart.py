@@ -23,11 +23,12 @@ from ml_collections import config_flags
 
 import mu_jax as mu
 from experiments import comparison, scoring
+from experiments.constant import CONSTANT
 from experiments.methods import Request, make_method, method_arguments
 from experiments.populations import ORIGINALS, train_population
 from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
 from experiments.studies import study
-from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, train
+from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store
 
@@ -56,7 +57,7 @@ def run(config, request: str) -> None:
     task = make_task(config)
     check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
     ids = read_ids(task, request)
-    forget, retain = mu.split(task.train, ids)
+    forget, retain = split(task, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
     workdir = pathlib.Path(WORKDIR.value)
     print(
@@ -73,7 +74,7 @@ def run(config, request: str) -> None:
         models = models or variables
     (table,) = reporting.summarise(results)
     print()
-    print(reporting.render([table], width=110))
+    print(reporting.render([table], width=114))
 
     path = write_records(workdir / "results.jsonl", results)
     write_config(workdir, config)
@@ -107,7 +108,7 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
 
 
 def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
-    """Records and variables of one seed: the original, the retrained model, every method."""
+    """Records and variables of one seed: the original, a constant, retraining, every method."""
     with stage(f"seed {seed}: train the original"):
         original = train(task, jax.random.key(seed), task.train)
     models = {"do nothing": original}
@@ -118,7 +119,14 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
             seed,
             scoring.score(task, original, forget, retain, seed=seed),
             cost=scoring.cost(None, wall_s=0.0),
-        )
+        ),
+        scoring.record(
+            CONSTANT,
+            forget_set,
+            seed,
+            scoring.score_constant(task, forget, retain, seed=seed),
+            cost=scoring.cost(None, wall_s=0.0),
+        ),
     ]
     for name, (program, compile_s) in programs.items():
         with stage(f"seed {seed}: {name}"):

@@ -2,17 +2,25 @@
 
     python -m experiments.regression
     python -m experiments.regression --seeds=2 --config.training.epochs=20
+    python -m experiments.regression --config experiments/configs/diabetes.py
+    python -m experiments.regression --config experiments/configs/electricity.py \\
+        --config.data_dir=DIR --config.forget=client:12
 
-Every seed trains an original and a retrained model and unlearns with every method of the
-configuration; all seeds of a method are one program. The table has errors on the test examples to
-retain and to forget, the 1-Wasserstein distance between the predictions on the forget set and those
-of the retrained model of the same seed, the mean distance of these predictions one by one, a
-membership attack, and the steps of relearning on a copy with their ratio to the retrained model's
-(AIN). The constant predictor, the median of the retained targets, stands in every table.
+What is forgotten is a domain of the data, `forget` in the configuration: targets below or above a
+number (`below:3`), or examples with values of an attribute (`client:200-209`). Every seed trains an
+original and a retrained model and unlearns with every method of the configuration; all seeds of a
+method are one program. The table has mean absolute errors on the test examples to retain and to
+forget, the 1-Wasserstein distance between the predictions on the forget set and those of the
+retrained model of the same seed, the mean distance of these predictions one by one, a membership
+attack, and the steps of relearning on a copy with their ratio to the retrained model's (AIN).
+Errors and distances are in units of the target, where the dataset knows them. Where a model
+forecasts quantiles, the median counts. The constant predictor, the median of the retained targets,
+stands in every table.
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
 from typing import Any
@@ -24,11 +32,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments import scoring
+from experiments.constant import CONSTANT, constant_outputs
 from experiments.domains import Sets, compare, split
 from experiments.methods import Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
-from experiments.tasks import Task, check_kind, make_task, retrain, train
-from mu_jax import datasets, ensembles, evaluation, probes, reporting
+from experiments.tasks import Task, check_kind, in_units, make_task, point, retrain, train
+from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -50,15 +59,15 @@ def run(config) -> None:
     start = time.monotonic()
     task = make_task(config)
     check_kind(task, "regression", "; use experiments.benchmark")
-    sets = split(task, config.forget_below)
+    sets = split(task, config.forget)
     workdir = pathlib.Path(WORKDIR.value)
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))
     with stage("relearn copies"):
-        curves = {name: relearn(task, sets, variables) for name, variables in models.items()}
+        curves = relearn(task, sets, models)
     records = score(task, sets, models, curves)
     path = write_records(workdir / "results.jsonl", records)
     write_config(workdir, config)
-    print(reporting.render(records, width=110))
+    print(reporting.render(records, width=114))
     if config.get("expected"):
         print("\n" + compare(records, config.expected))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
@@ -92,8 +101,8 @@ def _layout(task: Task) -> str:
     return ensembles.choose_layout(shapes)
 
 
-def relearn(task: Task, sets: Sets, variables: Any) -> np.ndarray:
-    """Errors on the forgotten test examples while a copy relearns all, f32[seeds, steps + 1]."""
+def relearn(task: Task, sets: Sets, models: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Errors on the forgotten test examples while copies relearn all, f32[seeds, steps + 1]."""
     settings = task.config.relearning
     optimizer = optax.adam(settings.learning_rate)
 
@@ -107,45 +116,44 @@ def relearn(task: Task, sets: Sets, variables: Any) -> np.ndarray:
             key=jax.random.key(11),
             epochs=settings.epochs,
             batch_size=task.config.training.batch_size,
-            metric=probes.absolute_error,
+            metric=_error,
         )
 
     program = jax.jit(lambda v: ensembles.map_models(one, v, layout=_layout(task)))
-    return np.asarray(program(variables))
+    return {name: np.asarray(program(variables)) for name, variables in models.items()}
+
+
+def _error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Absolute error of the point prediction of each example, f32[B]."""
+    return losses.absolute_error(point(outputs, targets), targets)
 
 
 def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -> list[Record]:
     """One record for each row and seed, and those of the constant predictor."""
-    outputs = {
-        name: Sets(
-            *(
-                np.asarray(ensembles.ensemble_outputs(task.model, v, part, layout=_layout(task)))
-                for part in sets
-            )
-        )
-        for name, v in models.items()
-    }
-    constant = evaluation.constant_predictions(sets.retain.targets, task.train.targets)[0]
-    outputs["constant (median)"] = Sets(
-        *(np.full((SEEDS.value, part.num_examples), constant, np.float32) for part in sets)
+    targets = Sets(*(in_units(task, np.asarray(part.targets)) for part in sets))
+    outputs = predict(task, sets, models)
+    constants = (constant_outputs(task, sets.retain, part.num_examples) for part in sets)
+    outputs[CONSTANT] = Sets(
+        *(np.stack([in_units(task, part)] * SEEDS.value) for part in constants)
     )
     forget_set = ForgetSet(
-        f"targets below {task.config.forget_below:g}",
+        task.config.forget,
         sets.forget.num_examples,
         datasets.digest(np.asarray(sets.forget.index)),
     )
     records = []
     for name, found in outputs.items():
         for seed in range(SEEDS.value):
-            metrics = _errors(sets, found, outputs["retrain"], seed)
+            own, reference = (Sets(*(x[seed] for x in o)) for o in (found, outputs["retrain"]))
+            metrics = _errors(targets, own, reference, seed)
             metrics |= _relearning(task, curves, name, seed)
             known = name in task.config.methods
             records.append(
-                Record(
+                scoring.record(
                     name,
                     forget_set,
                     seed,
-                    metrics=metrics,
+                    (metrics, scoring.collapse_of_regression(own.retain)),
                     hyperparameters=method_arguments(task, name) if known else {},
                     selection=task.config.selection if known else "",
                 )
@@ -153,28 +161,43 @@ def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -
     return records
 
 
-def _errors(sets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str, Metric]:
-    def error(part: str) -> Metric:
-        outputs, examples = getattr(found, part)[seed], getattr(sets, part)
-        errors = evaluation.regression_errors(outputs, examples.targets)
-        return Metric(float(errors.mae), n=examples.num_examples)
+def predict(task: Task, sets: Sets, models: dict[str, Any]) -> dict[str, Sets]:
+    """Point predictions of every seed's model in original units, `f32[seeds, n, ...]`."""
+    program = jax.jit(
+        functools.partial(ensembles.ensemble_outputs, task.model, layout=_layout(task))
+    )
 
-    mine, reference = found.forget[seed], retrained.forget[seed]
+    def of(variables, part):
+        outputs = np.asarray(program(variables, part))
+        return in_units(task, np.stack([point(one, part.targets) for one in outputs]))
+
+    return {name: Sets(*(of(v, part) for part in sets)) for name, v in models.items()}
+
+
+def _errors(targets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str, Metric]:
+    """The numbers of one model, from predictions and targets of the four sets."""
+
+    def error(part: str) -> Metric:
+        wanted = getattr(targets, part)
+        errors = evaluation.regression_errors(getattr(found, part), wanted)
+        return Metric(float(errors.mae), n=len(wanted))
+
+    mine, reference = found.forget, retrained.forget
     paired = evaluation.paired_distance(mine, reference).mean_absolute
-    losses = (
-        evaluation.example_errors(getattr(found, part)[seed], getattr(sets, part).targets)
+    attacked = (
+        evaluation.example_errors(getattr(found, part), getattr(targets, part))
         for part in ("forget", "test_forget")
     )
     return {
         "retain test MAE": error("test_retain"),
         "forget test MAE": error("test_forget"),
         "W1 to retrained": Metric(
-            float(evaluation.wasserstein(mine, reference)),
-            n=mine.size,
+            float(evaluation.wasserstein(mine.ravel(), reference.ravel())),
+            n=len(mine),
             direction="lower is better",
         ),
-        "paired distance": Metric(float(paired), n=mine.size, direction="lower is better"),
-        "MIA": scoring.membership(*losses, seed),
+        "paired distance": Metric(float(paired), n=len(mine), direction="lower is better"),
+        "MIA": scoring.membership(*attacked, seed),
     }
 
 

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("expected at least one file of records, found none; name some")
     with exit_with_sentence():
         records = [record for path in argv[1:] for record in reporting.read(path)]
-        print(reporting.render(records, width=110, markdown=MARKDOWN.value))
+        print(reporting.render(records, width=114, markdown=MARKDOWN.value))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.tasks import Task
+from experiments.constant import constant_outputs
+from experiments.tasks import Task, point
 from mu_jax import evaluation
 from mu_jax.reporting import Cost, ForgetSet, Metric, Record, missing
 
@@ -24,9 +25,11 @@ class Split(NamedTuple):
 
 
 def collect_outputs(task: Task, variables: PyTree, examples: mu.Batches) -> Split:
-    """Outputs in inference mode, in the order of the examples."""
-    outputs = _apply(task.model, variables, examples.inputs)
-    return Split(np.asarray(outputs), np.asarray(examples.targets))
+    """Outputs in inference mode, in the order of the examples; of a regression its predictions."""
+    outputs, targets = _apply(task.model, variables, examples.inputs), examples.targets
+    if task.info.task == "regression":
+        outputs = point(outputs, targets)
+    return Split(np.asarray(outputs), np.asarray(targets))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -43,40 +46,79 @@ def score(
     tells the forget set from the whole test set by the loss; when a class is forgotten a retrained
     model loses more on it than on the others, so the value to reach is that of retraining.
     """
+    sets = {"forget": forget, "retain": retain, "test": task.test}
+    parts = {name: collect_outputs(task, variables, part) for name, part in sets.items()}
+    return _scored(task, parts, seed)
+
+
+def score_constant(
+    task: Task, forget: mu.Batches, retain: mu.Batches, *, seed: int
+) -> tuple[dict[str, Metric], evaluation.Collapse]:
+    """What `score` says of the constant predictor."""
+    sets = {"forget": forget, "retain": retain, "test": task.test}
     parts = {
-        name: collect_outputs(task, variables, examples)
-        for name, examples in (("forget", forget), ("retain", retain), ("test", task.test))
+        name: Split(constant_outputs(task, retain, part.num_examples), np.asarray(part.targets))
+        for name, part in sets.items()
     }
-    if task.info.task == "classification":
-        return _classification(parts, seed)
-    return _regression(parts, seed)
+    return _scored(task, parts, seed)
 
 
 def quality(task: Task, part: Split, name: str) -> dict[str, float]:
     """Accuracy or squared error of one split, by a name that says which."""
-    if task.info.task == "classification":
-        return {f"{name} accuracy": float(evaluation.accuracy(part.outputs, part.targets))}
-    return {f"{name} squared error": float(mu.losses.squared_error(*part).mean())}
+    if task.info.task == "regression":
+        return {f"{name} squared error": float(mu.losses.squared_error(*part).mean())}
+    return {f"{name} accuracy": accuracy(*part)}
+
+
+def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Accuracy of one model on classes [n]; on labels of yes and no [n, K] their mean accuracy."""
+    if targets.ndim > 1:
+        return float(((outputs > 0) == targets).mean())
+    return float(evaluation.accuracy(outputs, targets))
+
+
+def example_losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cross-entropy of every example; of several labels of yes and no their mean, `f32[n]`."""
+    find = mu.losses.binary_cross_entropy if targets.ndim > 1 else evaluation.losses
+    return np.asarray(find(outputs, targets))
+
+
+def collapse(outputs: np.ndarray, targets: np.ndarray) -> evaluation.Collapse:
+    """Whether a classifier has collapsed; of labels of yes and no each combination is a class."""
+    if targets.ndim == 1:
+        return evaluation.collapsed(outputs, targets)
+    if not np.isfinite(outputs).all():
+        return evaluation.Collapse(True, "non-finite outputs on retained examples")
+    powers = 2 ** np.arange(targets.shape[1])
+    return evaluation.collapsed((outputs > 0) @ powers, targets @ powers)
+
+
+def collapse_of_regression(outputs: np.ndarray) -> evaluation.Collapse:
+    """Whether a regression says the same of all retained examples, or no number."""
+    constant = not np.isfinite(outputs).all() or np.ptp(outputs, axis=0).max() == 0
+    reason = "constant or non-finite predictions on the retain set" if constant else ""
+    return evaluation.Collapse(bool(constant), reason)
+
+
+def _scored(task, parts, seed):
+    if task.info.task == "regression":
+        return _regression(parts, seed)
+    return _classification(parts, seed)
 
 
 def _classification(parts, seed):
     kept_test = _of_classes(parts["test"], np.unique(parts["retain"].targets))
     metrics = {
-        f"{name} accuracy": Metric(
-            evaluation.accuracy(part.outputs, part.targets), n=len(part.targets), unit="fraction"
-        )
+        f"{name} accuracy": Metric(accuracy(*part), n=len(part.targets), unit="fraction")
         for name, part in (
             ("retain", parts["retain"]),
             ("forget", parts["forget"]),
             ("test", kept_test),
         )
     }
-    metrics["MIA"] = membership(
-        evaluation.losses(*parts["forget"]),
-        evaluation.losses(*parts["test"]),
-        seed,
-    )
-    return metrics, evaluation.collapsed(parts["retain"].outputs, parts["retain"].targets)
+    losses = (example_losses(*parts[name]) for name in ("forget", "test"))
+    metrics["MIA"] = membership(*losses, seed)
+    return metrics, collapse(*parts["retain"])
 
 
 def _regression(parts, seed):
@@ -86,10 +128,7 @@ def _regression(parts, seed):
         for name, values in squared.items()
     }
     metrics["MIA"] = membership(squared["forget"], squared["test"], seed)
-    outputs = parts["retain"].outputs
-    constant = not np.isfinite(outputs).all() or np.ptp(outputs) == 0
-    reason = "constant or non-finite predictions on the retain set" if constant else ""
-    return metrics, evaluation.Collapse(bool(constant), reason)
+    return metrics, collapse_of_regression(parts["retain"].outputs)
 
 
 def membership(forget_losses, test_losses, seed) -> Metric:
@@ -102,6 +141,8 @@ def membership(forget_losses, test_losses, seed) -> Metric:
 
 
 def _of_classes(part: Split, classes: np.ndarray) -> Split:
+    if part.targets.ndim > 1:
+        return part
     chosen = np.isin(part.targets, classes)
     return Split(part.outputs[chosen], part.targets[chosen])
 

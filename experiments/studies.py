@@ -10,6 +10,7 @@ import numpy as np
 
 import mu_jax as mu
 from experiments.comparison import Row, Study
+from experiments.constant import CONSTANT, constant_outputs
 from experiments.methods import Request, make_method, method_arguments
 from experiments.populations import (
     ORACLES,
@@ -19,7 +20,7 @@ from experiments.populations import (
     train_population,
 )
 from experiments.running import stage
-from experiments.tasks import Task
+from experiments.tasks import Task, split
 from mu_jax import ensembles, evaluation
 
 
@@ -41,7 +42,7 @@ def study(
       oracles: margins f32[N', n] of other oracles, on `everything`; default the first N retrained.
     """
     models = len(originals.outputs)
-    retain = mu.split(task.train, ids)[1]
+    retain = split(task, ids)[1]
     retrained = train_population(
         task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
     )
@@ -51,16 +52,23 @@ def study(
     rows = [
         Row("retrain", retrained.take(models, 2 * models).outputs),
         Row("do nothing", originals.outputs, wall_s=0.0),
+        constant(task, retain, models),
         *unlearn_all(task, ids, originals, directory),
     ]
     return Study(task, positions(task, ids), oracles, rows)
+
+
+def constant(task: Task, retain: mu.Batches, models: int) -> Row:
+    """The row of the constant predictor, in place of N models."""
+    outputs = constant_outputs(task, retain, everything(task).num_examples)
+    return Row(CONSTANT, np.broadcast_to(outputs, (models, *outputs.shape)), wall_s=0.0)
 
 
 def unlearn_all(
     task: Task, ids: np.ndarray, originals: Population, directory: pathlib.Path, label: str = ""
 ) -> list[Row]:
     """The rows of every method of the configuration, from the same originals."""
-    forget, retain = mu.split(task.train, ids)
+    forget, retain = split(task, ids)
     rows = []
     for name in task.config.methods:
         with stage(f"{label}{name}, {len(originals.outputs)} models"):

@@ -46,8 +46,15 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
 }
 LOSSES = {
     "cross_entropy": mu.losses.cross_entropy,
+    "binary_cross_entropy": mu.losses.binary_cross_entropy,
     "squared_error": mu.losses.squared_error,
     "absolute_error": mu.losses.absolute_error,
+    "quantile_loss": mu.losses.quantile_loss,
+}
+DEFAULT_LOSSES = {
+    "classification": "cross_entropy",
+    "multilabel": "binary_cross_entropy",
+    "regression": "squared_error",
 }
 MODELS = {
     "mlp": models.MLP,
@@ -56,7 +63,10 @@ MODELS = {
     "regression_cnn": models.RegressionCNN,
     "resnet9": models.ResNet9,
     "resnet18": models.ResNet18,
+    "resnet50": models.ResNet50,
     "sentence_pair_lstm": models.SentencePairLSTM,
+    "temporal_fusion_transformer": models.TemporalFusionTransformer,
+    "vit_b16": models.ViTB16,
     "vit_tiny": models.ViTTiny,
 }
 
@@ -69,6 +79,7 @@ class Task:
       train, test: the splits as `Batches`. info: what is known of the dataset.
       model: the model with its loss. init: `key -> variables`.
       config: the configuration.
+      sources: what is known of the examples beside inputs and targets, by the name of the split.
     """
 
     train: mu.Batches
@@ -77,20 +88,20 @@ class Task:
     model: mu.Model
     init: Callable[[jax.Array], PyTree]
     config: ConfigDict
+    sources: dict[str, datasets.Source] = dataclasses.field(default_factory=dict)
 
 
 def make_task(config: ConfigDict) -> Task:
     """Load the data of a configuration and build its model."""
-    info = datasets.info(config.dataset, data_dir=config.data_dir)
-    train, test = (
-        datasets.load(config.dataset, split, data_dir=config.data_dir, limit=limit)
+    where = location(config)
+    info = datasets.info(config.dataset, **where)
+    sources = {
+        split: datasets.source(config.dataset, split, limit=limit, **where)
         for split, limit in (("train", config.limit), ("test", None))
-    )
+    }
+    train, test = (source.read(config.dataset) for source in sources.values())
     module = make_module(config.model, info)
-    classify = info.task == "classification"
-    loss = mu.losses.cross_entropy if classify else mu.losses.squared_error
-    if config.get("loss"):
-        loss = lookup(LOSSES, config.loss, "loss")
+    loss = lookup(LOSSES, config.get("loss") or DEFAULT_LOSSES[info.task], "loss")
 
     def init(key):
         return module.init(key, train.inputs[:1])
@@ -102,26 +113,64 @@ def make_task(config: ConfigDict) -> Task:
         model=mu.from_linen(module, loss),
         init=jax.jit(init),
         config=config,
+        sources=sources,
     )
 
 
+def location(config: ConfigDict) -> dict[str, Any]:
+    """Where a dataset lies and which label of it is predicted, for the functions of `datasets`."""
+    return {"data_dir": config.data_dir, "label": config.get("label") or "label"}
+
+
 def check_kind(task: Task, kind: str, advice: str = "") -> None:
-    """Refuse a task that is not a `kind`."""
-    if task.info.task != kind:
+    """Refuse a task that is not a `kind`, or one of several: `classification or multilabel`."""
+    if task.info.task not in kind.split(" or "):
         raise ValueError(
             f"expected a {kind} task, found {task.config.dataset}, a {task.info.task} task{advice}"
         )
 
 
-def read_ids(task: Task, request: str) -> np.ndarray:
-    """The ids of a forget request."""
-    inputs = task.train.inputs
+def read_ids(task: Task, request: str, *, split: str = "train") -> np.ndarray:
+    """The ids that a forget request names in a split; it counts targets in original units."""
+    examples = getattr(task, split)
+    inputs, targets = examples.inputs, np.asarray(examples.targets)
     return datasets.read_request(
         request,
-        index=np.asarray(task.train.index),
-        targets=np.asarray(task.train.targets) if task.info.task == "classification" else None,
+        index=np.asarray(examples.index),
+        targets=in_units(task, targets) if task.info.task == "regression" else targets,
         inputs=np.asarray(inputs) if hasattr(inputs, "shape") else None,
+        attributes=task.sources[split].attributes,
     )
+
+
+def split(task: Task, ids: np.ndarray) -> tuple[mu.Batches, mu.Batches]:
+    """Forget and retain set; windows with an hour that a forgotten one forecasts are in neither."""
+    forget, retain = mu.split(task.train, ids)
+    source = task.sources["train"]
+    if "start" not in source.attributes:
+        return forget, retain
+    overlapping = np.isin(np.asarray(retain.index), datasets.overlapping_windows(source, ids))
+    if overlapping.all():
+        raise ValueError(
+            f"expected windows to retain, found that all {overlapping.size} others overlap a "
+            "forgotten forecast; forget whole clients"
+        )
+    return forget, retain.take(np.flatnonzero(~overlapping))
+
+
+def in_units(task: Task, values: np.ndarray) -> np.ndarray:
+    """Targets or predictions of a regression in original units, where the dataset knows them."""
+    scale, mean = task.info.target_scale, task.info.target_mean
+    if (scale, mean) == (1.0, 0.0):
+        return values
+    # As they are float32, a target of 75 comes back as 74.99999, which is not below 75.
+    decimals = 4 - int(np.floor(np.log10(scale)))
+    return np.round(np.asarray(values, np.float64) * scale + mean, decimals).astype(np.float32)
+
+
+def point(outputs: Any, targets: Any) -> Any:
+    """One prediction for each target: the middle one of several quantiles, or the only output."""
+    return outputs[..., outputs.shape[-1] // 2] if outputs.ndim > targets.ndim else outputs
 
 
 def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
@@ -129,9 +178,12 @@ def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     name = arguments.pop("name")
     build = lookup(MODELS, name, "model")
+    arguments.setdefault("num_outputs", info.num_classes or 1)
     if name == "sentence_pair_lstm" and info.num_codes:
         arguments.setdefault("num_words", info.num_codes)
-    return build(num_outputs=info.num_classes or 1, **arguments)
+    if name == "temporal_fusion_transformer" and info.num_codes:  # column 4 holds clients
+        arguments.setdefault("num_codes", ((4, info.num_codes),))
+    return build(**arguments)
 
 
 def make_optimizer(

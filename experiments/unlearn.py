@@ -19,7 +19,7 @@ import jax
 from absl import app, flags
 
 import mu_jax as mu
-from experiments import scoring
+from experiments import scoring, tasks
 from experiments.methods import METHODS, Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, flags_only, read_config, stage
 from experiments.tasks import Task, make_task, read_ids
@@ -134,7 +134,7 @@ def configuration(workdir: pathlib.Path):
 def split(task: Task, request: str):
     """Forget set, retain set and ids of a request."""
     ids = read_ids(task, request)
-    return *mu.split(task.train, ids), ids
+    return *tasks.split(task, ids), ids
 
 
 def describe(info: mu.Info, metrics) -> None:

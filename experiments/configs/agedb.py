@@ -30,7 +30,7 @@ def get_config() -> config_dict.ConfigDict:
             epochs=100,
         ),
         batch_size=256,
-        forget_below=30.5,
+        forget="below:30.5",
         relearning=dict(learning_rate=1e-2, epochs=10, alpha=0.05),
         methods=dict(
             blindspot=dict(attention_weight=50.0, **_SLOW),

@@ -49,7 +49,7 @@ def get_config() -> config_dict.ConfigDict:
             epochs=60,
         ),
         batch_size=64,
-        forget_below=3.0,  # targets below are forgotten
+        forget="below:3",
         relearning=dict(learning_rate=1e-2, epochs=10, alpha=0.05),
         methods={
             "teacher, 2 epochs": dict(

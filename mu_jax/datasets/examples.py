@@ -78,6 +78,20 @@ class Source:
             value = (value - self.mean) / self.scale
         return value, self.targets[position], self.index[position]
 
+    def read(self, name: str = "the split") -> Examples:
+        """All examples, of which there must be one, in memory; a refusal names them."""
+        first = self[0][0]
+        inputs = np.empty((len(self), *first.shape), first.dtype)
+        for position in range(len(self)):
+            value = self[position][0]
+            if value.shape != first.shape:
+                raise ValueError(
+                    f"expected inputs of one shape in {name!r}, found {first.shape} and "
+                    f"{value.shape}; resize them, or read them one by one with source"
+                )
+            inputs[position] = value
+        return Examples(inputs, self.targets, self.index)
+
     def take(self, rows: Any) -> Source:
         """The examples at positions `rows`, in that order; nothing is read."""
         rows = np.arange(len(self))[rows]

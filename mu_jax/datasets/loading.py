@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from mu_jax.datasets import faces, text
 from mu_jax.datasets.digits_regression import digits_regression
 from mu_jax.datasets.electricity import electricity
@@ -74,17 +72,7 @@ def load(
         raise ValueError(
             f"expected examples in {name}/{split}, found none; choose a split that holds some"
         )
-    first = view[0][0]
-    inputs = np.empty((len(view), *first.shape), first.dtype)
-    for position in range(len(view)):
-        value = view[position][0]
-        if value.shape != first.shape:
-            raise ValueError(
-                f"expected inputs of one shape in {name!r}, found {first.shape} and {value.shape}; "
-                "resize them, or read them one by one with source"
-            )
-        inputs[position] = value
-    return Examples(inputs, view.targets, view.index)
+    return view.read(name)
 
 
 def source(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.datasets.examples import Examples
-from mu_jax.datasets.requests import permuted
+from mu_jax.datasets.selectors import permuted
 
 
 class Manipulated(NamedTuple):

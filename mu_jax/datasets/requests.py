@@ -8,12 +8,13 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-_SELECTORS = ("class:3,5", "random:0.05:seed=0", "ids:1,5,10-20", "nearest:50:id=6")
+from mu_jax.datasets.selectors import SELECTORS, integer, join, select
+
 _ID_COLUMNS = ("id", "index")
 
 
@@ -23,6 +24,7 @@ def read_request(
     index: np.ndarray,
     targets: np.ndarray | None = None,
     inputs: np.ndarray | None = None,
+    attributes: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """The example ids that a forget request names.
 
@@ -39,13 +41,18 @@ def read_request(
     - `ids:1,5,9` or `ids:1,10-20`: these ids; a range holds both its ends;
     - `nearest:50:id=6` or `nearest:0.05:seed=1`: a coherent group, the examples whose inputs are
       nearest to those of example 6 in Euclidean distance, or of one drawn at random; it belongs to
-      the group, and of equally near ones the smaller id comes first.
+      the group, and of equally near ones the smaller id comes first;
+    - `below:3.5` or `above:60`: every example whose target is below or above a number;
+    - `client:12`, `identity:190-1249` or `family:F0001,F0007`: every example whose attribute of
+      that name, see `Source`, has one of these values, or lies in a range that holds both its ends.
 
     Args:
         request: path of a file, or a selector.
         index: integer [n], the ids of the training set.
-        targets: integer [n], the classes of these examples; only `class:` needs them.
+        targets: [n], integer classes of these examples or float numbers; only `class:`, `below:`
+            and `above:` need them.
         inputs: [n, ...], their inputs; only `nearest:` needs them.
+        attributes: arrays [n] by name, as `Source` has them.
 
     Returns:
         int32 [m], 1 <= m < n: sorted unique ids, all of them in `index`.
@@ -65,30 +72,33 @@ def read_request(
         array([3, 5], dtype=int32)
         >>> read_request("ids:1,3-3", index=index)
         array([1, 3], dtype=int32)
+        >>> read_request("client:12", index=index, attributes={"client": np.array([2, 12, 2, 2])})
+        array([3], dtype=int32)
     """
     request = os.fspath(request)
     index = np.asarray(index)
     kind, colon, argument = request.partition(":")
-    if colon and kind == "class":
-        ids = _of_classes(argument, index, targets)
-    elif colon and kind == "random":
-        ids = _random(argument, index)
-    elif colon and kind == "ids":
-        ids = _listed(argument, len(index))
-    elif colon and kind == "nearest":
-        ids = _nearest(argument, index, inputs)
+    attributes = attributes or {}
+    forms = join([*SELECTORS, *(f"{name}:..." for name in attributes)])
+    selected = None
+    if colon:
+        selected = select(
+            kind, argument, index, targets=targets, inputs=inputs, attributes=attributes
+        )
+    if selected is not None:
+        ids = selected
     elif archive := re.fullmatch(r"(.+\.npz):(\w+)", request):
         ids = _archived(Path(archive[1]), archive[2])
     elif Path(request).is_file():
         ids = _read_file(Path(request))
     elif colon and re.fullmatch(r"\w+", kind):
         raise ValueError(
-            f"expected a selector such as {_join(_SELECTORS)} or the path of a file, "
+            f"expected a selector such as {forms} or the path of a file, "
             f"found {request!r}; use one of these forms"
         )
     else:
         raise FileNotFoundError(
-            f"expected a CSV or JSON-lines file of ids or a selector such as {_join(_SELECTORS)}, "
+            f"expected a CSV or JSON-lines file of ids or a selector such as {forms}, "
             f"found no file {request!r}; check the path"
         )
     return _checked(ids, index, request)
@@ -149,81 +159,6 @@ def digest(ids: Iterable[int] | np.ndarray) -> str:
     return hashlib.sha256(_sorted_unique(ids).astype("<i8").tobytes()).hexdigest()
 
 
-def _of_classes(argument: str, index: np.ndarray, targets: np.ndarray | None) -> list[int]:
-    if targets is None or not np.issubdtype(np.asarray(targets).dtype, np.integer):
-        found = "no targets" if targets is None else f"{np.asarray(targets).dtype} targets"
-        raise ValueError(
-            f"expected integer class labels for the selector 'class:{argument}', found {found}; "
-            "select by ids: or random: instead"
-        )
-    targets = np.asarray(targets)
-    if targets.shape != index.shape:
-        raise ValueError(
-            f"expected one target per id, found shapes {targets.shape} and {index.shape}; "
-            "pass the targets of the same split"
-        )
-    wanted = [_integer(part, f"class:{argument}") for part in argument.split(",")]
-    classes = np.unique(targets).tolist()
-    absent = [c for c in wanted if c not in classes]
-    if absent:
-        raise ValueError(
-            f"expected classes among {_join(classes)}, found {_join(absent)}; "
-            "choose a class that the training set holds"
-        )
-    return index[np.isin(targets, wanted)].tolist()
-
-
-def _random(argument: str, index: np.ndarray) -> list[int]:
-    match = re.fullmatch(r"([\d.]+)(?::seed=(\d+))?", argument)
-    count = _count(match[1] if match else "", len(index))
-    if match is None or count is None:
-        raise ValueError(
-            f"expected random:AMOUNT or random:AMOUNT:seed=N with {_amount(len(index))}, found "
-            f"'random:{argument}'; change the amount"
-        )
-    return permuted(index, int(match[2] or 0))[:count].tolist()
-
-
-def _count(amount: str, size: int) -> int | None:
-    """A count, or a fraction in (0, 1) rounded to one; None if it selects nobody or too many."""
-    if not re.fullmatch(r"\d+|\d*\.\d+", amount) or ("." in amount and float(amount) >= 1):
-        return None
-    count = int(amount) if amount.isdigit() else round(float(amount) * size)
-    return count if 1 <= count <= size else None
-
-
-def _amount(size: int) -> str:
-    return (
-        f"a fraction in (0, 1) or a count from 1 to {size - 1} that selects at least one of the "
-        f"{size} examples"
-    )
-
-
-def permuted(index: np.ndarray, seed: int) -> np.ndarray:
-    """The ids in a random order that does not depend on theirs."""
-    return np.random.Generator(np.random.PCG64(seed)).permutation(np.sort(index))
-
-
-def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> list[int]:
-    match = re.fullmatch(r"([\d.]+):(id|seed)=(\d+)", argument)
-    count = _count(match[1] if match else "", len(index))
-    if match is None or count is None or inputs is None:
-        raise ValueError(
-            f"expected nearest:AMOUNT:id=ID or nearest:AMOUNT:seed=N with {_amount(len(index))}, "
-            f"and inputs that are arrays, found 'nearest:{argument}'; change the amount, or select "
-            "by ids:"
-        )
-    centre = int(match[3]) if match[2] == "id" else permuted(index, int(match[3]))[0]
-    if centre not in index:
-        raise ValueError(
-            f"expected an id of the training set in 'nearest:{argument}', found {centre}; name "
-            "another example"
-        )
-    rows = np.asarray(inputs, np.float64).reshape(len(index), -1)
-    distance = np.square(rows - rows[np.flatnonzero(index == centre)[0]]).sum(axis=1)
-    return index[np.lexsort((index, distance))[:count]].tolist()
-
-
 def _archived(path: Path, name: str) -> list[int]:
     if not path.is_file():
         raise FileNotFoundError(
@@ -232,27 +167,10 @@ def _archived(path: Path, name: str) -> list[int]:
     with np.load(path, allow_pickle=False) as archive:
         if name not in archive:
             raise ValueError(
-                f"expected a name among {_join(archive.files)} in {str(path)!r}, found {name!r}; "
+                f"expected a name among {join(archive.files)} in {str(path)!r}, found {name!r}; "
                 "choose one of these"
             )
         return _sorted_unique(archive[name]).tolist()
-
-
-def _listed(argument: str, size: int) -> list[int]:
-    ids: list[int] = []
-    for part in argument.split(","):
-        if match := re.fullmatch(r"\s*(\d+)-(\d+)\s*", part):
-            first, last = int(match[1]), int(match[2])
-            # Checked before the range is built: a typing error could ask for billions of ids.
-            if not first <= last < first + size:
-                raise ValueError(
-                    f"expected a range of ids from low to high with at most the {size} ids of the "
-                    f"training set, found {part.strip()!r}; correct the range"
-                )
-            ids.extend(range(first, last + 1))
-        else:
-            ids.append(_integer(part, f"ids:{argument}"))
-    return ids
 
 
 def _read_file(path: Path) -> list[int]:
@@ -279,7 +197,7 @@ def _read_file(path: Path) -> list[int]:
             column = named[0] if named else 0
             if named:
                 continue
-        ids.append(_integer(cells[column] if column < len(cells) else "", where))
+        ids.append(integer(cells[column] if column < len(cells) else "", where))
     return ids
 
 
@@ -296,12 +214,6 @@ def _from_json(line: str, where: str) -> int:
     return found[0]
 
 
-def _integer(text: str, where: str) -> int:
-    if not re.fullmatch(r"\s*-?\d{1,19}\s*", text):
-        raise ValueError(f"expected an integer at {where}, found {text[:60]!r}; correct it")
-    return int(text)
-
-
 def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:
     """Sorted unique ids; a request for nothing, for everything or for unknown ids is an error."""
     known = set(index.tolist())
@@ -313,7 +225,7 @@ def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:
     if unknown := sorted(wanted - known):
         raise ValueError(
             f"expected ids of the training set only, found {len(unknown)} others in {request!r} "
-            f"({_join(unknown, 5)}); remove them"
+            f"({join(unknown, 5)}); remove them"
         )
     if len(wanted) == len(known):
         raise ValueError(
@@ -328,8 +240,3 @@ def _sorted_unique(ids: Iterable[int] | np.ndarray) -> np.ndarray:
     if array.size and not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"expected integer example ids, found {array.dtype}; pass integers")
     return np.unique(array).astype(np.int64)
-
-
-def _join(values: Iterable[object], limit: int = 20) -> str:
-    shown = [str(value) for value in values]
-    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")

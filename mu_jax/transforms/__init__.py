@@ -7,6 +7,7 @@ from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.magnitude_prune import magnitude_prune
+from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.retrain import retrain
 from mu_jax.transforms.ssd import SSDInfo, ssd
@@ -26,6 +27,7 @@ __all__ = [
     "gradient_ascent",
     "iau",
     "magnitude_prune",
+    "neg_grad_plus",
     "oracle_matching",
     "retrain",
     "ssd",

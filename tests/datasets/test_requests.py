@@ -109,7 +109,7 @@ def test_random_draws_are_nested_uniform_and_fixed():
         (
             "group:3",
             ValueError,
-            "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:50:id=6 or the path",
+            "such as class:3,5, random:0.05:seed=0, ids:1,5,10-20, nearest:50:id=6, below:3.5 or",
         ),
         ("nowhere/forget.csv", FileNotFoundError, "found no file 'nowhere/forget.csv'; check"),
         ("forget", FileNotFoundError, "found no file 'forget'"),
@@ -242,3 +242,59 @@ def test_a_named_set_of_an_archive(tmp_path):
         _read(f"{tmp_path}/sets.npz:third")
     with pytest.raises(FileNotFoundError, match="expected an archive of forget sets"):
         _read(f"{tmp_path}/none.npz:first")
+
+
+_ATTRIBUTES = {
+    "client": _INDEX // 12,
+    "family": np.array([f"F{i % 4:04d}" for i in _INDEX.tolist()]),
+    "age": _INDEX.astype(np.float32),
+}
+
+
+def _of(request, **arguments):
+    return read_request(request, index=_INDEX, attributes=_ATTRIBUTES, **arguments).tolist()
+
+
+def test_attributes_select_by_values_and_ranges():
+    assert _of("client:2") == [24, 27, 30, 33]
+    assert _of("client:2,0") == [0, 3, 6, 9, 24, 27, 30, 33]
+    assert _of("client:1-2, 9-400") == [12, 15, 18, 21, 24, 27, 30, 33, 108, 111, 114, 117]
+    assert _of("family:F0001") == [9, 21, 33, 45, 57, 69, 81, 93, 105, 117]
+    assert len(_of("family:F0001,F0003")) == 20
+    assert _of("age:9-15") == [9, 12, 15]
+
+
+def test_targets_below_and_above_a_number():
+    numbers = _INDEX / np.float32(10)
+    assert _of("below:0.6", targets=numbers) == [0, 3]  # 6 is not below
+    assert _of("above:11", targets=numbers) == [111, 114, 117]
+    assert _of("below:-.5", targets=numbers - 1) == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ("client:2,77", r"the attribute client among 0, 1, 2, .*, found '77'; choose"),
+        ("client:20-30", "found '20-30'"),
+        ("client:x", "expected an integer at client:x, found 'x'"),
+        ("client:0-9", "leaves examples to retain, found all 40"),
+        ("family:1", "among F0000, F0001, F0002, F0003, found '1'"),
+        (
+            "person:3",
+            r"below:3.5, client:\.\.\., family:\.\.\., age:\.\.\. or the path",
+        ),
+        ("below:x", "expected a number at below:x, found 'x'"),
+        ("below:nan", "expected a number at below:nan"),
+        ("below:-1", "expected at least one id to forget, found none in 'below:-1'"),
+    ],
+)
+def test_bad_attributes_and_bounds_are_one_sentence(request_, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        _of(request_, targets=_INDEX.astype(np.float32))
+    assert str(caught.value).startswith("expected ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("targets", [None, _TARGETS, np.zeros((40, 2), np.float32)])
+def test_bounds_need_one_float_target_an_example(targets):
+    with pytest.raises(ValueError, match="expected one number for each example as targets"):
+        _of("below:3", targets=targets)

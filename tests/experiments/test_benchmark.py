@@ -11,7 +11,7 @@ from test_binaries import fails, run
 from experiments import comparison, studies
 from experiments.configs import digits
 from experiments.populations import positions, train_population, train_subsets
-from experiments.tasks import make_task, read_ids
+from experiments.tasks import make_task, read_ids, split
 from mu_jax import ensembles, evaluation, reporting
 
 SMALL = ["--config.training.epochs=20", "--config.limit=120"]
@@ -54,7 +54,7 @@ def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_
     originals = train_population(task, tmp_path, "originals", models=24)
     study = studies.study(task, ids, originals, tmp_path)
     assert [row.name for row in study.rows[:2]] == ["retrain", "do nothing"]
-    assert {row.name for row in study.rows[2:]} == set(task.config.methods)
+    assert {row.name for row in study.rows[2:]} == {"constant", *task.config.methods}
     forget = study.positions["forget"]
     p95 = {
         row.name: np.percentile(comparison.klom_of(study, row)[forget], 95) for row in study.rows
@@ -65,11 +65,27 @@ def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_
         metric = record.metrics["KLoM forget p95"]
         assert metric.value == pytest.approx(p95[record.method])
         assert metric.null == pytest.approx(p95["retrain"]) and metric.n == 24
-        assert metric.low <= metric.value <= metric.high
+        assert metric.low is None or metric.low <= metric.value <= metric.high
+        assert (record.status == "collapsed") == (record.method == "constant")
     text = comparison.ordering(study, "class:3")
     order = [line.split("  ")[1] for line in text.splitlines()[2:-2]]
     assert order[0] == "retrain (the floor)"
     assert "[" in text
+
+
+def test_the_constant_row_says_the_majority_of_what_is_retained(task, tmp_path):
+    ids = read_ids(task, "class:3")
+    _, retain = split(task, ids)
+    row = studies.constant(task, retain, 5)
+    counts = np.bincount(np.asarray(retain.targets), minlength=10)
+    assert row.outputs.shape == (5, task.train.num_examples + task.test.num_examples, 10)
+    expected = np.log((counts + 1) / (counts.sum() + 10))
+    np.testing.assert_allclose(row.outputs[3, 7], expected, rtol=1e-6)
+    assert counts[3] == 0 and row.outputs[0, 0].argmax() == counts.argmax()
+    originals = train_population(task, tmp_path, "originals", models=4)
+    margins = np.asarray(evaluation.margins(originals.outputs, _targets(task)))
+    study = comparison.Study(task, positions(task, ids), margins, [row])
+    assert np.isfinite(comparison.klom_of(study, row)).all()
 
 
 def test_oracles_that_equal_the_retrained_models_leave_nothing_to_tell_apart(task, tmp_path):
@@ -110,7 +126,12 @@ def test_the_benchmark_from_end_to_end_and_with_loaded_oracles(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("(the floor)") == 2
     records = reporting.read(tmp_path / "b/results.jsonl")
-    assert {r.method for r in records} == {"retrain", "do nothing", *digits.get_config().methods}
+    assert {r.method for r in records} == {
+        "retrain",
+        "do nothing",
+        "constant",
+        *digits.get_config().methods,
+    }
     exported = f"--export={tmp_path}/oracles.npz"
     ensemble = [f"--workdir={tmp_path}/e", "--models=30", "--request=class:3", *SMALL]
     assert run("ensemble", *ensemble, exported).returncode == 0

@@ -19,14 +19,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 FAST = ["--config.training.epochs=8", "--config.limit=600"]
 
 
-def run(binary: str, *arguments: str) -> subprocess.CompletedProcess:
+def run(binary: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{binary}", *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "COLUMNS": "110"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 
@@ -54,13 +54,14 @@ def test_quickstart_prints_a_table_that_says_how_to_read_it(quickstart):
     lines = result.stdout.splitlines()
     rows = [line.split()[0] for line in lines if "±" in line]
     assert rows[:2] == ["retrain", "do"]
-    for method in ("ssd", "iau", "finetune", "gradient_ascent"):
+    for method in ("ssd", "iau", "finetune", "gradient_ascent", "constant"):
         assert method in rows
     for text in ("closer to", "retrain", "lower is", "ms, ", "smallest average gap", "Serving"):
         assert text in result.stdout
     assert "seed 1: ssd" in result.stderr
     assert "95th percentile of KLoM on the forget set, 8 models" in result.stdout
     assert "dmm" in rows
+    assert len([line for line in lines if line.split()[:1] == ["constant"]]) >= 3  # and a sentence
 
 
 def test_quickstart_writes_records_and_serves_the_best_version(quickstart):
@@ -133,7 +134,7 @@ def test_from_training_to_a_swapped_version_and_back(tmp_path):
 
     evaluated = run("evaluate", workdir, *request, "--retrain=2")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "2: ssd" in evaluated.stdout and "do nothing" in evaluated.stdout
+    assert all(row in evaluated.stdout for row in ("2: ssd", "do nothing", "constant"))
     assert run("unlearn", workdir, "--roll_back").returncode == 0
     assert store.serving() == 1
 

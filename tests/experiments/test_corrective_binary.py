@@ -110,7 +110,7 @@ def test_a_run_prints_curves_and_writes_records(tmp_path):
     assert result.returncode == 0, result.stderr
     records = reporting.read(tmp_path / "results.jsonl")
     expected = {"retrain", "do nothing", "retrain without the known", "ssd", "iau", "finetune"}
-    assert {record.method for record in records} == expected | {"gradient_ascent"}
+    assert {record.method for record in records} == expected | {"constant", "gradient_ascent"}
     assert {record.seed for record in records} == {0, 1}
     assert all({"corrected accuracy", "retained accuracy"} == set(r.metrics) for r in records)
     assert records[0].forget_set.kind == "poison, 40 of 40 known"

@@ -29,7 +29,9 @@ def digits(tmp_path_factory):
 def test_every_row_has_the_three_numbers_for_every_seed(digits):
     records = digits
     found = {(record.method, record.seed) for record in records}
-    assert found == {(m, s) for m in ("retrain", "do nothing", "finetune") for s in (0, 1)}
+    rows = ("retrain", "do nothing", "constant", "finetune")
+    assert found == {(m, s) for m in rows for s in (0, 1)}
+    assert {r.method for r in records if r.status == "collapsed"} == {"constant"}
     for record in records:
         utility, forgetting, value = (
             record.metrics[name].value for name in ("utility", "forgetting score", "NoMUS")
@@ -117,7 +119,12 @@ def test_mufac_forgets_its_own_split_and_attacks_with_the_unseen_one(tmp_path, m
     nomus.run(config, None, 1, tmp_path / "run")
     records = reporting.read(tmp_path / "run/results.jsonl")
     assert records[0].forget_set.size == 20  # whole families
-    assert {record.method for record in records} == {"retrain", "do nothing", *config.methods}
+    assert {record.method for record in records} == {
+        "retrain",
+        "do nothing",
+        "constant",
+        *config.methods,
+    }
     utility, forgetting = (records[1].metrics[k] for k in ("utility", "forgetting score"))
     assert utility.n == 16
     assert forgetting.n in (14, None)

@@ -11,8 +11,8 @@ import pytest
 from test_binaries import fails, run
 
 from experiments import domains
-from experiments.configs import digits_regression
-from experiments.tasks import LOSSES, make_module, make_task
+from experiments.configs import diabetes, digits_regression
+from experiments.tasks import LOSSES, in_units, make_module, make_task
 from mu_jax import reporting
 from mu_jax.reporting import ForgetSet, Metric, Record
 
@@ -20,11 +20,44 @@ from mu_jax.reporting import ForgetSet, Metric, Record
 def test_the_sets_part_both_splits_by_the_target():
     config = digits_regression.get_config()
     task = make_task(config)
-    sets = domains.split(task, 3.0)
+    sets = domains.split(task, "below:3")
     assert sets.forget.num_examples + sets.retain.num_examples == task.train.num_examples == 1437
     assert sets.test_forget.num_examples + sets.test_retain.num_examples == 360
     for low, high in ((sets.forget, sets.retain), (sets.test_forget, sets.test_retain)):
         assert np.asarray(low.targets).max() == 2 and np.asarray(high.targets).min() == 3
+
+
+def test_a_bound_is_in_the_units_of_the_dataset():
+    task = make_task(diabetes.get_config())
+    sets = domains.split(task, task.config.forget)
+    forget, retain = (in_units(task, np.asarray(part.targets)) for part in sets[:2])
+    assert 25 <= forget.min() < forget.max() < 75 <= retain.min() < retain.max() <= 346
+    assert forget.size == 65
+
+
+def test_domains_that_say_nothing_of_test_examples_are_refused():
+    task = make_task(diabetes.get_config())
+    for domain in ("random:0.1", "ids:3", "class:1", "client:2"):
+        with pytest.raises(ValueError, match=r"^expected a domain such as below:3\.5, above:60, "):
+            domains.split(task, domain)
+    with pytest.raises(ValueError, match="found them on one side only; choose another domain$"):
+        domains.split(task, "below:35")
+
+
+@pytest.mark.slow
+def test_the_embedded_regression_beats_the_constant(tmp_path):
+    config = "--config=experiments/configs/diabetes.py"
+    result = run("regression", config, f"--workdir={tmp_path}/d", "--seeds=1", timeout=600)
+    assert result.returncode == 0, result.stderr
+    found = {
+        record.method: [record.metrics[f"{part} test MAE"].value for part in ("retain", "forget")]
+        for record in reporting.read(tmp_path / "d/results.jsonl")
+    }
+    assert set(found) == {"do nothing", "retrain", "constant", *diabetes.get_config().methods}
+    for method in ("do nothing", "retrain"):
+        assert found[method][0] < 0.8 * found["constant"][0]
+        assert found[method][1] < 0.8 * found["constant"][1]
+    assert "Forget set: below:75, 65 examples" in result.stdout
 
 
 def test_means_beyond_two_deviations_are_marked():
@@ -44,26 +77,28 @@ def test_every_row_has_its_numbers_and_a_constant_stands_beside(tmp_path):
     result = run("regression", f"--workdir={tmp_path}/r", "--seeds=2", "--config.training.epochs=8")
     assert result.returncode == 0, result.stderr
     records = reporting.read(tmp_path / "r/results.jsonl")
-    rows = {"do nothing", "retrain", "constant (median)"} | set(
-        digits_regression.get_config().methods
-    )
+    rows = {"do nothing", "retrain", "constant"} | set(digits_regression.get_config().methods)
     assert {record.method for record in records} == rows
     assert len(records) == 2 * len(rows)
+    assert {r.method for r in records if r.status == "collapsed"} == {"constant"}
     own = [r.metrics["W1 to retrained"].value for r in records if r.method == "retrain"]
     assert own == [0.0, 0.0]
     assert "a constant does not learn" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["agedb", "sts_b"])
+@pytest.mark.parametrize("name", ["agedb", "sts_b", "electricity"])
 def test_the_published_networks_are_built_from_their_configurations(name):
     module = importlib.import_module(f"experiments.configs.{name}")
     config = module.get_config()
     info = SimpleNamespace(num_classes=None, num_codes=50)
     network = make_module(config.model, info)
-    inputs = {"agedb": np.zeros((2, 32, 32, 3), np.float32), "sts_b": np.ones((2, 2, 10), int)}[
-        name
-    ]
+    inputs = {
+        "agedb": np.zeros((2, 32, 32, 3), np.float32),
+        "sts_b": np.ones((2, 2, 10), int),
+        "electricity": np.zeros((2, 192, 5), np.float32),
+    }[name]
     variables = jax.eval_shape(network.init, jax.random.key(0), inputs)
     outputs = jax.eval_shape(network.apply, variables, inputs)
-    assert outputs.shape[0] == 2 and np.prod(outputs.shape) == 2
+    assert outputs.shape[0] == 2
+    assert np.prod(outputs.shape) == (2 * 24 * 3 if name == "electricity" else 2)
     assert config.loss in LOSSES
