@@ -65,7 +65,7 @@ def collect(
     else:
         spread = over_mesh(statistic, mesh, axis=axis, variables=variables)
         sums = fold(_step(spread), spread.init(variables), batches, variables)
-        acc = once(_total(spread), sums)
+        acc = once(spread.total, sums)
         acc = acc if resume is None else resume.merge(acc)
     check_fingerprint(acc, start.fingerprint)  # an observer may have loaded another sum
     _check(acc)
@@ -80,11 +80,6 @@ def _step(statistic: Statistic | MeshStatistic) -> Callable:
         return statistic.update(acc, variables, batch)
 
     return step
-
-
-@functools.lru_cache(maxsize=256)
-def _total(statistic: MeshStatistic) -> Callable:
-    return jax.jit(statistic.total)
 
 
 def _on(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,14 +48,14 @@ def over_mesh(
       arguments, so that it compiles once. `mu.collect` does all this by itself.
 
     Example:
-      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
       >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
       >>> variables, mesh = mu.Variables(jnp.zeros(2)), mu.data_mesh()
       >>> data = mu.batches(jnp.ones((32, 2)), jnp.ones(32), batch_size=16)
       >>> stat = mu.over_mesh(mu.statistics.importance(model), mesh)
-      >>> acc = stat.init(variables)
+      >>> acc, update = stat.init(variables), jax.jit(stat.update)
       >>> for batch in mu.shard(data, mesh):
-      ...     acc = stat.update(acc, variables, batch)
+      ...     acc = update(acc, variables, batch)
       >>> stat.finalize(acc).tolist()
       [4.0, 4.0]
     """
@@ -97,18 +98,13 @@ class MeshStatistic:
     def init(self, variables: PyTree) -> Accumulator:
         """The empty sums, in float32 or wider."""
         empty = self.statistic.init(variables)
-        specs = self._specs(empty.sum)
-
-        def zeros():
-            parts = jax.tree.map(self._part, empty.sum, specs)
-            return parts, jnp.zeros(1, jnp.float32)
-
-        total, weight = jax.jit(self._on_mesh(zeros, (), self._spread(specs)))()
+        leaves, structure = jax.tree.flatten(bare(empty.sum))
+        total, weight = _zeros(self, structure, tuple(leaves))()
         return dataclasses.replace(empty, sum=total, weight=weight)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch; devices exchange nothing but the leaves that are divided."""
-        specs = self._specs(acc.sum)
+        specs = self.specs(acc.sum)
         frozen = jax.tree.map(lambda _: PartitionSpec(), variables)
         if self.layout is not None:
             frozen = jax.tree.unflatten(self.layout.structure, self.layout.variables)
@@ -123,7 +119,7 @@ class MeshStatistic:
             self.mesh,
             self.axis,
             specs=frozen,
-            out_specs=self._spread(specs),
+            out_specs=self.spread(specs),
             finish=finish,
         )
         added, weight = terms(variables, batch)
@@ -132,61 +128,78 @@ class MeshStatistic:
 
     def total(self, acc: Accumulator) -> Accumulator:
         """The sums over all devices: one all-reduce of one tree."""
-        specs = self._specs(acc.sum)
-        spread = self._spread(specs)
-
-        def add(total, weight):
-            total = jax.tree.map(lambda x, own: jax.lax.psum(x, _held_by(own))[0], total, spread[0])
-            return total, jax.lax.psum(weight, self._axes)[0]
-
-        run = self._on_mesh(add, spread, (specs, PartitionSpec()))
-        total, weight = jax.jit(run)(acc.sum, acc.weight)
+        total, weight = _total(self, jax.tree.structure(acc.sum))(acc.sum, acc.weight)
         return dataclasses.replace(acc, sum=total, weight=weight)
 
     def finalize(self, acc: Accumulator) -> PyTree:
         """The mean over all examples, a tree shaped like the parameters."""
         return self.statistic.finalize(self.total(acc))
 
-    def _on_mesh(self, function, in_specs, out_specs):
-        return jax.shard_map(
-            function,
-            mesh=as_seen_here(self.mesh),
-            in_specs=in_specs,
-            out_specs=out_specs,
-            axis_names=set(self._axes),
-        )
-
     @property
-    def _axes(self) -> tuple[str, ...]:
+    def axes(self) -> tuple[str, ...]:
+        """The axes by which rows or arrays are divided."""
         return manual_axes(self.mesh, self.axis, self.layout and self.layout.variables)
 
-    def _specs(self, sums: PyTree) -> PyTree:
+    def specs(self, sums: PyTree) -> PyTree:
         """How the finished sums are divided."""
         if self.layout is None:
             return jax.tree.map(lambda _: PartitionSpec(), sums)
         return jax.tree.unflatten(jax.tree.structure(sums), self.layout.sums)
 
-    def _spread(self, specs: PyTree) -> tuple[PyTree, PartitionSpec]:
+    def spread(self, specs: PyTree) -> tuple[PyTree, PartitionSpec]:
         """How unfinished sums and the weight are: one part for each device of the other axes."""
 
-        def spread(spec):
+        def one(spec):
             used = [name for entry in spec if entry is not None for name in axis_names(entry)]
-            others = tuple(name for name in self._axes if name not in used)
+            others = tuple(name for name in self.axes if name not in used)
             return PartitionSpec(others or None, *spec)
 
-        return jax.tree.map(spread, specs), PartitionSpec(self._axes)
+        return jax.tree.map(one, specs), PartitionSpec(self.axes)
 
-    def _part(self, leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-        """Zeros for the part of one device."""
+
+@functools.lru_cache(maxsize=128)
+def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple) -> Callable:
+    """The program that makes the empty sums, on each device its part."""
+    sums = jax.tree.unflatten(structure, shapes)
+    specs = statistic.specs(sums)
+
+    def part(leaf, spec):
         shape = list(leaf.shape)
         for dimension, entry in enumerate(spec):
-            shape[dimension] //= axis_size(self.mesh, entry or ())
+            shape[dimension] //= axis_size(statistic.mesh, entry or ())
         return jnp.zeros((1, *shape), leaf.dtype)
 
+    def zeros():
+        return jax.tree.map(part, sums, specs), jnp.zeros(1, jnp.float32)
 
-def _held_by(spread: PartitionSpec) -> tuple[str, ...]:
-    """The axes whose devices hold sums of the same entries."""
-    return axis_names(spread[0] or ())
+    return _program(statistic, zeros, (), statistic.spread(specs))
+
+
+@functools.lru_cache(maxsize=128)
+def _total(statistic: MeshStatistic, structure: Any) -> Callable:
+    """The program that adds the devices' sums."""
+    specs = statistic.specs(jax.tree.unflatten(structure, [0] * structure.num_leaves))
+    spread = statistic.spread(specs)
+
+    def add(total, weight):
+        def one(x, own):
+            return jax.lax.psum(x, axis_names(own[0] or ()))[0]
+
+        return jax.tree.map(one, total, spread[0]), jax.lax.psum(weight, statistic.axes)[0]
+
+    return _program(statistic, add, spread, (specs, PartitionSpec()))
+
+
+def _program(statistic: MeshStatistic, function: Callable, in_specs: Any, out_specs: Any):
+    return jax.jit(
+        lambda *args: jax.shard_map(
+            function,
+            mesh=as_seen_here(statistic.mesh),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(statistic.axes),
+        )(*args)
+    )
 
 
 def _scatter(x: jax.Array, spec: PartitionSpec) -> jax.Array:
