@@ -136,7 +136,6 @@ class Summary(NamedTuple):
     finite: jax.Array
 
 
-@jax.jit
 @summary
 def summarise(before: PyTree, after: PyTree) -> Summary:
     """Compare parameters before and after an edit; one element-wise pass."""

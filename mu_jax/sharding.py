@@ -113,11 +113,12 @@ def on_automatic_axes(function: Callable[..., PyTree], *args: PyTree, like: PyTr
 
 
 def summary(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Let a function of trees give its small result on any mesh, whole on every device.
+    """Compile a function of trees whose small result is whole on every device of any mesh.
 
     For sums, norms, percentiles and the like: see `on_automatic_axes`.
     """
 
+    @jax.jit
     @functools.wraps(function)
     def anywhere(*args):
         kinds = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(args)]

@@ -193,7 +193,6 @@ def _effect_rows(model: Model) -> Callable:
     )
 
 
-@jax.jit
 @summary
 def _solve(projection: Projection, factor: jax.Array, gradient: jax.Array) -> jax.Array:
     """`P K^-1 P^T gradient`."""

@@ -118,7 +118,6 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-@jax.jit
 @summary
 def fingerprint(params: PyTree) -> jax.Array:
     """Two 32-bit words that change with any bit of the parameters, u32[2].

@@ -152,7 +152,6 @@ def _fresh_step(optimizer, direction, params) -> optax.Updates:
     return on_automatic_axes(step, direction, params, like=params)
 
 
-@jax.jit
 @summary
 def _details(part, rest, direction, updates, rho) -> IAUInfo:
     g_f, g_r = part.value, rest.value
