@@ -40,7 +40,7 @@ def test_domains_that_say_nothing_of_test_examples_are_refused():
     for domain in ("random:0.1", "ids:3", "class:1", "client:2"):
         with pytest.raises(ValueError, match=r"^expected a domain such as below:3\.5, above:60, "):
             domains.split(task, domain)
-    with pytest.raises(ValueError, match="found them on one side only; choose another domain$"):
+    with pytest.raises(ValueError, match=r"found them on one side only; choose another domain$"):
         domains.split(task, "below:35")
 
 
