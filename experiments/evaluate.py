@@ -20,7 +20,7 @@ from experiments.running import exit_with_sentence, flags_only, read_config, sta
 from experiments.tasks import Task, make_task, retrain
 from experiments.unlearn import split
 from mu_jax import datasets, reporting
-from mu_jax.checkpoints import Store, Version
+from mu_jax.store import Store, Version
 
 VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.")
 RETRAIN = flags.DEFINE_integer("retrain", 3, "Number of models to retrain.", lower_bound=1)

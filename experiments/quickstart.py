@@ -30,7 +30,7 @@ from experiments.running import exit_with_sentence, flags_only, stage, write_con
 from experiments.studies import study
 from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
 from mu_jax import datasets, reporting
-from mu_jax.checkpoints import Store
+from mu_jax.store import Store
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to run."

@@ -19,7 +19,7 @@ import mu_jax as mu
 from experiments import scoring
 from experiments.running import exit_with_sentence, flags_only, stage, write_config
 from experiments.tasks import make_task, train
-from mu_jax.checkpoints import Store
+from mu_jax.store import Store
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to train."

@@ -20,7 +20,7 @@ from experiments.methods import METHODS, Request
 from experiments.tasks import Task, lookup
 from mu_jax import datasets, ensembles
 from mu_jax.reporting import Cost, ForgetSet, Record
-from mu_jax.run_state import config_digest
+from mu_jax.store.run_state import config_digest
 
 REFERENCES = "references"  # the trial of the rows "retrain" and "do nothing"
 SELECTION = {

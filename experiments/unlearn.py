@@ -24,7 +24,7 @@ from experiments.methods import METHODS, Request, make_method, method_arguments
 from experiments.running import exit_with_sentence, flags_only, read_config, stage
 from experiments.tasks import Task, make_task, read_ids
 from mu_jax import datasets
-from mu_jax.checkpoints import Store
+from mu_jax.store import Store
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the model was trained.", required=True)
 REQUEST = flags.DEFINE_string(

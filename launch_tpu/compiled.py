@@ -12,7 +12,7 @@ from jax.errors import JaxRuntimeError
 
 from launch_tpu import flops
 from launch_tpu.topologies import Generation
-from mu_jax.folding import Program
+from mu_jax.loops.scan import Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # What a collective moves over the links of a chip, in sizes of its result: a ring all-reduce is a

@@ -26,7 +26,7 @@ from experiments.methods import METHODS, method_arguments
 from experiments.running import exit_with_sentence
 from experiments.tasks import lookup
 from launch_tpu import compiled, programs, projection, topologies, worklist
-from mu_jax import durable
+from mu_jax.store import commits as durable
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Model, data and methods.")
 TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "The slice, such as v5p:8x8x16.")

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from mu_jax import edits
+from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model, restrict
-from mu_jax.sharding import on_automatic_axes
-from mu_jax.transforms.transform import Info, Transform, report
+from mu_jax.transforms._shared.transform import Info, Transform, report
 
 PyTree = Any
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.sharding import summary
+from mu_jax.mesh.shards import summary
 
 PyTree = Any
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch
+from mu_jax.data.batches import Batch
 
 PyTree = Any
 Loss = Callable[[PyTree, PyTree], jax.Array]

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch, is_concrete
+from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.evaluation.margins import margins
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mu_jax.attribution.groups import mean_group_effect
-from mu_jax.data import ids_of, is_concrete
+from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.model import Model
 
 PyTree = Any

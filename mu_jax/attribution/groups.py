@@ -19,11 +19,11 @@ from mu_jax.attribution._features import (
     leverages,
     margin_features,
 )
-from mu_jax.data import is_concrete
+from mu_jax.data.batches import is_concrete
+from mu_jax.loops.predict import map_rows
 from mu_jax.losses import weighted_sum
-from mu_jax.mapping import map_rows
+from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
-from mu_jax.sharding import summary
 from mu_jax.statistics.accumulator import Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient

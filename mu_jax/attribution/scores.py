@@ -12,11 +12,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.attribution.datamodels import check_ensemble
-from mu_jax.data import Batch, is_concrete
+from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.evaluation.accuracy import check_classification
-from mu_jax.mapping import map_rows
+from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
-from mu_jax.statistics.per_example import squared_norms
+from mu_jax.statistics._engine.per_example import squared_norms
 
 PyTree = Any
 
@@ -37,7 +37,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
       ValueError: no checkpoints, or a gradient that is not finite.
 
     Cost: one forward and backward pass per example and checkpoint; dense layers and convolutions
-    without per-example gradients (`mu_jax.statistics.per_example`).
+    without per-example gradients (`mu_jax.statistics._engine.per_example`).
 
     Reference:
       M. Paul, S. Ganguli, G. K. Dziugaite. Deep Learning on a Data Diet: Finding Important

@@ -19,8 +19,8 @@ from mu_jax.attribution._features import (
 )
 from mu_jax.attribution.directions import Directions
 from mu_jax.attribution.groups import group_direction
-from mu_jax.data import ids_of
-from mu_jax.mapping import map_rows
+from mu_jax.data.batches import ids_of
+from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator
 from mu_jax.statistics.collecting import collect

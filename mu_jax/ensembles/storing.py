@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import durable
-from mu_jax.leaves import pack
-from mu_jax.run_state import config_digest
+from mu_jax.store import commits as durable
+from mu_jax.store.leaves import pack
+from mu_jax.store.run_state import config_digest
 
 PyTree = Any
 _RECORD = "ensemble.json"

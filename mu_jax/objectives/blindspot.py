@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batch
-from mu_jax.fitting import Objective, Term
+from mu_jax.data.batches import Batch
+from mu_jax.loops.fit import Objective, Term
 from mu_jax.losses import weighted_sum
+from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
-from mu_jax.sharding import bare
 
 PyTree = Any
 Distance = Callable[[PyTree, PyTree], jax.Array]
@@ -54,7 +54,7 @@ def blindspot(
 
     Returns:
       An `Objective` with the terms `retain`, `forget` and, with layers, `attention`. It takes
-      `mu_jax.mixing.Marked` for `batch.targets`, of which the labels of rows to forget are not
+      `data.forget_retain.Marked` for `batch.targets`, of which the labels of rows to forget are not
       read; `frozen["teacher"]` are the teacher's variables, `frozen["attention_weight"]` is beta.
 
     Cost: a forward and backward pass of the student, a forward pass of the teacher; of the

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.fitting import Objective, Term
+from mu_jax.loops.fit import Objective, Term
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from mu_jax.fitting import Objective, Term
+from mu_jax.loops.fit import Objective, Term
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 

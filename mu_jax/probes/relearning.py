@@ -13,13 +13,13 @@ import optax
 from jax.typing import ArrayLike
 
 from mu_jax import losses
-from mu_jax.data import Batch, Batches, in_memory
+from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.fitting import Objective, Term, fit, plain
-from mu_jax.folding import fold
+from mu_jax.loops.fit import Objective, Term, fit, plain
+from mu_jax.loops.scan import fold
+from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.sharding import on_automatic_axes
 
 PyTree = Any
 Metric = Callable[[PyTree, PyTree], jax.Array]

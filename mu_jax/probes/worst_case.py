@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from mu_jax.data import Batches, is_concrete
+from mu_jax.data.batches import Batches, is_concrete
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.mapping import map_rows
+from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
 from mu_jax.transforms.finetune import finetune
 

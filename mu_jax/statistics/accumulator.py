@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax.data import Batch, is_concrete
-from mu_jax.sharding import summary
+from mu_jax.data.batches import Batch, is_concrete
+from mu_jax.mesh.shards import summary
 
 PyTree = Any
 

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mu_jax.data import Axis, Batch, Batches, axis_size, is_concrete, round_up
-from mu_jax.folding import fold, once
+from mu_jax.data.axes import Axis, axis_size
+from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
+from mu_jax.loops.scan import fold, once
+from mu_jax.mesh.shards import enter, mesh_of, place
 from mu_jax.model import path_name
-from mu_jax.sharding import enter, mesh_of, place
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint
 from mu_jax.statistics.over_mesh import MeshStatistic, over_mesh
 

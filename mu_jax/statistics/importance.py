@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from mu_jax.data import Batch
+from mu_jax.data.batches import Batch
 from mu_jax.losses import cross_entropy, weighted_sum
 from mu_jax.model import Model
+from mu_jax.statistics._engine.per_example import routes, sum_of_magnitudes, sum_of_squares
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
-from mu_jax.statistics.per_example import routes, sum_of_magnitudes, sum_of_squares
 
 PyTree = Any
 Definition = Literal["per_example", "grouped", "loss_free", "fisher"]
@@ -90,7 +90,7 @@ def importance_routes(model: Model, variables: PyTree, batch: Batch) -> PyTree:
 
     `dense`, `tokens`, `patches` and `lookup` are the fast ways, `small` leaves get one gradient per
     example, and so do those that say `fallback`, which is slow for large ones: see
-    `mu_jax.statistics.per_example.routes` for what makes a leaf fall back.
+    `mu_jax.statistics._engine.per_example.routes` for what makes a leaf fall back.
 
     Args:
       model, variables: the model.

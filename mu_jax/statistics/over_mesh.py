@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax.data import Axis, Batch, as_seen_here, axis_names, axis_size
-from mu_jax.sharding import bare, check_axis, manual_axes, on_shards, specs_of
+from mu_jax.data.axes import Axis, as_seen_here, axis_names, axis_size, check_axis
+from mu_jax.data.batches import Batch
+from mu_jax.mesh.shards import bare, manual_axes, on_shards, specs_of
 from mu_jax.statistics.accumulator import Accumulator, Statistic
 
 PyTree = Any

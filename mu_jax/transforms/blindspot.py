@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import FitInfo, fit
-from mu_jax.mixing import marked_mix
+from mu_jax.data.batches import Batches
+from mu_jax.data.forget_retain import marked_mix
+from mu_jax.loops.batch_stats import refresh_statistics
+from mu_jax.loops.fit import FitInfo, fit
+from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
-from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
-from mu_jax.sharding import created_like
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Transform, report
 
 PyTree = Any
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.fitting import Gradients, fit
+from mu_jax.loops.fit import Gradients, fit
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Transform, report_fit
 
 PyTree = Any
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import fit
-from mu_jax.mixing import Data, all_targets, mix, readable, with_targets
+from mu_jax.data.batches import Batches
+from mu_jax.data.forget_retain import Data, mix, readable, with_targets
+from mu_jax.loops.fit import fit
+from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Transform, report_fit
 
 PyTree = Any
 

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 
 from mu_jax import edits
+from mu_jax.mesh.shards import on_automatic_axes, summary
 from mu_jax.model import Model
-from mu_jax.sharding import on_automatic_axes, summary
 from mu_jax.statistics import Accumulator, collect, mean_gradient
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Transform, report
 
 PyTree = Any
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax import edits
+from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
-from mu_jax.sharding import summary
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Transform, report
 
 PyTree = Any
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import Gradients, Objective, Term, fit
+from mu_jax.data.batches import Batches
+from mu_jax.data.forget_retain import Data, marked_mix, readable
+from mu_jax.loops.fit import Gradients, Objective, Term, fit
 from mu_jax.losses import weighted_sum
-from mu_jax.mixing import Data, marked_mix, readable
 from mu_jax.model import Model
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Transform, report_fit
 
 PyTree = Any
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.mapping import outputs
+from mu_jax.data.batches import Batches
+from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
-from mu_jax.transforms.matching import RELEASED, Recipe, match
-from mu_jax.transforms.transform import Transform
+from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
+from mu_jax.transforms._shared.transform import Transform
 
 PyTree = Any
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import data, edits
+from mu_jax import edits
+from mu_jax.data.batches import Batches, concatenate, is_concrete
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.statistics.importance import Definition
-from mu_jax.transforms.transform import Transform, UnlearningWarning, report
+from mu_jax.transforms._shared.transform import Transform, UnlearningWarning, report
 
 PyTree = Any
 
@@ -171,8 +172,8 @@ def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumu
         rest = collect(statistic, variables, retain)
         return (rest if retain_only else rest.merge(part)), rest.weight
     # Groups may hold examples of both sets, so their sum is not the importance over all data.
-    if isinstance(forget, data.Batches) and isinstance(retain, data.Batches):
-        full = collect(statistic, variables, data.concatenate(retain, forget))
+    if isinstance(forget, Batches) and isinstance(retain, Batches):
+        full = collect(statistic, variables, concatenate(retain, forget))
         return full, full.weight
     raise ValueError(
         "expected array-backed Batches for grouped importance, found an iterable: compute "
@@ -202,7 +203,7 @@ def _details(part, full, total, alpha, updates) -> SSDInfo:
 def _warn_if_out_of_reach(alpha, forget, retain) -> None:
     """Say before the pass that no ratio can exceed `n / n_forget`."""
     size, rest = _size(forget), _size(retain)
-    if size is None or rest is None or not data.is_concrete(alpha):
+    if size is None or rest is None or not is_concrete(alpha):
         return
     bound = (size + rest) / size
     if np.min(alpha) >= bound:
@@ -219,4 +220,4 @@ def _size(examples: Any) -> float | None:
     weight = getattr(examples, "weight", None)
     if weight is None:
         return getattr(examples, "num_examples", None)
-    return float(np.asarray(weight).sum()) if data.is_concrete(weight) else None
+    return float(np.asarray(weight).sum()) if is_concrete(weight) else None

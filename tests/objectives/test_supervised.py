@@ -23,7 +23,7 @@ def test_value_against_the_weighted_mean(sign):
     found, variables = mu.supervised(chosen.model, sign=sign)(chosen.variables, batch, {}, KEY)
     losses = chosen.model.losses(chosen.variables, batch)
     expected = sign * np.average(losses, weights=np.arange(8.0))
-    np.testing.assert_allclose(mu.fitting.total(found), expected, rtol=1e-6)
+    np.testing.assert_allclose(mu.loops.total(found), expected, rtol=1e-6)
     assert_identical(variables, chosen.variables)
 
 

@@ -24,7 +24,7 @@ from per_example_cases import (
     standardized,
 )
 
-from mu_jax.statistics import per_example
+from mu_jax.statistics._engine import per_example
 
 # Half the time to compile.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

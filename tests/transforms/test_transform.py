@@ -9,7 +9,7 @@ import pytest
 from small_models import EXAMPLES, FORGET_IDS, setting
 
 import mu_jax as mu
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Transform, report
 
 KEY = jax.random.key(0)
 RAW = setting("raw")
