@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mu_jax._extras import extra
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, as_ids, random_order, round_up
 from mu_jax.data.axes import check_axis
@@ -78,7 +79,8 @@ class Stream:
 
     def iterate(self, *, key: jax.Array | None = None, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from batch `start` on, in the given or in a random order."""
-        import grain
+        with extra("streams"):
+            import grain
 
         slot, weight = self._layout(key)
         size = slot.shape[1]

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mu_jax._extras import extra
+
 # Names that need no preparation by somebody else.
 _BUILT_IN = ("digits", "digits_regression", "diabetes")
 _LOCAL = ("agedb", "electricity", "mucac", "mufac", "sts_b", "sts_b_glove")
@@ -22,7 +24,8 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """The read-only TFDS builder of a dataset; makes a built-in dataset where it is missing."""
-    import tensorflow_datasets as tfds
+    with extra("datasets"):
+        import tensorflow_datasets as tfds
 
     root = data_root(data_dir)
     builder_class = _builder_class(name)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mu_jax._extras import extra
+
 
 class Layout(NamedTuple):
     """Which features of a record are read, and how they are scaled."""
@@ -91,7 +93,8 @@ def _is_array(features: Any, key: str) -> bool:
 
 def _find_target(builder: Any, label: str) -> tuple[str, int | None]:
     """The name of the target feature and its number of classes, None for a regression."""
-    import tensorflow_datasets as tfds
+    with extra("datasets"):
+        import tensorflow_datasets as tfds
 
     features = builder.info.features
     if label in features and isinstance(features[label], tfds.features.ClassLabel):

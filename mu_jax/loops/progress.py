@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from mu_jax._extras import extra
 from mu_jax.loops.scan import observe
 
 PyTree = Any
@@ -63,8 +64,9 @@ class _Bar:
     """A bar that is drawn anew for each loop and vanishes at the end."""
 
     def __init__(self, label: str):
-        from rich.console import Console
-        from rich.progress import Progress
+        with extra("tables"):
+            from rich.console import Console
+            from rich.progress import Progress
 
         self._progress = Progress(console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(label, total=None)
