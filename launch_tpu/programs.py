@@ -27,7 +27,7 @@ from experiments.tasks import (
     make_task,
 )
 from mu_jax import datasets
-from mu_jax.attribution.directions import Directions
+from mu_jax.attribution import Directions
 from mu_jax.loops import scan as folding
 from mu_jax.loops.scan import Program
 

@@ -222,17 +222,9 @@ def module_of(path):
 MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
 
 
-class WithoutTypes(ast.NodeTransformer):
-    """Takes out what is imported for annotations only."""
-
-    def visit_If(self, node):
-        return None if ast.unparse(node.test).endswith("TYPE_CHECKING") else node
-
-
-def imports_of(path, types=True):
-    """Modules of this package that a file imports anywhere, inside functions too."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree if types else WithoutTypes().visit(tree)):
+def imports_of(path):
+    """Modules of this package that a file imports anywhere: in functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text())):
         found = []
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
@@ -269,7 +261,7 @@ def test_imports_run_downwards(module):
 
 
 def test_no_imports_run_in_a_circle():
-    graph = {name: set(imports_of(path, types=False)) - {name} for name, path in MODULES.items()}
+    graph = {name: set(imports_of(path)) - {name} for name, path in MODULES.items()}
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(MODULES)
 
 

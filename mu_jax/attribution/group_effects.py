@@ -2,92 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.sparse.linalg
+import numpy as np
 import optax
 
-from mu_jax.attribution._features import (
-    checked_margins,
-    coefficients,
-    factorise,
-    gram,
-    leverages,
-    margin_features,
-)
-from mu_jax.data.batches import is_concrete
+from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.loops.predict import map_rows
 from mu_jax.losses import weighted_sum
-from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient
-from mu_jax.statistics.projections import Projection, ravel, unravel
-
-if TYPE_CHECKING:
-    from mu_jax.attribution.trak import Checkpoint, Trak
 
 PyTree = Any
-
-
-def group_direction(
-    store: Trak, forget: Any, *, leave_one_out: bool = False, retain_only: bool = False
-) -> list[PyTree]:
-    """The direction in which the forget set has moved the parameters, for each checkpoint.
-
-    `w_F = P K^-1 sum_{i in F} (1 - p_i) phi_i`, shaped like the parameters. To first order,
-    `theta - w_F` is the model without F, and `J_x w_F` the effect of F on the logits of any x. It
-    needs no features: `sum_i (1 - p_i) grad f_i` is one gradient over the forget set.
-
-    Args:
-      store: from `trak`; with `weight_decay` if magnitudes matter.
-      forget: the examples of the group, part of the data of `store`.
-      leave_one_out: divide each term by `1 - r_i phi_i^T K^-1 phi_i`.
-      retain_only: take the group out of K; what correlated groups need, for which the sum of
-        single effects is far off.
-
-    Returns:
-      One tree shaped like the parameters for each checkpoint.
-
-    Raises:
-      ValueError: both options at once; a margin that is not finite; a K that is singular without
-        the group.
-
-    Cost: for each checkpoint one forward and backward pass over the forget set, two products with
-    P and one triangular solve. `leave_one_out` and `retain_only` project the forget set's
-    gradients as well, and `retain_only` factorises K again.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
-      >>> from mu_jax import attribution
-      >>> predict = lambda w, state, x: x @ w
-      >>> model = mu.from_function(predict, optax.softmax_cross_entropy_with_integer_labels)
-      >>> data = mu.batches(jnp.eye(4), jnp.array([0, 1, 0, 1]), batch_size=2)
-      >>> variables = mu.Variables(0.1 * jnp.ones((4, 2)))
-      >>> store = attribution.trak(
-      ...     model, [variables], data, key=jax.random.key(0), dim=None, weight_decay=0.1)
-      >>> [direction] = attribution.group_direction(store, data.take(jnp.array([2])))
-      >>> attribution.group_effect(model, variables, direction, jnp.eye(4))[2].round(2)
-      Array([ 0.56, -0.56], dtype=float32)
-    """
-    if leave_one_out and retain_only:
-        raise ValueError(
-            "expected leave_one_out or retain_only, found both: each takes the group out of K"
-        )
-    directions = []
-    for point in store.checkpoints:
-        factor = _factor_without(store, point, forget) if retain_only else point.factor
-        statistic = _residual_gradient(store.model, store.gauss_newton, leave_one_out)
-        given = point.variables, point.projection, factor
-        gradient = ravel(collect(statistic, given, forget).sum)
-        direction = _solve(point.projection, factor, gradient)
-        directions.append(unravel(direction, store.model.params(point.variables)))
-    return directions
 
 
 def group_effect(model: Model, variables: PyTree, direction: PyTree, inputs: PyTree) -> jax.Array:
@@ -123,6 +57,43 @@ def mean_group_effect(
     """
     pairs = list(zip(checkpoints, directions, strict=True))
     return sum(map_rows(_effect_rows(model), data, *pair) for pair in pairs) / len(pairs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """The directions of one forget set: its effect on any example is one forward-mode product.
+
+    Attributes:
+      model: the classifier.
+      checkpoints: variables of each trained model.
+      directions: a tree shaped like the parameters for each.
+      index: i32[m], the ids of the forget set, or None if they are not known.
+    """
+
+    model: Model = dataclasses.field(metadata={"static": True})
+    checkpoints: tuple[PyTree, ...]
+    directions: tuple[PyTree, ...]
+    index: Any
+
+    def effect(self, forget: Any, data: Any) -> jax.Array:
+        """How much the forget set raises every logit of `data`, f[n, K]: mean over checkpoints.
+
+        Raises:
+          ValueError: `forget` is not the set that the directions belong to.
+        """
+        self._check(ids_of(forget))
+        return mean_group_effect(self.model, self.checkpoints, self.directions, data)
+
+    def _check(self, ids: Any) -> None:
+        if not all(x is not None and is_concrete(x) for x in (self.index, ids)):
+            return
+        own, other = np.unique(self.index), np.unique(ids)
+        if not np.array_equal(own, other):
+            raise ValueError(
+                f"expected the forget set of these directions, {own.size} examples, found another "
+                f"one of {other.size}: compute the directions of this request"
+            )
 
 
 def gauss_newton_direction(
@@ -191,43 +162,6 @@ def _effect_rows(model: Model) -> Callable:
     return lambda batch, variables, direction: group_effect(
         model, variables, direction, batch.inputs
     )
-
-
-@summary
-def _solve(projection: Projection, factor: jax.Array, gradient: jax.Array) -> jax.Array:
-    """`P K^-1 P^T gradient`."""
-    solved = jax.scipy.linalg.cho_solve((factor, True), projection.project(gradient))
-    return projection.lift(solved, gradient.size)
-
-
-def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
-    part = collect(
-        gram(store.model, store.gauss_newton), (point.variables, point.projection), forget
-    )
-    return factorise(point.gram.without(part), store.ridge, store.weight_decay)
-
-
-@functools.lru_cache(maxsize=64)
-def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) -> Statistic:
-    """`sum_i c_i grad f_i` as the gradient of one weighted sum of margins."""
-
-    def terms(given, batch):
-        variables, projection, factor = given
-        params, state = model.split(variables)
-        leverage: jax.Array | float = 0.0
-        if leave_one_out:
-            features = margin_features(model, variables, projection, batch)[1]
-            leverage = leverages(features, factor)
-
-        def total(params):
-            margin = checked_margins(model.predict(params, state, batch.inputs), batch.targets)
-            fixed = jax.lax.stop_gradient(margin)
-            scale = coefficients(fixed, leverage, batch.weight, gauss_newton)
-            return weighted_sum(scale * margin, jnp.sign(batch.weight))
-
-        return jax.grad(total)(params), batch.weight.sum()
-
-    return Statistic(terms, lambda given: model.params(given[0]), "gradient of the group's margins")
 
 
 @functools.lru_cache(maxsize=64)
