@@ -20,7 +20,8 @@ class Batch(NamedTuple):
     """B examples: `inputs` and `targets` are pytrees with leading axis B.
 
     `weight` f32[B] is the weight of each example in every sum, 0 for padding; `index` i32[B] is
-    the stable id of each example, -1 for padding.
+    the stable id of each example, any i32; that of a row
+    of weight 0 may be padding's and says nothing.
     """
 
     inputs: PyTree
@@ -252,7 +253,8 @@ def in_memory(examples: Any) -> Batches:
     if not found:
         raise ValueError("expected at least one batch, found an empty iterable: give data")
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(tuple(b) for b in found))
-    real = joined[3] >= 0
+    real = joined[2] > 0
+    check_weight(joined[2])
     inputs, targets, weight, index = jax.tree.map(lambda x: jnp.asarray(x[real]), joined)
     return Batches(inputs, targets, weight, index, batch_size=found[0].weight.shape[0])
 
@@ -370,10 +372,13 @@ def as_ids(index: Any) -> jax.Array:
     ids = index if isinstance(index, jax.Array) else np.asarray(index)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
-    if isinstance(ids, np.ndarray) and ids.size and np.abs(ids).max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
-        )
+    if is_concrete(ids) and ids.size:
+        bounds, ends = np.iinfo(np.int32), (int(ids.min()), int(ids.max()))
+        for end in ends:
+            if not bounds.min <= end <= bounds.max:
+                raise ValueError(
+                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples anew"
+                )
     return jnp.asarray(ids, jnp.int32)
 
 

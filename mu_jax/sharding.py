@@ -206,7 +206,7 @@ def on_shards(
     Args:
       function: `(frozen, batch) -> tree` on the whole arrays `frozen` and the rows of one device.
       mesh, axis: the rows are divided over `axis`. Devices along another axis of `specs` hold the
-        same rows; of these the first gives them their weight and the others 0, and -1 for an id.
+        same rows; of these the first gives them their weight and the others 0.
       specs: how `frozen` is divided, from `specs_of`.
       out_specs: how the result is.
       finish: from the result on one device to its part of the whole; may communicate.
@@ -216,8 +216,8 @@ def on_shards(
     def local(frozen, batch):
         whole = jax.tree.map(lambda x, spec: vary(_gather(x, spec), names), frozen, specs)
         batch, mine = vary(batch, names), counts(names, axis)
-        weight, index = jnp.where(mine, batch.weight, 0), jnp.where(mine, batch.index, -1)
-        return finish(function(whole, batch._replace(weight=weight, index=index)))
+        weight = jnp.where(mine, batch.weight, 0)
+        return finish(function(whole, batch._replace(weight=weight)))
 
     return jax.shard_map(
         local,

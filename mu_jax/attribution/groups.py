@@ -21,7 +21,7 @@ from mu_jax.attribution._features import (
 )
 from mu_jax.data import is_concrete
 from mu_jax.losses import weighted_sum
-from mu_jax.mapping import map_rows
+from mu_jax.mapping import map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.sharding import summary
 from mu_jax.statistics.accumulator import Statistic
@@ -121,7 +121,7 @@ def mean_group_effect(
 
     Cost: one forward-mode pass per example and checkpoint.
     """
-    pairs = list(zip(checkpoints, directions, strict=True))
+    data, pairs = unweighted(data), list(zip(checkpoints, directions, strict=True))
     return sum(map_rows(_effect_rows(model), data, *pair) for pair in pairs) / len(pairs)
 
 

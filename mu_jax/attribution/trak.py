@@ -20,7 +20,7 @@ from mu_jax.attribution._features import (
 from mu_jax.attribution.directions import Directions
 from mu_jax.attribution.groups import group_direction
 from mu_jax.data import ids_of
-from mu_jax.mapping import map_rows
+from mu_jax.mapping import map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator
 from mu_jax.statistics.collecting import collect
@@ -205,7 +205,7 @@ def trak_scores(
     products, residuals, scores = [], [], []
     for checkpoint in store.checkpoints:
         point = checkpoint.variables, checkpoint.projection, checkpoint.factor
-        psi = map_rows(_feature_rows(store.model), targets, point)
+        psi = map_rows(_feature_rows(store.model), unweighted(targets), point)
         solved = jax.scipy.linalg.cho_solve((checkpoint.factor, True), psi.T)
         rows = _score_rows(store.model, store.gauss_newton, leave_one_out)
         product, residual = map_rows(rows, data, point, solved)
