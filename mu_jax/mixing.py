@@ -57,19 +57,19 @@ def marked_mix(forget: Any, retain: Any) -> Data:
     return mix(_mark(forget, True), _mark(retain, False))
 
 
-def all_targets(examples: Data) -> jax.Array:
+def all_targets(examples: Data) -> PyTree:
     """The targets of every example, `[n, ...]`; of a `Stream`, in one pass over it."""
     if isinstance(examples, Batches):
         return examples.targets
     return map_rows(_targets_of, examples)
 
 
-def with_targets(examples: Data, targets: jax.Array) -> Data:
-    """The same examples with other targets `[n, ...]`."""
+def with_targets(examples: Data, targets: PyTree) -> Data:
+    """The same examples with other targets, a tree of `[n, ...]`."""
     if isinstance(examples, Batches):
         return examples.replace(targets=targets)
-    table = np.asarray(targets)
-    return _retarget(examples, lambda position, target: table[position])
+    table = jax.tree.map(np.asarray, targets)
+    return _retarget(examples, lambda position, _: jax.tree.map(lambda x: x[position], table))
 
 
 def _mark(examples: Data, forget: bool) -> Data:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data import Batch
+from mu_jax.losses import guarded
 
 PyTree = Any
 Loss = Callable[[PyTree, PyTree], jax.Array]
@@ -74,7 +75,7 @@ class Model:
     def per_example(self, outputs: PyTree, batch: Batch) -> jax.Array:
         """Apply `loss` to outputs, checking that it gives one number per example, in float32."""
         try:
-            losses = self.loss(outputs, batch.targets)
+            losses = guarded(self.loss)(outputs, batch.targets)
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(
                 "expected the loss to accept the model's outputs and the targets, found outputs "

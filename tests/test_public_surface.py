@@ -171,6 +171,7 @@ FLOORS = (
         "sharding",
         "folding",
         "fitting",
+        "labels",
         "streaming",
         "mapping",
         "mixing",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mu_jax.data import Batch, is_concrete
 from mu_jax.evaluation.margins import margins
+from mu_jax.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
@@ -23,6 +24,7 @@ def margin_features(
     model: Model, variables: PyTree, projection: Projection, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
     """Margins f[B] of a batch on its labels, and their projected gradients f[B, dim]."""
+    check_classes(batch.targets)
     params, state = model.split(variables)
 
     def one(inputs, label):
@@ -34,6 +36,20 @@ def margin_features(
         return value, projection.project(ravel(gradient))
 
     return jax.vmap(one)(batch.inputs, batch.targets)
+
+
+def check_classes(labels: Any) -> None:
+    if not hasattr(labels, "dtype") or labels.ndim != 1 or not _is_integer(labels):
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(labels))
+        raise ValueError(
+            "expected one integer label per example as targets, of which margins are taken, found "
+            f"{found or 'none'} in a {type(labels).__name__}: give classes [B] as targets, or an "
+            "attribution that needs no labels"
+        )
+
+
+def _is_integer(labels: jax.Array) -> bool:
+    return jnp.issubdtype(labels.dtype, jnp.integer)
 
 
 def checked_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -79,6 +95,7 @@ def gram(model: Model, gauss_newton: bool) -> Gram:
 
     def terms(variables, batch):
         variables, projection = variables
+        batch = counted(model, batch)
         margin, features = margin_features(model, variables, projection, batch)
         root = jnp.sqrt(curvature(margin, gauss_newton) * batch.weight)[:, None]
         scaled = (root * features).astype(features.dtype)

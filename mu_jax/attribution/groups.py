@@ -12,6 +12,7 @@ import jax.scipy.sparse.linalg
 import optax
 
 from mu_jax.attribution._features import (
+    check_classes,
     checked_margins,
     coefficients,
     factorise,
@@ -20,6 +21,7 @@ from mu_jax.attribution._features import (
     margin_features,
 )
 from mu_jax.data import is_concrete
+from mu_jax.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.mapping import map_rows, unweighted
 from mu_jax.model import Model
@@ -213,6 +215,8 @@ def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) ->
 
     def terms(given, batch):
         variables, projection, factor = given
+        check_classes(batch.targets)
+        batch = counted(model, batch)
         params, state = model.split(variables)
         leverage: jax.Array | float = 0.0
         if leave_one_out:
@@ -236,6 +240,7 @@ def _gauss_newton_product(model: Model) -> Statistic:
 
     def terms(given, batch):
         variables, vector = given
+        batch = counted(model, batch)
         params, state = model.split(variables)
         predict = functools.partial(_predict, model, state, batch.inputs)
         outputs, push = jax.linearize(predict, params)

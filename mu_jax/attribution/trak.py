@@ -20,6 +20,7 @@ from mu_jax.attribution._features import (
 from mu_jax.attribution.directions import Directions
 from mu_jax.attribution.groups import group_direction
 from mu_jax.data import ids_of
+from mu_jax.labels import counted
 from mu_jax.mapping import map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator
@@ -228,6 +229,7 @@ def _feature_rows(model: Model) -> Callable:
 def _score_rows(model: Model, gauss_newton: bool, leave_one_out: bool) -> Callable:
     def rows(batch, point, solved):
         variables, projection, factor = point
+        batch = counted(model, batch)
         margin, features = margin_features(model, variables, projection, batch)
         leverage = leverages(features, factor) if leave_one_out else 0.0
         residual = coefficients(margin, leverage, batch.weight, gauss_newton)

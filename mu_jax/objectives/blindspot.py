@@ -13,6 +13,7 @@ import optax
 
 from mu_jax.data import Batch
 from mu_jax.fitting import Objective, Term
+from mu_jax.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.sharding import bare
@@ -76,7 +77,8 @@ def blindspot(
         teacher_key = jax.random.fold_in(key, 1)
         wanted, teacher_maps, _ = run(frozen["teacher"], teacher_key, teacher_in_training_mode)
 
-        forget, total = batch.targets.forget, batch.weight.sum()
+        batch, forget = _counted(model, batch), batch.targets.forget
+        total = batch.weight.sum()
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
         losses = _losses(model, distance, outputs, wanted, batch)
         terms = {
@@ -183,6 +185,14 @@ def _run(
         outputs, seen = model.observe(params, state, inputs)  # type: ignore[misc]
     maps = [attention_map(seen[name], axis) for name, axis in layers]
     return outputs, maps, model.join(params, state)
+
+
+def _counted(model: Model, batch: Batch) -> Batch:
+    """Without rows to retain whose label the loss ignores; labels to forget are not read."""
+    labels, forget = batch.targets
+    kept = counted(model, batch._replace(targets=labels))
+    weight = jnp.where(forget, batch.weight, kept.weight)
+    return batch._replace(targets=batch.targets._replace(targets=kept.targets), weight=weight)
 
 
 def _losses(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from mu_jax.data import Batch
+from mu_jax.labels import counted
 from mu_jax.losses import cross_entropy, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
@@ -148,6 +149,7 @@ def _group_terms(model: Model, losses: Callable, reduce: Callable, size: int) ->
     """
 
     def terms(variables, batch):
+        batch = counted(model, batch) if losses == model.per_example else batch
         params, state = model.split(variables)
         _check_whole_groups(batch, size)
 

@@ -11,6 +11,7 @@ import optax
 
 from mu_jax.data import Batches
 from mu_jax.fitting import FitInfo, fit
+from mu_jax.labels import check_labels
 from mu_jax.mixing import marked_mix
 from mu_jax.model import Model
 from mu_jax.normalisation import refresh_statistics
@@ -143,6 +144,7 @@ def blindspot(
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         keys = [jax.random.fold_in(key, number) for number in range(4)]
+        check_labels(model, variables, retain=retain)
         mixed = marked_mix(forget, retain)
         layers = _layers(model, variables, mixed, recipe)
         teacher, teacher_info = fit(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.fitting import Gradients, Objective, Term, fit
+from mu_jax.labels import check_labels, counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -53,6 +54,7 @@ def gradient_ascent(
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, forget=forget)
         objective, frozen = supervised(model, sign=-1.0, training_mode=training_mode), {}
         if cap is not None:
             objective, frozen = _capped(model, training_mode), {"cap": jnp.asarray(cap)}
@@ -81,6 +83,7 @@ def _capped(model: Model, training_mode: bool) -> Objective:
             outputs, variables = model.apply_train(variables, batch.inputs, key)
         else:
             outputs = model.apply(variables, batch.inputs)
+        batch = counted(model, batch)
         losses = jnp.minimum(model.per_example(outputs, batch), frozen["cap"])
         term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
         return {"loss": term}, variables

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import data, edits
+from mu_jax.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
@@ -127,6 +128,8 @@ def ssd(
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         statistic = importance(model, definition, group_size)
+        if definition in ("per_example", "grouped"):
+            check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
