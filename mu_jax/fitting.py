@@ -76,12 +76,38 @@ class FitInfo(NamedTuple):
     examples: jax.Array
 
     def messages(self) -> list[str]:
-        """A sentence if the fit diverged."""
-        bad = ~np.isfinite(np.asarray(self.loss)) | ~np.isfinite(np.asarray(self.gradient_norm))
+        """A sentence if the loss or the gradient was not finite, on what is known of the cause."""
+        loss, norm = np.asarray(self.loss), np.asarray(self.gradient_norm)
+        bad = ~np.isfinite(loss) | ~np.isfinite(norm)
         if not bad.any():
             return []
-        step = int(np.argwhere(bad)[0][-1])
-        return [f"The fit diverged at step {step}: lower the learning rate."]
+        first = tuple(np.argwhere(bad)[0])
+        return [_what_was_not_finite(loss[first[:-1]], norm[first[:-1]], int(first[-1]))]
+
+
+_GREW = 10  # times the first value: a fit that runs away, not one that meets a bad example
+
+
+def _what_was_not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> str:
+    """The sentence for one fit, of which `step` was the first that was not finite."""
+    what, value = ("loss", loss[step]) if not np.isfinite(loss[step]) else ("gradient", norm[step])
+    beside = "" if what == "loss" else " while the loss was finite"
+    found = f"The {what} was {value} at step {step}{beside}"
+    if step == 0:
+        return (
+            f"{found}, before any update, so the learning rate is not the cause: check inputs, "
+            "targets and the parameters at the start."
+        )
+    for name, before in (("loss", np.abs(loss[:step])), ("gradient norm", norm[:step])):
+        if before.max() > _GREW * before[0] > 0:
+            return (
+                f"The fit diverged: its {name} grew from {before[0]:.3g} to {before.max():.3g}, "
+                f"and the {what} was {value} at step {step}; lower the learning rate."
+            )
+    return (
+        f"{found}, and neither loss nor gradient had grown before: check the examples of that "
+        "step, and lower the learning rate."
+    )
 
 
 def fit(

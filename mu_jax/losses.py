@@ -82,6 +82,26 @@ def _cross_entropy(outputs: jax.Array, targets: jax.Array, ignored: int | None) 
     return losses * jnp.where(allowed, 1, jnp.nan).astype(losses.dtype)  # of the gradient as well
 
 
+def softmax_divergence(outputs: jax.Array, wanted: jax.Array) -> jax.Array:
+    """`KL(softmax h || softmax f)` of outputs f from wanted ones h, `f32[B]`.
+
+    A sum over classes and a mean over positions. A class that h rules out (a logit of minus
+    infinity) adds nothing, so where both rule it out the value is that of the logits without it.
+
+    Args:
+      outputs, wanted: f32[B, ..., K], logits.
+
+    Example:
+      >>> softmax_divergence(jnp.array([[0.0, -jnp.inf, 0.0]]), jnp.array([[2.0, -jnp.inf, 2.0]]))
+      Array([0.], dtype=float32)
+    """
+    wide = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (outputs, wanted))
+    found, aim = (jax.nn.log_softmax(x) for x in wide)
+    some = aim > -jnp.inf
+    terms = jnp.where(some, jnp.exp(aim) * jnp.where(some, aim - found, 0), 0)
+    return terms.sum(axis=-1).reshape(len(outputs), -1).mean(axis=1)
+
+
 def refuse_labels(labels: Any, classes: int, ignored: int | None = None, where: str = "") -> None:
     """Refuse labels outside `[0, classes)`, but for one that is ignored, where they can be seen."""
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):

@@ -138,7 +138,8 @@ def _group_size(definition: str, group_size: int | None) -> int:
 def _squared_norm(outputs: PyTree, batch: Batch) -> jax.Array:
     """Squared L2 norm of each example's outputs."""
     rows = batch.weight.shape[0]
-    squares = [jnp.square(x).reshape(rows, -1).sum(axis=1) for x in jax.tree.leaves(outputs)]
+    known = [jnp.where(x == -jnp.inf, 0, x) for x in jax.tree.leaves(outputs)]  # no class at all
+    squares = [jnp.square(x).reshape(rows, -1).sum(axis=1) for x in known]
     return functools.reduce(jnp.add, squares)
 
 

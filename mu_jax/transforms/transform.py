@@ -77,7 +77,8 @@ class Info(NamedTuple):
         """
         found = []
         if not np.all(self.edit.finite):
-            found.append("The edited parameters are not finite: the step is too large.")
+            before = "" if np.all(np.isfinite(self.edit.params_norm)) else ", nor were those before"
+            found.append(f"The edited parameters are not finite{before}: do not use them.")
         if not np.all(np.asarray(self.edit.changed) > 0):
             found.append("Nothing was changed: the model still knows the forget set.")
         if np.any(np.asarray(self.overlap) > 0):
