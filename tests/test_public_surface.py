@@ -158,6 +158,7 @@ def test_no_subpackage_imports_tensorflow():
 FLOORS = (
     {
         "_version",
+        "checks",
         "data",
         "losses",
         "model",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.checks import check_range
 from mu_jax.data import Batches
 from mu_jax.fitting import FitInfo, fit
 from mu_jax.labels import check_labels
@@ -141,6 +142,8 @@ def blindspot(
       >>> unlearned.params.round(1)
       Array([1., 0.], dtype=float32)
     """
+
+    check_range(attention_weight=recipe.attention_weight)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         keys = [jax.random.fold_in(key, number) for number in range(4)]

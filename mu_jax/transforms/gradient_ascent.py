@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.checks import check_range
 from mu_jax.fitting import Gradients, Objective, Term, fit
 from mu_jax.labels import check_labels, counted
 from mu_jax.losses import weighted_sum
@@ -52,6 +54,8 @@ def gradient_ascent(
 
     Cost: `epochs` passes over the forget set.
     """
+
+    check_range(-math.inf, cap=cap)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, forget=forget)

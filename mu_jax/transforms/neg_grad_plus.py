@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.checks import check_range
 from mu_jax.data import Batches
 from mu_jax.fitting import Gradients, Objective, Term, fit
 from mu_jax.labels import check_labels, counted, weights
@@ -80,6 +82,9 @@ def neg_grad_plus(
       >>> unlearned.params.round(1)
       Array([ 1. ,  2. , -1.1], dtype=float32)
     """
+
+    check_range(0, 1, forget_weight=forget_weight)
+    check_range(-math.inf, cap=cap)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
