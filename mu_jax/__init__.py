@@ -19,7 +19,7 @@ from mu_jax import (
 )
 from mu_jax._version import __version__
 from mu_jax.combinators import chain, masked, scaled, through
-from mu_jax.data import Batch, Batches, batches, concatenate, split
+from mu_jax.data import Batch, Batches, batches, concatenate
 from mu_jax.fitting import FitInfo, FitState, Term, fit
 from mu_jax.mapping import outputs
 from mu_jax.model import (
@@ -27,14 +27,15 @@ from mu_jax.model import (
     Variables,
     from_function,
     from_linen,
-    from_nnx,
     restrict,
 )
+from mu_jax.nnx_models import from_nnx
 from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives import gradient_restriction, supervised
 from mu_jax.partitioning import init_params, param_shardings, shard_params
 from mu_jax.resuming import progress, resumable
 from mu_jax.sharding import data_mesh, shard
+from mu_jax.splitting import split
 from mu_jax.statistics.accumulator import Accumulator, Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.over_mesh import over_mesh

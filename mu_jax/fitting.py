@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from mu_jax import folding
+from mu_jax.checks import check_params
 from mu_jax.data import Batch, Batches
 from mu_jax.model import Model
 from mu_jax.sharding import on_automatic_axes
@@ -178,6 +179,7 @@ def fit(
     if steps is not None:
         epochs = -(-steps // (folding.num_batches(batches) or 1))
     start: int | jax.Array = 0
+    check_params(model.params(variables if state is None else state.variables))
     if state is None:
         opt_state = optimizer.init(model.params(variables))
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)

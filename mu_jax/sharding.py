@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data import Axis, Batch, Batches, as_seen_here, axis_names, is_explicit
+from mu_jax.callables import hashable
+from mu_jax.data import (
+    Axis,
+    Batch,
+    Batches,
+    as_seen_here,
+    axis_names,
+    checked_batch,
+    is_explicit,
+)
 
 PyTree = Any
 
@@ -152,7 +161,7 @@ def created_like(variables: PyTree, init: Callable[[jax.Array], PyTree], key: ja
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
     if not all(isinstance(place, NamedSharding) for place in places):
         return init(key)
-    return _jitted_init(init, jax.tree.structure(variables), tuple(places))(key)
+    return _jitted_init(hashable(init), jax.tree.structure(variables), tuple(places))(key)
 
 
 @functools.lru_cache(maxsize=64)
@@ -259,7 +268,7 @@ def vary(tree: PyTree, axes: Iterable[str]) -> PyTree:
 
 def mesh_of(batch: Batch) -> tuple[Mesh, Axis] | None:
     """The mesh and data axis over which a batch of arrays is sharded; None if it is not."""
-    sharding = getattr(batch.weight, "sharding", None)
+    sharding = getattr(checked_batch(batch).weight, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None
     mesh: Any = sharding.mesh

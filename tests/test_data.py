@@ -11,13 +11,13 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.data import (
-    check_sets,
     check_weight,
     in_memory,
     pad,
     random_order,
     without_padding_values,
 )
+from mu_jax.splitting import check_sets
 
 
 def make(n=7, batch_size=3, **arguments):

@@ -158,10 +158,13 @@ def test_no_subpackage_imports_tensorflow():
 FLOORS = (
     {
         "_version",
+        "callables",
         "checks",
         "data",
         "losses",
         "model",
+        "nnx_models",
+        "splitting",
         "leaves",
         "durable",
         "models",

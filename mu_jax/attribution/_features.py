@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mu_jax.checks import check_params
 from mu_jax.data import Batch, is_concrete
 from mu_jax.evaluation.margins import margins
 from mu_jax.labels import counted
@@ -81,6 +82,7 @@ class Gram(Statistic):
     def init(self, variables: tuple[PyTree, Projection]) -> Accumulator:
         """The empty sum."""
         params, projection = self.params(variables), variables[1]
+        check_params(params)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         dtype = jnp.result_type(*map(sum_dtype, (x.dtype for x in jax.tree.leaves(params))))
         dim = size if projection.dim is None else projection.dim

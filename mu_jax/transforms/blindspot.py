@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.callables import hashable
 from mu_jax.checks import check_range
 from mu_jax.data import Batches
 from mu_jax.fitting import FitInfo, fit
@@ -210,7 +211,7 @@ def _objective(model: Model, layers: Layers, recipe: Recipe):
     return blindspot_objective(
         model,
         layers=layers,
-        distance=recipe.distance,
+        distance=hashable(recipe.distance),
         training_mode=recipe.training_mode,
         teacher_in_training_mode=recipe.teacher_in_training_mode,
     )

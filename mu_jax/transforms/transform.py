@@ -14,6 +14,7 @@ import numpy as np
 from mu_jax import data, edits
 from mu_jax.fitting import FitInfo, FitState
 from mu_jax.model import Model
+from mu_jax.splitting import check_sets
 
 PyTree = Any
 Body = Callable[[Model, jax.Array, PyTree, Any, Any], tuple[PyTree, "Info"]]
@@ -37,7 +38,8 @@ class Transform:
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, Info]:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
-        data.check_sets(forget, retain)
+        _check_places(key, variables)
+        check_sets(forget, retain)
         return self.body(self.model, key, variables, forget, retain)
 
     def restricted(self, restriction: Callable[[Model], Model]) -> Transform:
@@ -132,6 +134,17 @@ def report_fit(
         example_passes=info.examples.sum(),
         details=info,
     )
+
+
+def _check_places(key: Any, variables: Any) -> None:
+    """Refuse variables in the place of the key, and the key in theirs."""
+    dtype = getattr(variables, "dtype", None)
+    swapped = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if swapped or not (key is None or isinstance(key, int) or hasattr(key, "dtype")):
+        raise TypeError(
+            f"expected a key first and the variables second, found {type(key).__name__} and "
+            f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
+        )
 
 
 def _overlap(forget: Any, retain: Any) -> jax.Array:
