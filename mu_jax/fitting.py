@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from mu_jax import folding
+from mu_jax.callables import hashable
 from mu_jax.checks import check_params
 from mu_jax.data import Batch, Batches
 from mu_jax.model import Model
@@ -185,7 +186,7 @@ def fit(
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    step = _fit_step(model, objective, optimizer, gradients or plain)  # type: ignore[arg-type]
+    step = _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain))  # type: ignore[arg-type]
     empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
     return folding.fold(
         step,

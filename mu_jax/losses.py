@@ -56,6 +56,7 @@ class CrossEntropy:
 
     def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
         """Losses f32[B] of logits f32[B, ..., K] and labels int[B, ...]."""
+        targets = wide(targets)
         losses = _cross_entropy(outputs, targets, self.ignore_label)
         some = self._counted(targets)
         losses = jnp.where(some, losses, 0).reshape(len(targets), -1).sum(axis=1)
@@ -68,13 +69,19 @@ class CrossEntropy:
     def _counted(self, targets: jax.Array) -> jax.Array:
         if self.ignore_label is None:
             return jnp.ones(targets.shape, bool)
-        return targets != self.ignore_label
+        return wide(targets) != self.ignore_label
+
+
+def wide(labels: jax.Array) -> jax.Array:
+    """Labels of a narrow type as i32: there may be more classes than that type can hold."""
+    narrow = jnp.issubdtype(labels.dtype, jnp.integer) and labels.dtype.itemsize < 4
+    return labels.astype(jnp.int32) if narrow else labels
 
 
 def _cross_entropy(outputs: jax.Array, targets: jax.Array, ignored: int | None) -> jax.Array:
     if not jnp.issubdtype(targets.dtype, jnp.integer):  # optax says what is wrong
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-    classes = outputs.shape[-1]
+    classes, targets = outputs.shape[-1], wide(targets)
     refuse_labels(targets, classes, ignored)
     known = (targets >= 0) & (targets < classes)
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.where(known, targets, 0))

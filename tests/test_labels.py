@@ -121,6 +121,22 @@ def test_the_losses_themselves_refuse_or_poison():
     np.testing.assert_array_equal(mu.losses.cross_entropy(logits, labels), PLAIN(logits, labels))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.uint32])
+def test_labels_of_narrow_types_are_the_same_labels(dtype):
+    """There may be more classes than the type of the labels can count."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 300)), jnp.float32)
+    labels = np.array([0, 100, 127, 5])
+    expected = PLAIN(logits, jnp.asarray(labels))
+    for loss in (mu.losses.cross_entropy, IGNORING):
+        np.testing.assert_array_equal(jax.jit(loss)(logits, labels.astype(dtype)), expected)
+        np.testing.assert_array_equal(loss(logits, jnp.asarray(labels, dtype)), expected)
+    given = mu.from_function(lambda w, state, x: x * w, IGNORING)
+    data = mu.batches(logits, labels.astype(dtype), batch_size=4)
+    start = mu.Variables(jnp.ones(300))
+    assert mu.collect(mu.statistics.mean_gradient(given), start, data).weight == 4
+    mu.attribution.trak(given, [start], data, key=KEY, dim=2)
+
+
 def ignoring(labels):
     rows = np.array([2, 6, 7])
     return np.where(np.isin(np.arange(N), rows), IGNORED, labels), np.setdiff1d(np.arange(N), rows)

@@ -13,7 +13,7 @@ from mu_jax.checks import check_params
 from mu_jax.data import Batch, is_concrete
 from mu_jax.evaluation.margins import margins
 from mu_jax.labels import counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import weighted_sum, wide
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
 from mu_jax.statistics.projections import Projection, ravel
@@ -36,7 +36,10 @@ def margin_features(
         value, gradient = jax.value_and_grad(margin)(params)
         return value, projection.project(ravel(gradient))
 
-    return jax.vmap(one)(batch.inputs, batch.targets)
+    try:
+        return jax.vmap(one)(batch.inputs, batch.targets)
+    except NotImplementedError:  # a primitive that runs for one row at a time, such as `ragged_dot`
+        return jax.lax.map(lambda row: one(*row), (batch.inputs, batch.targets))
 
 
 def check_classes(labels: Any) -> None:
@@ -55,6 +58,7 @@ def _is_integer(labels: jax.Array) -> bool:
 
 def checked_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Margins; NaN for a label that is not a class, which no check can see inside `jit`."""
+    labels = wide(labels)
     known = (labels >= 0) & (labels < logits.shape[-1])
     return jnp.where(known, margins(logits, labels), jnp.nan)
 
