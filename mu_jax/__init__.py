@@ -8,6 +8,7 @@ Subpackages load when they are first touched: `mu.evaluation`, `mu.store`, `mu.d
 import importlib
 from typing import Any
 
+from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
 from mu_jax.combinators import chain, masked, scaled, through
 from mu_jax.data import Batch, Batches, Stream, batches, concatenate, split, stream
@@ -27,7 +28,6 @@ from mu_jax.model import (
     Variables,
     from_function,
     from_linen,
-    from_nnx,
     restrict,
 )
 from mu_jax.objectives import supervised

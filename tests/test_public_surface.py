@@ -202,7 +202,18 @@ def test_no_subpackage_imports_tensorflow():
 
 
 FLOORS = (
-    {"_version", "_extras", "data", "losses", "model", "models", "datasets", "evaluation"},
+    {
+        "_version",
+        "_callables",
+        "_extras",
+        "_nnx",
+        "data",
+        "losses",
+        "model",
+        "models",
+        "datasets",
+        "evaluation",
+    },
     {"loops", "mesh"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
     {"statistics", "objectives", "edits"},

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from mu_jax.data.batches import ids_of, is_concrete
-from mu_jax.loops.predict import map_rows
+from mu_jax.loops.labels import counted
+from mu_jax.loops.predict import map_rows, unweighted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
@@ -55,7 +56,7 @@ def mean_group_effect(
 
     Cost: one forward-mode pass per example and checkpoint.
     """
-    pairs = list(zip(checkpoints, directions, strict=True))
+    data, pairs = unweighted(data), list(zip(checkpoints, directions, strict=True))
     return sum(map_rows(_effect_rows(model), data, *pair) for pair in pairs) / len(pairs)
 
 
@@ -170,6 +171,7 @@ def _gauss_newton_product(model: Model) -> Statistic:
 
     def terms(given, batch):
         variables, vector = given
+        batch = counted(model, batch)
         params, state = model.split(variables)
         predict = functools.partial(_predict, model, state, batch.inputs)
         outputs, push = jax.linearize(predict, params)

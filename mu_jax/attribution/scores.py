@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from mu_jax.attribution.datamodels import check_ensemble
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.evaluation.accuracy import check_classification
-from mu_jax.loops.predict import map_rows
+from mu_jax.loops.predict import map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.statistics._engine.per_example import squared_norms
 
@@ -50,7 +50,8 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
       >>> grand(model, [mu.Variables(jnp.zeros(2))], data)
       Array([ 4., 12.], dtype=float32)
     """
-    norms = [map_rows(_gradient_norms(model), data, variables) for variables in checkpoints]
+    function, data = _gradient_norms(model), unweighted(data)
+    norms = [map_rows(function, data, variables) for variables in checkpoints]
     if not norms:
         raise ValueError("expected at least one checkpoint, found none: give trained variables")
     mean = sum(norms) / len(norms)

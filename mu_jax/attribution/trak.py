@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.attribution._features import (
+    check_classes,
     checked_margins,
     coefficients,
     factorise,
@@ -20,6 +21,7 @@ from mu_jax.attribution._features import (
 )
 from mu_jax.attribution.group_effects import Directions
 from mu_jax.data.batches import ids_of
+from mu_jax.loops.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
@@ -250,6 +252,8 @@ def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) ->
 
     def terms(given, batch):
         variables, projection, factor = given
+        check_classes(batch.targets)
+        batch = counted(model, batch)
         params, state = model.split(variables)
         leverage: jax.Array | float = 0.0
         if leave_one_out:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from mu_jax.attribution._features import coefficients, leverages, margin_features
 from mu_jax.attribution.trak import Checkpoint, Trak
-from mu_jax.loops.predict import map_rows
+from mu_jax.loops.labels import counted
+from mu_jax.loops.predict import map_rows, unweighted
 from mu_jax.model import Model
 
 
@@ -46,7 +47,7 @@ def trak_scores(
     products, residuals, scores = [], [], []
     for checkpoint in store.checkpoints:
         point = checkpoint.variables, checkpoint.projection, checkpoint.factor
-        psi = map_rows(_feature_rows(store.model), targets, point)
+        psi = map_rows(_feature_rows(store.model), unweighted(targets), point)
         solved = jax.scipy.linalg.cho_solve((checkpoint.factor, True), psi.T)
         rows = _score_rows(store.model, store.gauss_newton, leave_one_out)
         product, residual = map_rows(rows, data, point, solved)
@@ -69,6 +70,7 @@ def _feature_rows(model: Model) -> Callable:
 def _score_rows(model: Model, gauss_newton: bool, leave_one_out: bool) -> Callable:
     def rows(batch, point, solved):
         variables, projection, factor = point
+        batch = counted(model, batch)
         margin, features = margin_features(model, variables, projection, batch)
         leverage = leverages(features, factor) if leave_one_out else 0.0
         residual = coefficients(margin, leverage, batch.weight, gauss_newton)

@@ -6,8 +6,8 @@ from mu_jax.data.batches import (
     batches,
     concatenate,
     in_memory,
-    split,
 )
+from mu_jax.data.forget_retain import split
 from mu_jax.data.streams import Stream, stream
 
 __all__ = [

@@ -1,18 +1,17 @@
-"""Examples and their batches: ids, weights, padding, and the split into forget and retain."""
+"""Examples and their batches: ids, weights and padding."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mu_jax.data.axes import Axis, axis_size, constrain, is_explicit, as_seen_here, axis_names
+from mu_jax.data.axes import Axis, axis_size, constrain, is_explicit
 
 PyTree = Any
 
@@ -21,7 +20,8 @@ class Batch(NamedTuple):
     """B examples: `inputs` and `targets` are pytrees with leading axis B.
 
     `weight` f32[B] is the weight of each example in every sum, 0 for padding; `index` i32[B] is
-    the stable id of each example, -1 for padding.
+    the stable id of each example, any i32; that of a row
+    of weight 0 may be padding's and says nothing.
     """
 
     inputs: PyTree
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Batches:
     """Array-backed examples and how to walk through them; a pytree, so it goes through `jit`.
 
@@ -53,6 +53,11 @@ class Batches:
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
     axis: Axis = dataclasses.field(default="data", metadata={"static": True})
     multiple: int = dataclasses.field(default=1, metadata={"static": True})
+
+    def __repr__(self) -> str:
+        size, where = self.batch_size, "" if self.mesh is None else f", over {self.axis!r}"
+        held = f"inputs={describe(self.inputs)}, targets={describe(self.targets)}"
+        return f"Batches({self.weight.shape[0]} examples, batch_size={size}, {held}{where})"
 
     @property
     def num_examples(self) -> int:
@@ -159,59 +164,6 @@ def batches(
     return Batches(inputs, targets, weight, index, batch_size)
 
 
-Data = TypeVar("Data")
-
-
-def split(data: Data, forget_ids: Sequence[int] | np.ndarray) -> tuple[Data, Data]:
-    """Split examples into the forget and the retain set by their stable ids.
-
-    Args:
-      data: `Batches` or a `Stream`; must hold every id once.
-      forget_ids: ids to forget, in any order; a repeated id counts once.
-
-    Returns:
-      `(forget, retain)`, each in the order of `data`.
-
-    Raises:
-      ValueError: no ids, unknown ids, every id, or data that holds an id twice.
-
-    Example:
-      >>> import numpy as np, mu_jax as mu
-      >>> data = mu.batches(np.ones((4, 1)), np.arange(4), batch_size=2, index=[10, 11, 12, 13])
-      >>> forget, retain = mu.split(data, [12])
-      >>> forget.index.tolist(), retain.index.tolist()
-      ([12], [10, 11, 13])
-    """
-    index = np.asarray(data.index)  # type: ignore[attr-defined]
-    wanted = np.unique(np.asarray(forget_ids))
-    if wanted.size == 0:
-        raise ValueError("expected at least one id to forget, found none: name the examples")
-    if not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"expected integer ids to forget, found {wanted.dtype}: give example ids")
-    if np.unique(index).size != index.size:
-        raise ValueError(
-            f"expected every id once in the data, found {np.unique(index).size} different ids "
-            f"for {index.size} examples: give `index` without repetitions"
-        )
-    unknown = np.setdiff1d(wanted, index)
-    if unknown.size:
-        raise ValueError(
-            f"expected ids that are in the data, found {unknown.size} unknown "
-            f"({', '.join(map(str, unknown[:5]))}{', ...' if unknown.size > 5 else ''}): "
-            "check the request against the data's ids"
-        )
-    chosen = np.isin(index, wanted)
-    if chosen.all():
-        raise ValueError(
-            f"expected some examples to retain, found a request for all {index.size}: "
-            "to forget everything, train nothing"
-        )
-    return (
-        data.take(np.flatnonzero(chosen)),  # type: ignore[attr-defined]
-        data.take(np.flatnonzero(~chosen)),  # type: ignore[attr-defined]
-    )
-
-
 def _rows(array: jax.Array, row: jax.Array) -> jax.Array:
     """Rows that are known to be there: no negative or too large number has to be mended."""
     where = jax.typeof(row).sharding
@@ -249,13 +201,36 @@ def in_memory(examples: Any) -> Batches:
     """The examples as array-backed `Batches`; an iterable of `Batch` is read to its end."""
     if isinstance(examples, Batches):
         return examples
-    found = list(examples)
+    found = [checked_batch(batch) for batch in examples]
     if not found:
         raise ValueError("expected at least one batch, found an empty iterable: give data")
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(tuple(b) for b in found))
-    real = joined[3] >= 0
+    real = joined[2] > 0
+    check_weight(joined[2])
     inputs, targets, weight, index = jax.tree.map(lambda x: jnp.asarray(x[real]), joined)
     return Batches(inputs, targets, weight, index, batch_size=found[0].weight.shape[0])
+
+
+def checked_batch(batch: Any) -> Batch:
+    """The batch; refuses what other libraries iterate over."""
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"expected an iterable of mu.Batch, found one of {type(batch).__name__} "
+            f"({describe(batch)}): put arrays into mu.batches, and give the dataset of a loader, "
+            "which is read by position, to mu.stream"
+        )
+    return batch
+
+
+def describe(tree: PyTree) -> str:
+    """Types and shapes of the leaves of a tree, such as `float32[4,2]`."""
+
+    def one(x):
+        shape = ",".join(map(str, getattr(x, "shape", ())))
+        return f"{x.dtype}[{shape}]" if hasattr(x, "dtype") else type(x).__name__
+
+    leaves = [one(leaf) for leaf in jax.tree.leaves(tree)]
+    return " ".join(leaves[:4]) + (" ..." if len(leaves) > 4 else "") or "()"
 
 
 def pad(batch: Batch, size: int) -> Batch:
@@ -287,22 +262,6 @@ def without_padding_values(batch: Batch) -> Batch:
 
     inputs, targets = jax.tree.map(overwrite, (batch.inputs, batch.targets))
     return batch._replace(inputs=inputs, targets=targets)
-
-
-def check_sets(forget: Any, retain: Any) -> None:
-    """Refuse forget and retain sets that share examples or hold none, where that can be seen."""
-    for name, data in (("forget", forget), ("retain", retain)):
-        weight = getattr(data, "weight", None)
-        if weight is not None and is_concrete(weight):
-            check_weight(weight, f"{name} set")
-    ids, others = ids_of(forget), ids_of(retain)
-    if all(index is not None and is_concrete(index) for index in (ids, others)):
-        shared = np.intersect1d(np.asarray(ids), np.asarray(others))
-        if shared.size:
-            raise ValueError(
-                f"expected forget and retain sets without a common example, found {shared.size} "
-                f"in both (first id {shared[0]}): make them with mu.split"
-            )
 
 
 def ids_of(examples: Any) -> Any:
@@ -344,10 +303,13 @@ def as_ids(index: Any) -> jax.Array:
     ids = index if isinstance(index, jax.Array) else np.asarray(index)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
-    if isinstance(ids, np.ndarray) and ids.size and np.abs(ids).max() > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
-        )
+    if is_concrete(ids) and ids.size:
+        bounds, ends = np.iinfo(np.int32), (int(ids.min()), int(ids.max()))
+        for end in ends:
+            if not bounds.min <= end <= bounds.max:
+                raise ValueError(
+                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples anew"
+                )
     return jnp.asarray(ids, jnp.int32)
 
 

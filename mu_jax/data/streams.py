@@ -11,9 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mu_jax._extras import extra
-from mu_jax.data.axes import Axis, axis_size
+from mu_jax.data.axes import Axis, axis_size, check_axis
 from mu_jax.data.batches import Batch, as_ids, random_order, round_up
-from mu_jax.data.axes import check_axis
 
 PyTree = Any
 
@@ -28,7 +27,8 @@ class Source(Protocol):
         """One example: its input, its target, and possibly more, which is not used."""
 
 
-@dataclasses.dataclass(frozen=True)
+@jax.tree_util.register_static  # passes into `jit`, where a loop over it is refused by a sentence
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
     """Examples that are read batch by batch; takes the place of `Batches` outside `jit`.
 
@@ -158,6 +158,12 @@ def stream(
       >>> [batch.targets.tolist() for batch in retain]
       [[0, 1], [2, 4]]
     """
+    if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
+        own = ", such as its `dataset`" if hasattr(source, "dataset") else ""
+        raise TypeError(
+            f"expected a source with len(source) and source[i], found {type(source).__name__}: "
+            f"give one that is read by position{own}"
+        )
     n = len(source)
     index = np.arange(n) if index is None else np.asarray(as_ids(index))
     if n == 0 or index.shape != (n,):

@@ -111,9 +111,10 @@ def _unique_ids(ids: list[Any], where: str) -> np.ndarray:
     if isinstance(ids[0], bytes | str):
         ids = _numbered(ids, where)
     lowest, highest = min(ids), max(ids)
-    if lowest < 0 or highest > np.iinfo(np.int32).max:
+    bounds = np.iinfo(np.int32)
+    if lowest < bounds.min or highest > bounds.max:
         raise ValueError(
-            f"expected ids from 0 to {np.iinfo(np.int32).max} in {where}, found {lowest} to "
+            f"expected ids from {bounds.min} to {bounds.max} in {where}, found {lowest} to "
             f"{highest}; number the examples anew"
         )
     values, counts = np.unique(ids, return_counts=True)

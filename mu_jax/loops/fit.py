@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax._callables import hashable
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.checks import check_params
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
@@ -76,12 +78,38 @@ class FitInfo(NamedTuple):
     examples: jax.Array
 
     def messages(self) -> list[str]:
-        """A sentence if the fit diverged."""
-        bad = ~np.isfinite(np.asarray(self.loss)) | ~np.isfinite(np.asarray(self.gradient_norm))
+        """A sentence if the loss or the gradient was not finite, on what is known of the cause."""
+        loss, norm = np.asarray(self.loss), np.asarray(self.gradient_norm)
+        bad = ~np.isfinite(loss) | ~np.isfinite(norm)
         if not bad.any():
             return []
-        step = int(np.argwhere(bad)[0][-1])
-        return [f"The fit diverged at step {step}: lower the learning rate."]
+        first = tuple(np.argwhere(bad)[0])
+        return [_what_was_not_finite(loss[first[:-1]], norm[first[:-1]], int(first[-1]))]
+
+
+_GREW = 10  # times the first value: a fit that runs away, not one that meets a bad example
+
+
+def _what_was_not_finite(loss: np.ndarray, norm: np.ndarray, step: int) -> str:
+    """The sentence for one fit, of which `step` was the first that was not finite."""
+    what, value = ("loss", loss[step]) if not np.isfinite(loss[step]) else ("gradient", norm[step])
+    beside = "" if what == "loss" else " while the loss was finite"
+    found = f"The {what} was {value} at step {step}{beside}"
+    if step == 0:
+        return (
+            f"{found}, before any update, so the learning rate is not the cause: check inputs, "
+            "targets and the parameters at the start."
+        )
+    for name, before in (("loss", np.abs(loss[:step])), ("gradient norm", norm[:step])):
+        if before.max() > _GREW * before[0] > 0:
+            return (
+                f"The fit diverged: its {name} grew from {before[0]:.3g} to {before.max():.3g}, "
+                f"and the {what} was {value} at step {step}; lower the learning rate."
+            )
+    return (
+        f"{found}, and neither loss nor gradient had grown before: check the examples of that "
+        "step, and lower the learning rate."
+    )
 
 
 def fit(
@@ -152,12 +180,13 @@ def fit(
     if steps is not None:
         epochs = -(-steps // (num_batches(batches) or 1))
     start: int | jax.Array = 0
+    check_params(model.params(variables if state is None else state.variables))
     if state is None:
         opt_state = optimizer.init(model.params(variables))
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    step = _fit_step(model, objective, optimizer, gradients or plain)  # type: ignore[arg-type]
+    step = _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain))  # type: ignore[arg-type]
     empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
     return fold(
         step,

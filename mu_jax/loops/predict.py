@@ -44,7 +44,7 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
     if data.mesh is not None:
         leaves, structure = jax.tree.flatten(specs_of(frozen, data.mesh))
         specs = (structure, tuple(leaves))
-    step = _row_step(function, data.mesh, data.axis, *specs)
+    step = _row_step(function, min(data.batch_size, size), data.mesh, data.axis, *specs)
     return fold(step, (table, jnp.zeros((), jnp.int32)), data, *frozen)[0]
 
 
@@ -64,12 +64,17 @@ def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
       >>> mu.outputs(model, mu.Variables(jnp.arange(3.0)), data)
       Array([0., 1., 2.], dtype=float32)
     """
-    if isinstance(data, Batches):  # rows of weight 0 would otherwise count as padding
-        data = data.replace(weight=jnp.ones_like(data.weight))
-    return map_rows(_output_rows(model), data, variables)
+    return map_rows(_output_rows(model), unweighted(data), variables)
 
 
-def all_targets(examples: Any) -> jax.Array:
+def unweighted(data: Any) -> Any:
+    """The same examples with weight 1: what a row of weight 0 holds does not reach `map_rows`."""
+    if isinstance(data, Batches):
+        return data.replace(weight=jnp.ones_like(data.weight))
+    return data
+
+
+def all_targets(examples: Any) -> PyTree:
     """The targets of every example, `[n, ...]`; of a `Stream`, in one pass over it."""
     if isinstance(examples, Batches):
         return examples.targets
@@ -87,10 +92,12 @@ def _output_rows(model: Model) -> RowFunction:
 
 @functools.lru_cache(maxsize=128)
 def _row_step(
-    function: RowFunction, mesh: Mesh | None, axis: Axis, structure: Any, specs: tuple
+    function: RowFunction, rows: int, mesh: Mesh | None, axis: Axis, structure: Any, specs: tuple
 ) -> Callable:
+    """Write the rows of one batch, of which the first `rows` are no padding, behind the others."""
+
     def local(frozen: tuple, batch: Batch) -> PyTree:
-        return function(batch, *frozen), batch.index
+        return function(batch, *frozen)
 
     compute = local
     if mesh is not None:
@@ -98,11 +105,10 @@ def _row_step(
 
     def step(carry, batch, *frozen):
         table, count = carry
-        rows, index = compute(frozen, batch)
-        valid = index >= 0
-        position = jnp.where(valid, count + jnp.cumsum(valid) - 1, jnp.iinfo(jnp.int32).max)
-        table = jax.tree.map(lambda t, x: t.at[position].set(x, mode="drop"), table, rows)
-        return table, count + valid.sum(dtype=jnp.int32)
+        found = jax.tree.map(lambda x: x[:rows], compute(frozen, batch))
+        position = count + jnp.arange(rows)
+        table = jax.tree.map(lambda t, x: t.at[position].set(x, mode="drop"), table, found)
+        return table, count + rows
 
     return step
 

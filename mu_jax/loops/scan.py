@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data.batches import Batch, Batches, pad, random_order, without_padding_values
+from mu_jax.data.batches import (
+    Batch,
+    Batches,
+    checked_batch,
+    pad,
+    random_order,
+    without_padding_values,
+)
 from mu_jax.mesh.shards import enter, mesh_of, place
 
 PyTree = Any
@@ -273,7 +280,7 @@ def _epochs(
         return
     size = None
     every = itertools.chain.from_iterable(batches for _ in range(epochs))
-    for number, batch in enumerate(every):
+    for number, batch in enumerate(map(checked_batch, every)):
         size = batch.weight.shape[0] if size is None else size
         if number >= skip:
             yield pad(batch, size)

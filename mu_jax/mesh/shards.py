@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mu_jax._callables import hashable
 from mu_jax.data.axes import Axis, as_seen_here, axis_names, check_axis, is_explicit
-from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.batches import Batch, Batches, checked_batch
 
 PyTree = Any
 
@@ -143,7 +144,7 @@ def created_like(variables: PyTree, init: Callable[[jax.Array], PyTree], key: ja
     places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(variables)]
     if not all(isinstance(place, NamedSharding) for place in places):
         return init(key)
-    return _jitted_init(init, jax.tree.structure(variables), tuple(places))(key)
+    return _jitted_init(hashable(init), jax.tree.structure(variables), tuple(places))(key)
 
 
 @functools.lru_cache(maxsize=64)
@@ -197,7 +198,7 @@ def on_shards(
     Args:
       function: `(frozen, batch) -> tree` on the whole arrays `frozen` and the rows of one device.
       mesh, axis: the rows are divided over `axis`. Devices along another axis of `specs` hold the
-        same rows; of these the first gives them their weight and the others 0, and -1 for an id.
+        same rows; of these the first gives them their weight and the others 0.
       specs: how `frozen` is divided, from `specs_of`.
       out_specs: how the result is.
       finish: from the result on one device to its part of the whole; may communicate.
@@ -207,8 +208,8 @@ def on_shards(
     def local(frozen, batch):
         whole = jax.tree.map(lambda x, spec: vary(_gather(x, spec), names), frozen, specs)
         batch, mine = vary(batch, names), counts(names, axis)
-        weight, index = jnp.where(mine, batch.weight, 0), jnp.where(mine, batch.index, -1)
-        return finish(function(whole, batch._replace(weight=weight, index=index)))
+        weight = jnp.where(mine, batch.weight, 0)
+        return finish(function(whole, batch._replace(weight=weight)))
 
     return jax.shard_map(
         local,
@@ -250,7 +251,7 @@ def vary(tree: PyTree, axes: Iterable[str]) -> PyTree:
 
 def mesh_of(batch: Batch) -> tuple[Mesh, Axis] | None:
     """The mesh and data axis over which a batch of arrays is sharded; None if it is not."""
-    sharding = getattr(batch.weight, "sharding", None)
+    sharding = getattr(checked_batch(batch).weight, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
         return None
     mesh: Any = sharding.mesh

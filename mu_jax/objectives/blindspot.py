@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from mu_jax.data.batches import Batch
 from mu_jax.loops.fit import Objective, Term
-from mu_jax.losses import weighted_sum
+from mu_jax.loops.labels import counted
+from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 
@@ -76,7 +76,8 @@ def blindspot(
         teacher_key = jax.random.fold_in(key, 1)
         wanted, teacher_maps, _ = run(frozen["teacher"], teacher_key, teacher_in_training_mode)
 
-        forget, total = batch.targets.forget, batch.weight.sum()
+        batch, forget = _counted(model, batch), batch.targets.forget
+        total = batch.weight.sum()
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
         losses = _losses(model, distance, outputs, wanted, batch)
         terms = {
@@ -185,6 +186,14 @@ def _run(
     return outputs, maps, model.join(params, state)
 
 
+def _counted(model: Model, batch: Batch) -> Batch:
+    """Without rows to retain whose label the loss ignores; labels to forget are not read."""
+    labels, forget = batch.targets
+    kept = counted(model, batch._replace(targets=labels))
+    weight = jnp.where(forget, batch.weight, kept.weight)
+    return batch._replace(targets=batch.targets._replace(targets=kept.targets), weight=weight)
+
+
 def _losses(
     model: Model, distance: Distance | None, outputs: PyTree, wanted: PyTree, batch: Batch
 ) -> jax.Array:
@@ -198,24 +207,32 @@ def _losses(
     if distance is None and getattr(outputs, "size", None) == getattr(labels, "size", ()):
         labels = overwrite(labels, wanted.reshape(labels.shape))
         return model.per_example(outputs, batch._replace(targets=labels))
-    distance = _softmax_divergence(labels) if distance is None else distance
+    distance = _between_softmaxes(labels) if distance is None else distance
     labels = jax.tree.map(lambda y: overwrite(y, jnp.zeros_like(y)), labels)
-    retained = model.per_example(outputs, batch._replace(targets=labels))
+    retained = model.per_example(_moving(outputs, ~forget), batch._replace(targets=labels))
     other = dataclasses.replace(model, loss=distance)
-    return jnp.where(forget, other.per_example(outputs, batch._replace(targets=wanted)), retained)
+    apart = other.per_example(_moving(outputs, forget), batch._replace(targets=wanted))
+    return jnp.where(forget, apart, retained)
 
 
-def _softmax_divergence(labels: PyTree) -> Distance:
+def _moving(outputs: PyTree, rows: jax.Array) -> PyTree:
+    """The outputs, with a gradient in some rows only.
+
+    The others are given targets that are not theirs, such as a mask of zeros to divide by, and a
+    gradient of NaN times 0 would be NaN.
+    """
+
+    def leaf(x):
+        return jnp.where(rows.reshape(-1, *(1,) * (x.ndim - 1)), x, jax.lax.stop_gradient(x))
+
+    return jax.tree.map(leaf, outputs)
+
+
+def _between_softmaxes(labels: PyTree) -> Distance:
     """The distance where the labels are classes."""
     if not all(jnp.issubdtype(y.dtype, jnp.integer) for y in jax.tree.leaves(labels)):
         raise ValueError(
             "expected labels of the size of the outputs, or integers, found float labels of "
             "another size: give the distance between two outputs"
         )
-
-    def divergence(outputs, wanted):
-        logits = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (outputs, wanted))
-        found = optax.losses.kl_divergence_with_log_targets(*map(jax.nn.log_softmax, logits))
-        return found.reshape(found.shape[0], -1).mean(1)
-
-    return divergence
+    return softmax_divergence

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.loops.fit import Objective, Term
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.model import Model
 
 Distance = Literal["squared", "kl"]
@@ -28,7 +28,8 @@ def matching(
 
     `squared`: `sum_i w_i mean_c (f_c(x_i) - h_c(x_i))^2 / sum_i w_i`, the mean over classes as in
     the released code (the paper writes the sum). `kl`: `KL(softmax h || softmax f)`, which differs
-    from the cross-entropy to the targets by a constant.
+    from the cross-entropy to the targets by a constant. Classes that both rule out, by a logit of
+    minus infinity, are in neither.
 
     Args:
       model: the model; its loss is not used.
@@ -57,12 +58,10 @@ def matching(
 
 
 def _squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.square(outputs - targets).reshape(outputs.shape[0], -1).mean(axis=1)
+    some = (outputs > -jnp.inf) | (targets > -jnp.inf)
+    errors = jnp.square(jnp.where(some, jnp.where(some, outputs, 0) - targets, 0))
+    rows = outputs.shape[0]
+    return errors.reshape(rows, -1).sum(axis=1) / some.reshape(rows, -1).sum(axis=1)
 
 
-def _kl(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    wanted, found = jax.nn.log_softmax(targets), jax.nn.log_softmax(outputs)
-    return jnp.sum(jnp.exp(wanted) * (wanted - found), axis=-1)
-
-
-_DISTANCES = {"squared": _squared, "kl": _kl}
+_DISTANCES = {"squared": _squared, "kl": softmax_divergence}

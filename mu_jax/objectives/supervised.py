@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from mu_jax.loops.fit import Objective, Term
+from mu_jax.loops.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 
@@ -29,6 +30,7 @@ def supervised(model: Model, *, sign: float = 1.0, training_mode: bool = False) 
             outputs, variables = model.apply_train(variables, batch.inputs, key)
         else:
             outputs = model.apply(variables, batch.inputs)
+        batch = counted(model, batch)
         losses = model.per_example(outputs, batch)
         return {"loss": Term(weighted_sum(losses, batch.weight), batch.weight.sum(), sign)}, (
             variables

@@ -118,9 +118,15 @@ def worst_case_set(
     unlearn = unlearn or _published(model)
     found = _select(model, unlearn, settings, key, variables, data, (step_size, gamma))
     if is_concrete(found.losses) and not bool(jnp.isfinite(found.losses).all()):
+        number = int(jnp.argmin(jnp.isfinite(found.losses)))
+        before = jnp.isfinite(map_rows(_losses(model), data, variables)).all()
         raise ValueError(
-            "expected finite losses after unlearning, found NaN or infinity in round "
-            f"{int(jnp.argmin(jnp.isfinite(found.losses)))}: lower the learning rate of `unlearn`"
+            f"expected finite losses after unlearning, found NaN or infinity in round {number}, "
+            + (
+                "none before it: give `unlearn` smaller steps"
+                if before
+                else "and before it: check inputs, targets and variables"
+            )
         )
     return found
 

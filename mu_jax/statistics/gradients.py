@@ -6,6 +6,7 @@ import functools
 
 import jax
 
+from mu_jax.loops.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
@@ -28,6 +29,7 @@ def mean_gradient(model: Model) -> Statistic:
     """
 
     def terms(variables, batch):
+        batch = counted(model, batch)
         params, state = model.split(variables)
 
         def total(params):

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax._callables import hashable
 from mu_jax.data.batches import Batches
+from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import marked_mix
 from mu_jax.loops.batch_stats import refresh_statistics
 from mu_jax.loops.fit import FitInfo, fit
+from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
@@ -141,8 +144,11 @@ def blindspot(
       Array([1., 0.], dtype=float32)
     """
 
+    check_range(attention_weight=recipe.attention_weight)
+
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         keys = [jax.random.fold_in(key, number) for number in range(4)]
+        check_labels(model, variables, retain=retain)
         mixed = marked_mix(forget, retain)
         layers = _layers(model, variables, mixed, recipe)
         teacher, teacher_info = fit(
@@ -205,7 +211,7 @@ def _objective(model: Model, layers: Layers, recipe: Recipe):
     return blindspot_objective(
         model,
         layers=layers,
-        distance=recipe.distance,
+        distance=hashable(recipe.distance),
         training_mode=recipe.training_mode,
         teacher_in_training_mode=recipe.teacher_in_training_mode,
     )

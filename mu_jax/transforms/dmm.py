@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batches
@@ -55,6 +56,9 @@ def dmm(
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key draws the pool and
       shuffles; `info.details` is a `FitInfo`.
 
+    Raises:
+      ValueError: an effect of another shape than the outputs of the pool.
+
     Cost: one forward pass over the pool, the attribution of its examples, and `epochs` passes over
     `forget_multiplier m + retain_multiplier m` examples.
 
@@ -88,7 +92,14 @@ def dmm(
                 effect = attribution.effect(forget, pool)
             else:
                 effect = attribution(model, variables, forget, pool)
-            return outputs(model, variables, pool) - multiplier * effect
+            known = outputs(model, variables, pool)
+            if jnp.shape(effect) != known.shape:
+                raise ValueError(
+                    f"expected an effect of shape {known.shape}, one number for each output of "
+                    f"each example, found {jnp.shape(effect)}: let the attribution give f32[n, K] "
+                    "for the examples it is given"
+                )
+            return known - multiplier * effect
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 

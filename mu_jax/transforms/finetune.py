@@ -8,6 +8,7 @@ import jax
 import optax
 
 from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms._shared.transform import Transform, report_fit
@@ -43,6 +44,7 @@ def finetune(
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, retain=retain)
         objective = supervised(model, training_mode=training_mode)
         result = fit(
             model,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import Gradients, Objective, Term, fit
+from mu_jax.loops.labels import check_labels, counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -52,7 +55,10 @@ def gradient_ascent(
     Cost: `epochs` passes over the forget set.
     """
 
+    check_range(-math.inf, cap=cap)
+
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, forget=forget)
         objective, frozen = supervised(model, sign=-1.0, training_mode=training_mode), {}
         if cap is not None:
             objective, frozen = _capped(model, training_mode), {"cap": jnp.asarray(cap)}
@@ -81,6 +87,7 @@ def _capped(model: Model, training_mode: bool) -> Objective:
             outputs, variables = model.apply_train(variables, batch.inputs, key)
         else:
             outputs = model.apply(variables, batch.inputs)
+        batch = counted(model, batch)
         losses = jnp.minimum(model.per_example(outputs, batch), frozen["cap"])
         term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
         return {"loss": term}, variables

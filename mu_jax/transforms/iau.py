@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from mu_jax import edits
+from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import on_automatic_axes, summary
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, mean_gradient
@@ -114,6 +115,7 @@ def iau(
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
+        check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         statistic = mean_gradient(model)
         part = collect(statistic, variables, forget)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax import edits
+from mu_jax.data.checks import check_range
 from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Transform, report
@@ -26,12 +27,17 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; no data are read.
 
+    Raises:
+      ValueError: a sparsity outside [0, 1], where it can be seen.
+
     Cost: one sort of the weights.
 
     References:
       J. Jia, J. Liu, P. Ram, Y. Yao, G. Liu, Y. Liu, P. Sharma, S. Liu. Model Sparsity Can
       Simplify Machine Unlearning. NeurIPS 2023 (pruning before unlearning).
     """
+
+    check_range(0, 1, sparsity=sparsity)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key

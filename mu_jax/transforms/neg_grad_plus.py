@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,8 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batches
+from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, marked_mix, readable
 from mu_jax.loops.fit import Gradients, Objective, Term, fit
+from mu_jax.loops.labels import check_labels, counted, weights
+from mu_jax.loops.predict import all_targets
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Transform, report_fit
@@ -80,9 +84,13 @@ def neg_grad_plus(
       Array([ 1. ,  2. , -1.1], dtype=float32)
     """
 
+    check_range(0, 1, forget_weight=forget_weight)
+    check_range(-math.inf, cap=cap)
+
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
-        sizes = _weight(forget_set), _weight(retain_set)
+        check_labels(model, variables, forget=forget, retain=retain)
+        sizes = _weight(model, forget_set), _weight(model, retain_set)
         result = fit(
             model,
             _objective(model, training_mode),
@@ -105,11 +113,14 @@ def neg_grad_plus(
     return Transform(model, unlearn)
 
 
-def _weight(examples: Data) -> jax.Array:
-    """The total weight of a set."""
+def _weight(model: Model, examples: Data) -> jax.Array:
+    """The total weight of a set; the labels of a stream are read if some may be ignored."""
     if isinstance(examples, Batches):
-        return examples.weight.sum()
-    return jnp.asarray(examples.num_examples, jnp.float32)
+        return weights(model, examples.targets, examples.weight).sum()
+    ones = jnp.ones(examples.num_examples, jnp.float32)
+    return weights(
+        model, all_targets(examples) if hasattr(model.loss, "counts") else (), ones
+    ).sum()
 
 
 @functools.lru_cache(maxsize=64)
@@ -120,7 +131,8 @@ def _objective(model: Model, training_mode: bool) -> Objective:
         else:
             outputs = model.apply(variables, batch.inputs)
         labels, forget = batch.targets
-        losses = model.per_example(outputs, batch._replace(targets=labels))
+        batch = counted(model, batch._replace(targets=labels))
+        losses = model.per_example(outputs, batch)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
         total, capped = batch.weight.sum(), jnp.minimum(losses, frozen["cap"])
         return {

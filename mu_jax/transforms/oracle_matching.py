@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batches
@@ -32,7 +33,7 @@ def oracle_matching(
     Args:
       model: the model, with outputs f32[B, K].
       optimizer: from a fresh state.
-      oracles: variables of J retrained models, stacked on a leading axis.
+      oracles: variables of J retrained models, stacked on a leading axis, or a list of them.
       recipe: the matching pool and the fit, see `mu.transforms.matching.Recipe`.
 
     Returns:
@@ -44,6 +45,9 @@ def oracle_matching(
       K. Georgiev, R. Rinberg, S. M. Park, S. Garg, A. Ilyas, A. Madry, S. Neel.
       Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
     """
+
+    if isinstance(oracles, list) or type(oracles) is tuple:  # `Variables` are a tuple as well
+        oracles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *oracles)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:

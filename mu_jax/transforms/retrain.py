@@ -9,6 +9,7 @@ import jax
 import optax
 
 from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -50,6 +51,7 @@ def retrain(
     """
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, retain=retain)
         own_key = jax.random.fold_in(key, 0)
         fresh = model.refresh(variables, created_like(variables, init, own_key))
         result = fit(

@@ -11,6 +11,8 @@ import numpy as np
 
 from mu_jax import edits
 from mu_jax.data.batches import Batches, concatenate, is_concrete
+from mu_jax.data.checks import check_range
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
@@ -95,8 +97,8 @@ def ssd(
       `info.details` is an `SSDInfo`.
 
     Raises:
-      ValueError: sets that overlap or are empty; a full importance of another definition or of
-        other variables.
+      ValueError: alpha or dampening negative or NaN, where they can be seen; sets that overlap or
+        are empty; a full importance of another definition or of other variables.
 
     Cost: one forward and backward pass over retain and forget (forget only with a stored full
     importance); memory of two trees of importances beside the parameters.
@@ -123,11 +125,15 @@ def ssd(
     """
     adaptive = isinstance(alpha, str)
     if adaptive and alpha != "adaptive":
-        raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}")
+        raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}: give one")
+    check_range(alpha=None if adaptive else alpha)
+    check_range(high=3e38, dampening=dampening)
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         statistic = importance(model, definition, group_size)
+        if definition in ("per_example", "grouped"):
+            check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
@@ -190,7 +196,7 @@ def _details(part, full, total, alpha, updates) -> SSDInfo:
 
     return SSDInfo(
         selected=edits.mean(chosen),
-        selected_by_leaf=jax.tree.map(lambda m: m.mean(dtype=jnp.float32), chosen),
+        selected_by_leaf=jax.tree.map(edits.mean, chosen),
         largest_ratio=edits.largest(edits.ratios(part.value, full.value)),
         alpha=jnp.asarray(alpha, jnp.float32),
         ratio_bound=total / part.weight,

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import mu_jax as mu
-from mu_jax.data.batches import check_sets, check_weight, pad, random_order, without_padding_values
+from mu_jax.data.batches import (
+    check_weight,
+    in_memory,
+    pad,
+    random_order,
+    without_padding_values,
+)
+from mu_jax.data.forget_retain import check_sets
 
 
 def make(n=7, batch_size=3, **arguments):
@@ -174,8 +181,9 @@ def test_weights_that_are_refused(weight, sentence):
     [
         ([0.0, 1.0, 2.0], "integer ids, found float64"),
         (["a", "b", "c"], "integer ids, found <U1"),
-        ([0, 1, 2**31], r"ids below 2\*\*31, found 2147483648: number"),
-        ([0, 1, -(2**31) - 1], r"ids below 2\*\*31, found 2147483649: number"),
+        ([0, 1, 2**31], r"ids from -2\*\*31 to 2\*\*31 - 1, found 2147483648: number"),
+        ([0, 1, -(2**31) - 1], r"2\*\*31 - 1, found -2147483649: number"),
+        ([0, 1, -(2**63)], r"2\*\*31 - 1, found -9223372036854775808: number"),
         ([0, 1], r"index of shape \(3,\), one per example, found \(2,\)"),
     ],
 )
@@ -186,7 +194,27 @@ def test_ids_that_are_refused(index, sentence):
 def test_ids_of_other_integer_types_are_taken():
     for dtype in (np.uint8, np.int16, np.int64, np.uint64):
         assert make(3, index=np.array([3, 1, 2], dtype)).index.tolist() == [3, 1, 2]
-    assert make(3, index=[0, 1, 2**31 - 1]).index.tolist() == [0, 1, 2**31 - 1]
+    ends = [-(2**31), -1, 2**31 - 1]
+    assert make(3, index=ends).index.tolist() == ends
+
+
+def test_ids_below_zero_are_ids_like_others():
+    ids = [10, -7, 12, 13, -1, -(2**31), 15]
+    data = make(index=ids)
+    forget, retain = mu.split(data, [-1, 12])
+    assert forget.index.tolist() == [12, -1] and forget.targets.tolist() == [2, 4]
+    assert retain.index.tolist() == [10, -7, 13, -(2**31), 15]
+    assert_refused(r"1 in both \(first id -1\)", check_sets, forget, data.take(np.arange(3, 6)))
+    for given in (data, list(data), iter(data)):
+        found = in_memory(given)
+        assert found.index.tolist() == ids and found.targets.tolist() == list(range(7))
+
+
+def test_padding_is_told_by_weight_alone():
+    batch = make(4, batch_size=4).at(0)._replace(weight=jnp.array([1.0, 0.0, 2.0, 0.0]))
+    assert in_memory([batch]).index.tolist() == [0, 2]
+    empty = batch._replace(weight=jnp.zeros(4))
+    assert_refused("at least one row of positive weight", in_memory, [empty])
 
 
 def test_split_goes_by_id_in_the_order_of_the_data():

@@ -7,8 +7,8 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.data.batches import random_order
-from mu_jax.loops.predict import all_targets
 from mu_jax.data.forget_retain import marked_mix, mix, readable, with_targets
+from mu_jax.loops.predict import all_targets
 
 N, FORGET = 11, [2, 3, 7]
 

@@ -298,3 +298,14 @@ def test_bad_attributes_and_bounds_are_one_sentence(request_, message):
 def test_bounds_need_one_float_target_an_example(targets):
     with pytest.raises(ValueError, match="expected one number for each example as targets"):
         _of("below:3", targets=targets)
+
+
+def test_ids_below_zero_are_selected_as_others_are(tmp_path):
+    index, inputs = np.array([-7, 3, -1, 5]), np.array([[0.0], [5.0], [1.0], [9.0]])
+    for request in ("ids:-7,-1", "nearest:2:id=-7", _csv(tmp_path, "id\n-1\n-7\n")):
+        assert read_request(request, index=index, inputs=inputs).tolist() == [-7, -1]
+
+
+def _csv(folder, text):
+    (folder / "forget.csv").write_text(text)
+    return str(folder / "forget.csv")

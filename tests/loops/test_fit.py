@@ -207,10 +207,26 @@ def test_schedules_count_the_steps_of_a_continued_fit():
 
 
 def test_a_divergence_is_reported_with_its_step():
-    _, info = run(optimizer=optax.sgd(1e30), epochs=2)
+    info = FitInfo(*(np.array(x, np.float32) for x in ([1, 5, 30, np.inf], [1, 2, 3, 4], [1] * 4)))
+    assert info.messages() == [
+        "The fit diverged: its loss grew from 1 to 30, and the loss was inf at step 3; lower the "
+        "learning rate."
+    ]
+    _, info = run(optimizer=optax.sgd(1e3), epochs=40)
     step = int(np.argmin(np.isfinite(info.loss) & np.isfinite(info.gradient_norm)))
-    assert step > 0
-    assert info.messages() == [f"The fit diverged at step {step}: lower the learning rate."]
+    [message] = info.messages()
+    assert step > 1 and f"at step {step}; lower the learning rate." in message
+    assert message.startswith("The fit diverged: its ")
+
+
+def test_what_is_wrong_before_the_first_update_is_not_blamed_on_the_learning_rate():
+    _, info = run(data(N).replace(targets=jnp.full(N, jnp.inf)))
+    [message] = info.messages()
+    assert "at step 0, before any update, so the learning rate is not the cause" in message
+    assert message.startswith("The loss was ")
+    info = info._replace(loss=np.ones(3), gradient_norm=np.array([np.nan, 1, 1]))
+    [message] = info.messages()
+    assert message.startswith("The gradient was nan at step 0 while the loss was finite, before")
 
 
 def test_a_sound_fit_says_nothing():
@@ -223,4 +239,6 @@ def test_messages_name_the_first_bad_step_of_an_ensemble(field):
     bad = good.copy()
     bad[1, 3] = np.nan
     info = FitInfo(good, good, good)._replace(**{field: bad})
-    assert info.messages() == ["The fit diverged at step 3: lower the learning rate."]
+    [message] = info.messages()
+    assert message.startswith(f"The {field.split('_')[0]} was nan at step 3")
+    assert "had grown before: check the examples of that step, and lower" in message

@@ -74,11 +74,15 @@ def sum_lookups(power: Power, a: Array, d: Array, weight: Array, n_rows: int) ->
     return table.at[jnp.arange(n)[None, :, None], row].add(terms, mode="drop")
 
 
-def squared_norm(a: Array, d: Array, *, lookup: bool = False) -> Array:
-    """Return `|a.T @ d|^2` of one example's a[n, t, i] and d[n, t, o], the cheaper way round."""
+def squared_norm(a: Array, d: Array, *, n_rows: int | None = None) -> Array:
+    """Return `|a.T @ d|^2` of one example's a[n, t, i] and d[n, t, o], the cheaper way round.
+
+    For a lookup give the number of rows of its table.
+    """
     (_, t, i), o = a.shape, d.shape[-1]
-    if lookup:
-        return jnp.sum((a == a.swapaxes(1, 2)) * jnp.einsum("nto,nso->nts", d, d))
+    if n_rows is not None:
+        same = (a == a.swapaxes(1, 2)) & (a < n_rows)
+        return jnp.sum(jnp.where(same, jnp.einsum("nto,nso->nts", d, d), 0))
     if t == 1:
         return jnp.sum(jnp.square(a).sum((1, 2)) * jnp.square(d).sum((1, 2)))
     if i * o <= t * (i + o):

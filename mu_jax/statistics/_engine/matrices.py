@@ -200,10 +200,15 @@ class Lookup(NamedTuple):
         return ((jnp.reshape, (*lead, *self.table)),)
 
     def inputs(self, x: Array) -> Array:
-        """Return the row numbers as a[1, t, 1], beyond the table where nothing is gathered."""
+        """Return the row numbers as i32 a[1, t, 1], that of no row where nothing is gathered."""
         beyond = self.table[0]
-        x = jnp.clip(x, 0, beyond - 1) if self.clips else jnp.where(x < 0, beyond, x)
-        return x.reshape(1, -1, 1)
+        if x.dtype.itemsize < 4:  # the number of rows may be more than this type can hold
+            x = x.astype(jnp.int32)
+        if self.clips:
+            x = jnp.clip(x, 0, beyond - 1)
+        else:
+            x = jnp.where((x < 0) | (x >= beyond), beyond, x)
+        return x.astype(jnp.int32).reshape(1, -1, 1)
 
     def outputs(self, y: Array) -> Array:
         """Return y[1, t, o] for the result."""

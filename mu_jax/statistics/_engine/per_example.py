@@ -117,8 +117,9 @@ def squared_norms(
         factors, copies = gradients(program, leaves, rows)
         total = jnp.zeros(_length(rows), dtype)
         for leaf, (a, d) in factors.items():
-            lookup = isinstance(program.products[leaf][0].form, Lookup)
-            total += jax.vmap(functools.partial(squared_norm, lookup=lookup))(a, d)
+            product = program.products[leaf][0]
+            n_rows = product.shape[1] if isinstance(product.form, Lookup) else None
+            total += jax.vmap(functools.partial(squared_norm, n_rows=n_rows))(a, d)
         for gradient in copies.values():
             total += jnp.square(gradient).reshape(len(gradient), -1).sum(axis=1)
         return total

@@ -131,14 +131,17 @@ class Program(NamedTuple):
     plan: Plan
     products: dict[int, list[Product]]  # by leaf, of leaves used in products of one form only
     copied: list[int]  # leaves used in any other way
+    one_by_one: bool  # whether the equations run for one row at a time only
 
 
 def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
     """Trace `losses(params, row)`, for a row with leading axis 1, and find its products."""
     jaxpr = jax.make_jaxpr(losses)(params, row)
-    planner, n_leaves = _Planner(), len(jax.tree.leaves(params))
+    planner, leaves = _Planner(), jax.tree.leaves(params)
     on_row: list[Known] = [True] * len(jax.tree.leaves(row))
-    plan, outputs = planner.plan(jaxpr, [*map(Origin, range(n_leaves)), *on_row])
+    # A leaf without entries is as good as none: no kernel and no gradient.
+    known: list[Known] = [Origin(k) if jnp.size(x) else False for k, x in enumerate(leaves)]
+    plan, outputs = planner.plan(jaxpr, [*known, *on_row])
     planner.refuse(outputs)
     products: dict[int, list[Product]] = {}
     for product in plan.all_products():
@@ -148,7 +151,25 @@ def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
             planner.refused.add(leaf)
     for leaf in planner.refused:
         products.pop(leaf, None)
-    return Program(jaxpr, plan, products, sorted(planner.refused))
+    return Program(jaxpr, plan, products, sorted(planner.refused), not _maps_over_rows(jaxpr))
+
+
+# Primitives that `jax.vmap` refuses where the sizes of the groups differ between rows.
+_NOT_MAPPED = {"ragged_dot", "ragged_dot_general"}
+
+
+def _maps_over_rows(jaxpr: Any) -> bool:
+    """Whether `jax.vmap` takes all equations, those inside others counted in."""
+
+    def inside(value: Any) -> bool:
+        if isinstance(value, tuple | list):
+            return all(map(inside, value))
+        return _maps_over_rows(value) if hasattr(opened(value)[0], "eqns") else True
+
+    return all(
+        equation.primitive.name not in _NOT_MAPPED and inside(list(equation.params.values()))
+        for equation in opened(jaxpr)[0].eqns
+    )
 
 
 def _combine(uses: Sequence[Product]) -> bool:

@@ -60,7 +60,7 @@ def gradients(
         }
         return factors, {leaf: value.astype(sum_dtype(value)) for leaf, value in g.items()}
 
-    return jax.vmap(of_row)(rows)
+    return lax.map(of_row, rows) if program.one_by_one else jax.vmap(of_row)(rows)
 
 
 def _factors(uses: Sequence[Product], a: Taps, d: Taps, dtype: Any) -> Factors:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import edits
-from mu_jax.data.batches import check_sets, ids_of, is_concrete
+from mu_jax.data.batches import ids_of, is_concrete
+from mu_jax.data.forget_retain import check_sets
 from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.model import Model
 
@@ -38,6 +39,7 @@ class Transform:
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, Info]:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
+        _check_places(key, variables)
         check_sets(forget, retain)
         return self.body(self.model, key, variables, forget, retain)
 
@@ -78,7 +80,8 @@ class Info(NamedTuple):
         """
         found = []
         if not np.all(self.edit.finite):
-            found.append("The edited parameters are not finite: the step is too large.")
+            before = "" if np.all(np.isfinite(self.edit.params_norm)) else ", nor were those before"
+            found.append(f"The edited parameters are not finite{before}: do not use them.")
         if not np.all(np.asarray(self.edit.changed) > 0):
             found.append("Nothing was changed: the model still knows the forget set.")
         if np.any(np.asarray(self.overlap) > 0):
@@ -132,6 +135,17 @@ def report_fit(
         example_passes=info.examples.sum(),
         details=info,
     )
+
+
+def _check_places(key: Any, variables: Any) -> None:
+    """Refuse variables in the place of the key, and the key in theirs."""
+    dtype = getattr(variables, "dtype", None)
+    swapped = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if swapped or not (key is None or isinstance(key, int) or hasattr(key, "dtype")):
+        raise TypeError(
+            f"expected a key first and the variables second, found {type(key).__name__} and "
+            f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
+        )
 
 
 def _overlap(forget: Any, retain: Any) -> jax.Array:
