@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mu_jax.data import Batch, Batches, pad, random_order, without_padding_values
 from mu_jax.sharding import enter, mesh_of, place
+from mu_jax.tracing import holds_tracer
 
 PyTree = Any
 Step = Callable[..., PyTree]
@@ -149,7 +150,7 @@ def fold(
     """
     if isinstance(batches, Batches):
         total = batches.num_batches * epochs if stop is None else stop
-        if _traced((carry, batches, frozen, key)):
+        if _traced((carry, batches, frozen, key)) or holds_tracer(step):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
             if _PROGRAMS.get() is not None:
@@ -218,11 +219,13 @@ def _in_segments(
     return _end(carry, position)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=1)
-def _compiled_step(
+def _one_step(
     step: Step, carry: PyTree, batch: Batch, frozen: tuple, overwrite_padding: bool
 ) -> PyTree:
     return step(carry, without_padding_values(batch) if overwrite_padding else batch, *frozen)
+
+
+_compiled_step = jax.jit(_one_step, static_argnums=(0, 4), donate_argnums=1)
 
 
 def _over_iterable(
@@ -243,8 +246,11 @@ def _over_iterable(
     foreign = not hasattr(batches, "iterate")  # a Stream fills up its batches as `Batches` does
     total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
     carry, position = _begin(total, carry, start)
+    run = functools.partial(_compiled_step, step)
+    if holds_tracer(step):  # compiled for this loop alone: no cache may keep it
+        run = jax.jit(lambda *args: _one_step(step, *args), static_argnums=3)
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
-        carry = _compiled_step(step, carry, batch, frozen, foreign and mesh_of(batch) is None)
+        carry = run(carry, batch, frozen, foreign and mesh_of(batch) is None)
         position += 1
         _advance(carry, position)
     if position == 0:

@@ -163,6 +163,7 @@ FLOORS = (
         "model",
         "leaves",
         "durable",
+        "tracing",
         "models",
         "datasets",
         "evaluation",
@@ -184,7 +185,7 @@ FLOORS = (
     {"combinators", "ensembles", "probes"},
     {"checkpoints", "reporting", "resuming"},
 )
-ALONE = {"evaluation", "datasets", "models", "leaves", "losses"}
+ALONE = {"evaluation", "datasets", "models", "leaves", "losses", "tracing"}
 
 
 def module_of(path):

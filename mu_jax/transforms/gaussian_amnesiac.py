@@ -13,11 +13,12 @@ from mu_jax.fitting import fit
 from mu_jax.mixing import Data, all_targets, mix, readable, with_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def gaussian_amnesiac(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -27,7 +28,7 @@ def gaussian_amnesiac(
     batch_size: int | None = None,
     clip: tuple[float, float] | None = None,
     training_mode: bool = False,
-) -> Transform:
+) -> Unlearn:
     """Train on, with a label `y_i ~ N(mu, s^2)` drawn for every example to forget.
 
     `mu = sum_i w_i y_i / W` and `s^2 = sum_i w_i (y_i - mu)^2 / (W - 1)` are those of all training
@@ -71,7 +72,7 @@ def gaussian_amnesiac(
       Array([1., 2., 5.], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         first, second = readable(forget, retain)
         labels = draw_labels(jax.random.fold_in(key, 0), first, second, clip=clip)
         result = fit(
@@ -87,7 +88,7 @@ def gaussian_amnesiac(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def draw_labels(

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from mu_jax import edits
 from mu_jax.model import Model
 from mu_jax.sharding import summary
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms.transform import Unlearn, method, report
 
 PyTree = Any
 
 
-def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transform:
+@method
+def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Unlearn:
     """Set the weights of least magnitude to 0, over all matrices and kernels together.
 
     Args:
@@ -33,7 +34,7 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
       Simplify Machine Unlearning. NeurIPS 2023 (pruning before unlearning).
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         params = model.params(variables)
         threshold = _threshold(params, jnp.asarray(sparsity))
@@ -46,7 +47,7 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
         after = model.with_params(variables, edits.apply(params, updates))
         return report(model, variables, after, (forget, retain), steps=0, example_passes=0)
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 @summary

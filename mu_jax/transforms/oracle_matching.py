@@ -12,18 +12,19 @@ from mu_jax.data import Batches
 from mu_jax.mapping import outputs
 from mu_jax.model import Model
 from mu_jax.transforms.matching import RELEASED, Recipe, match
-from mu_jax.transforms.transform import Transform
+from mu_jax.transforms.transform import Unlearn, method
 
 PyTree = Any
 
 
+@method
 def oracle_matching(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
     oracles: PyTree,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Fit the mean outputs of oracles: what datamodel matching aims at, with the oracles known.
 
     A bound on what matching can reach, not a method: it needs the retrained models. Do not score it
@@ -45,13 +46,13 @@ def oracle_matching(
       Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
             return _mean_outputs(model, oracles, pool)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 @functools.partial(jax.jit, static_argnums=0)

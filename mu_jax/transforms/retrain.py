@@ -12,11 +12,12 @@ from mu_jax.fitting import Gradients, fit
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.sharding import created_like
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def retrain(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -27,7 +28,7 @@ def retrain(
     batch_size: int | None = None,
     training_mode: bool = True,
     gradients: Gradients | None = None,
-) -> Transform:
+) -> Unlearn:
     """Train a new model on the retain set, with the recipe of the original.
 
     Everything is initialised again, parameters and batch statistics; some published "retrain" rows
@@ -49,7 +50,7 @@ def retrain(
     Cost: `epochs` passes over the retain set.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         own_key = jax.random.fold_in(key, 0)
         fresh = model.refresh(variables, created_like(variables, init, own_key))
         result = fit(
@@ -66,4 +67,4 @@ def retrain(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn

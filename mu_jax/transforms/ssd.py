@@ -14,7 +14,7 @@ from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.statistics.importance import Definition
-from mu_jax.transforms.transform import Transform, UnlearningWarning, report
+from mu_jax.transforms.transform import Unlearn, UnlearningWarning, method, report
 
 PyTree = Any
 
@@ -62,6 +62,7 @@ class SSDInfo(NamedTuple):
         return found
 
 
+@method
 def ssd(
     model: Model,
     alpha: jax.Array | float | Literal["adaptive"],
@@ -70,7 +71,7 @@ def ssd(
     definition: Definition = "per_example",
     group_size: int | None = None,
     full_importance: Accumulator | None = None,
-) -> Transform:
+) -> Unlearn:
     """Selective synaptic dampening: shrink the weights that matter more for the forget set.
 
     With importances `F_f` over the forget set and `F` over all training data,
@@ -124,7 +125,7 @@ def ssd(
     if adaptive and alpha != "adaptive":
         raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}")
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         statistic = importance(model, definition, group_size)
         params = model.params(variables)
@@ -161,7 +162,7 @@ def ssd(
         )
 
     importance(model, definition, group_size)  # refuses a wrong definition here, not later
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumulator, jax.Array]:

@@ -66,7 +66,8 @@ def test_training_mode_drops_out_and_moves_statistics_only(name):
     assert all(bool(jnp.all(a != b)) for a, b in floats)
 
 
-def test_the_same_arguments_give_the_same_object():
+@pytest.mark.parametrize("make", [lambda m, **o: mu.supervised(m, **o)])
+def test_equal_arguments_give_equal_objectives(make):
     model = setting("raw").model
-    assert mu.supervised(model) is mu.supervised(model)
-    assert mu.supervised(model) is not mu.supervised(model, sign=-1.0)
+    assert make(model) == make(model) and hash(make(model)) == hash(make(model))
+    assert make(model) != make(model, training_mode=True)
