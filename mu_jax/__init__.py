@@ -33,6 +33,7 @@ from mu_jax.model import (
 from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives import gradient_restriction, supervised
 from mu_jax.partitioning import init_params, param_shardings, shard_params
+from mu_jax.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.resuming import progress, resumable
 from mu_jax.sharding import data_mesh, shard
 from mu_jax.statistics.accumulator import Accumulator, Statistic
@@ -68,6 +69,9 @@ __all__ = [
     "Info",
     "MatchingRecipe",
     "Model",
+    "Phase",
+    "PhasesInfo",
+    "PhasesState",
     "Statistic",
     "Stream",
     "Term",
@@ -88,6 +92,7 @@ __all__ = [
     "evaluation",
     "finetune",
     "fit",
+    "fit_phases",
     "fitting",
     "folding",
     "from_function",

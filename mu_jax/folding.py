@@ -84,6 +84,11 @@ def record() -> Iterator[list[Program]]:
         _PROGRAMS.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether loops note their programs in place of running."""
+    return _PROGRAMS.get() is not None
+
+
 def once(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     """`function(*arguments)`, noted as a program of its own by `record`."""
     return _noted(function, arguments, times=1, donates=False)
@@ -153,7 +158,7 @@ def fold(
         if _traced((carry, batches, frozen, key)) or holds_tracer(step):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
-            if _PROGRAMS.get() is not None:
+            if is_recording():
                 arguments = (carry, batches.at(0), *frozen)
                 return _noted(step, arguments, times=total - int(start), donates=True)
             return _run(step, carry, batches, frozen, key, start, total)

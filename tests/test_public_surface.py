@@ -177,6 +177,7 @@ FLOORS = (
         "mixing",
         "normalisation",
         "partitioning",
+        "phases",
         "run_state",
     },
     {"statistics", "objectives", "edits"},
