@@ -54,6 +54,8 @@ from mu_jax.transforms import (
     neg_grad_plus,
     oracle_matching,
     retrain,
+    salun,
+    scrub,
     ssd,
 )
 from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
@@ -118,7 +120,9 @@ __all__ = [
     "restrict",
     "resumable",
     "retrain",
+    "salun",
     "scaled",
+    "scrub",
     "shard",
     "shard_params",
     "sharding",
