@@ -282,9 +282,10 @@ def _epochs(
             epoch_key = None if key is None else jax.random.fold_in(key, epoch)
             yield from iterate(key=epoch_key, start=offset if epoch == first else 0)
         return
-    size = None
-    every = itertools.chain.from_iterable(batches for _ in range(epochs))
-    for number, batch in enumerate(every):
+    size, length = None, num_batches(batches)
+    first = skip // length if length else 0  # epochs that need not be read to be skipped
+    every = itertools.chain.from_iterable(batches for _ in range(epochs - first))
+    for number, batch in enumerate(every, first * (length or 0)):
         size = batch.weight.shape[0] if size is None else size
         if number >= skip:
             yield pad(batch, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from mu_jax.data import Axis, Batch, Batches, axis_size
 from mu_jax.folding import fold
 from mu_jax.model import Model
 from mu_jax.sharding import bare, counts, manual_axes, on_shards, specs_of, vary
+from mu_jax.tracing import cached
 
 PyTree = Any
 RowFunction = Callable[..., PyTree]
@@ -68,12 +68,12 @@ def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
     return map_rows(_output_rows(model), data, variables)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _output_rows(model: Model) -> RowFunction:
     return lambda batch, variables: model.apply(variables, batch.inputs)
 
 
-@functools.lru_cache(maxsize=128)
+@cached(maxsize=128)
 def _row_step(
     function: RowFunction, mesh: Mesh | None, axis: Axis, structure: Any, specs: tuple
 ) -> Callable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data import Batch
+from mu_jax.tracing import cached
 
 PyTree = Any
 Loss = Callable[[PyTree, PyTree], jax.Array]
@@ -364,7 +364,7 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
     return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _restrict(model: Model, trainable: Callable[[str], bool] | frozenset[str]) -> Model:
     choose = trainable if callable(trainable) else trainable.__contains__
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +12,7 @@ from mu_jax.data import Batch, Batches
 from mu_jax.folding import fold
 from mu_jax.model import Model
 from mu_jax.sharding import on_automatic_axes
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -59,7 +59,7 @@ def refresh_statistics(
     return model.join(params, state)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _step(model: Model) -> Callable:
     def step(carry, batch, frozen):
         (state, count), (params, key) = carry, frozen

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mu_jax.data import Axis, Batch, Batches, as_seen_here, axis_names, is_explicit
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -155,7 +156,7 @@ def created_like(variables: PyTree, init: Callable[[jax.Array], PyTree], key: ja
     return _jitted_init(init, jax.tree.structure(variables), tuple(places))(key)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _jitted_init(init, structure, places):
     return jax.jit(init, out_shardings=jax.tree.unflatten(structure, places))
 

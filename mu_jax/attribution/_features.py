@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
 from mu_jax.statistics.projections import Projection, ravel
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -73,7 +73,7 @@ class Gram(Statistic):
         return Accumulator(zeros, jnp.zeros((), jnp.float32), same, self.definition)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def gram(model: Model, gauss_newton: bool) -> Gram:
     """The statistic `Gram` for a model; `r_i` is 1, or `p_i (1 - p_i)` with Gauss-Newton."""
 

@@ -28,6 +28,7 @@ from mu_jax.statistics.accumulator import Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient
 from mu_jax.statistics.projections import Projection, ravel, unravel
+from mu_jax.tracing import cached, compiled
 
 if TYPE_CHECKING:
     from mu_jax.attribution.trak import Checkpoint, Trak
@@ -186,7 +187,7 @@ def _predict(model: Model, state: PyTree, inputs: PyTree, params: PyTree) -> PyT
     return model.predict(params, state, inputs)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _effect_rows(model: Model) -> Callable:
     return lambda batch, variables, direction: group_effect(
         model, variables, direction, batch.inputs
@@ -207,7 +208,7 @@ def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
     return factorise(point.gram.without(part), store.ridge, store.weight_decay)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) -> Statistic:
     """`sum_i c_i grad f_i` as the gradient of one weighted sum of margins."""
 
@@ -230,7 +231,7 @@ def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) ->
     return Statistic(terms, lambda given: model.params(given[0]), "gradient of the group's margins")
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _gauss_newton_product(model: Model) -> Statistic:
     """`sum_i w_i J_i^T H_i J_i v`, for variables `(variables, v)`."""
 
@@ -249,7 +250,7 @@ def _gauss_newton_product(model: Model) -> Statistic:
     return Statistic(terms, lambda given: model.params(given[0]), "Gauss-Newton product")
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _conjugate_gradients(
     model: Model, variables: PyTree, data: Any, target: PyTree, settings: tuple
 ) -> tuple[PyTree, jax.Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +16,7 @@ from mu_jax.evaluation.accuracy import check_classification
 from mu_jax.mapping import map_rows
 from mu_jax.model import Model
 from mu_jax.statistics.per_example import squared_norms
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -62,7 +62,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
     return mean
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _gradient_norms(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> jax.Array:
         params, state = model.split(variables)

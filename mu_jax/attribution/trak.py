@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.projections import Projection
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -219,12 +219,12 @@ def trak_scores(
     return sum(scores) / len(scores)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _feature_rows(model: Model) -> Callable:
     return lambda batch, point: margin_features(model, point[0], point[1], batch)[1]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _score_rows(model: Model, gauss_newton: bool, leave_one_out: bool) -> Callable:
     def rows(batch, point, solved):
         variables, projection, factor = point

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +20,7 @@ from mu_jax.folding import fold
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.sharding import on_automatic_axes
+from mu_jax.tracing import cached
 
 PyTree = Any
 Metric = Callable[[PyTree, PyTree], jax.Array]
@@ -147,7 +147,7 @@ def _evaluate(model: Model, metric: Metric, variables: PyTree, examples: Batches
     return Term(*fold(_metric_sums(model, metric), (zero, zero), examples, variables))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _metric_sums(model: Model, metric: Metric) -> Callable:
     def step(sums, batch, variables):
         values = metric(model.apply(variables, batch.inputs), batch.targets)

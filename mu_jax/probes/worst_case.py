@@ -16,6 +16,7 @@ from mu_jax.data import Batches, is_concrete
 from mu_jax.evaluation.accuracy import as_float
 from mu_jax.mapping import map_rows
 from mu_jax.model import Model
+from mu_jax.tracing import cached
 from mu_jax.transforms.finetune import finetune
 
 PyTree = Any
@@ -190,12 +191,12 @@ def project_capped_simplex(values: ArrayLike, size: ArrayLike) -> jax.Array:
     return jnp.clip(values - (low + high) / 2, 0, 1)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _published(model: Model) -> Unlearn:
     return finetune(model, optax.sign_sgd(0.01), epochs=10, batch_size=256, training_mode=True)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _losses(model: Model) -> Callable:
     return lambda batch, variables: model.losses(variables, batch)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +15,7 @@ from mu_jax.model import path_name
 from mu_jax.sharding import enter, mesh_of, place
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint
 from mu_jax.statistics.over_mesh import MeshStatistic, over_mesh
+from mu_jax.tracing import cached
 
 PyTree = Any
 
@@ -72,7 +72,7 @@ def collect(
     return acc
 
 
-@functools.lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _step(statistic: Statistic | MeshStatistic) -> Callable:
     """The same function object for the same statistic, so that it compiles once."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
+from mu_jax.tracing import cached
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def mean_gradient(model: Model) -> Statistic:
     """The mean gradient of the loss over a set of examples, in inference mode.
 

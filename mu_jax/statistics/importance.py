@@ -15,12 +15,13 @@ from mu_jax.losses import cross_entropy, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
 from mu_jax.statistics.per_example import routes, sum_of_magnitudes, sum_of_squares
+from mu_jax.tracing import cached
 
 PyTree = Any
 Definition = Literal["per_example", "grouped", "loss_free", "fisher"]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def importance(
     model: Model, definition: Definition = "per_example", group_size: int | None = None
 ) -> Statistic:

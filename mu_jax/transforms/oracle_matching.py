@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import optax
 from mu_jax.data import Batches
 from mu_jax.mapping import outputs
 from mu_jax.model import Model
+from mu_jax.tracing import compiled
 from mu_jax.transforms.matching import RELEASED, Recipe, match
 from mu_jax.transforms.transform import Unlearn, method
 
@@ -55,6 +55,6 @@ def oracle_matching(
     return unlearn
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _mean_outputs(model: Model, oracles: PyTree, pool: Batches) -> jax.Array:
     return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)
