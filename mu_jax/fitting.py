@@ -221,7 +221,7 @@ def advance(
     mask = None if update_mask is None else _checked(update_mask, model.params(state.variables))
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
-        epochs = -(-stop // (folding.num_batches(batches) or 1))
+        epochs = -(-int(stop) // (folding.num_batches(batches) or 1))
     return folding.fold(
         _fit_step(model, objective, optimizer, gradients or plain),  # type: ignore[arg-type]
         carry,
@@ -230,7 +230,7 @@ def advance(
         mask,
         epochs=epochs,
         start=start,
-        stop=stop,
+        stop=stop,  # type: ignore[arg-type]
         key=state.key if shuffle else None,
     )
 

@@ -251,7 +251,7 @@ def _over_iterable(
     foreign = not hasattr(batches, "iterate")  # a Stream fills up its batches as `Batches` does
     total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
     carry, position = _begin(total, carry, start)
-    run = functools.partial(_compiled_step, step)
+    run: Callable[..., PyTree] = functools.partial(_compiled_step, step)
     if holds_tracer(step):  # compiled for this loop alone: no cache may keep it
         run = jax.jit(lambda *args: _one_step(step, *args), static_argnums=3)
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):

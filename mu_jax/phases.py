@@ -274,8 +274,9 @@ def _as_one_loop(
     """The cycles as one loop inside a program, which then holds each phase once."""
     begins = np.concatenate([np.zeros_like(stops[:1]), stops[:-1]])
     bounds = jnp.asarray(begins), jnp.asarray(stops)
-    for mesh in {phase.batches.mesh for phase in phases} - {None}:  # type: ignore[union-attr]
-        carry, bounds = enter((carry, bounds), mesh)
+    for mesh in {phase.batches.mesh for phase in phases}:  # type: ignore[union-attr]
+        if mesh is not None:
+            carry, bounds = enter((carry, bounds), mesh)
 
     def cycle(carry, bounds):
         begins, stops = bounds

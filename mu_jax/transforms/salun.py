@@ -143,7 +143,7 @@ def salun(
             (forget, retain),
             steps=sum(state.steps),
             example_passes=saliency.weight + sum(fit.examples.sum() for fit in info.fits),
-            details=SalUnInfo(*info.fits, edits.mean(mask)),
+            details=SalUnInfo(info.fits[0], info.fits[1], edits.mean(mask)),
         )
 
     if is_concrete(fraction) and not np.all((np.asarray(fraction) >= 0) & (fraction <= 1)):
@@ -181,7 +181,8 @@ def _largest(saliency: PyTree, number: jax.Array) -> PyTree:
         order = jnp.argsort(-jnp.abs(jnp.concatenate([x.ravel() for x in leaves])), stable=True)
         chosen = jnp.zeros(order.size, bool).at[order].set(jnp.arange(order.size) < number)
         parts = jnp.split(chosen, np.cumsum([x.size for x in leaves])[:-1])
-        return structure.unflatten([m.reshape(x.shape) for m, x in zip(parts, leaves)])
+        masks = [mask.reshape(leaf.shape) for mask, leaf in zip(parts, leaves)]
+        return jax.tree.unflatten(structure, masks)
 
     return on_automatic_axes(choose, saliency, number, like=saliency)
 

@@ -165,10 +165,10 @@ def scrub(
             cycles=epochs,
             record=checkpoint,
         )
-        after, chosen = state.variables, (jnp.asarray(epochs, jnp.int32),)
+        after, found = state.variables, _Rewound(jnp.asarray(epochs, jnp.int32))
         if checkpoint is not None:
             first = checkpoint(variables)[1]
-            after, *chosen = _rewound(model, info.records, first, after, in_memory(rewind))
+            after, found = _rewound(model, info.records, first, after, in_memory(rewind))
         return report(
             model,
             variables,
@@ -176,7 +176,7 @@ def scrub(
             (forget, retain),
             steps=sum(state.steps),
             example_passes=sum(fit.examples.sum() for fit in info.fits),
-            details=SCRUBInfo(*info.fits, *chosen),
+            details=SCRUBInfo(info.fits[0], info.fits[1], *found),
         )
 
     if rewind is not None:
@@ -281,9 +281,17 @@ def _share(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array
     return weighted_sum(wrong.astype(jnp.float32), weight) / weight.sum()
 
 
+class _Rewound(NamedTuple):
+    """The last fields of `SCRUBInfo`."""
+
+    chosen: jax.Array
+    forget_errors: Any = ()
+    validation_error: Any = ()
+
+
 def _rewound(
     model: Model, records: PyTree, first: jax.Array, last: PyTree, validation: Batches
-) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+) -> tuple[PyTree, _Rewound]:
     """The chosen variables, the number of their epoch, and the errors that decided."""
     checkpoints, later = records
     errors, target = jnp.append(first, later), _error(model, last, validation)
@@ -292,4 +300,5 @@ def _rewound(
     def take(checkpoints, chosen):
         return jax.tree.map(lambda x: x[chosen - 1], checkpoints)
 
-    return on_automatic_axes(take, checkpoints, chosen, like=last), chosen, errors, target
+    after = on_automatic_axes(take, checkpoints, chosen, like=last)
+    return after, _Rewound(chosen, errors, target)
