@@ -34,11 +34,11 @@ TermsFunction = Callable[[PyTree, Batch], tuple[Terms, PyTree]]
 
 
 class Objective(Protocol):
-    """What to minimise.
+    """What to minimize.
 
-    A pure function; the same object again reuses its compilation. `frozen` is a dict of named
-    trees (teachers, masks, targets) that are read and never trained. The variables come back with
-    their statistics moved, or as they were.
+    A pure function; an equal object reuses its compilation, so objectives are frozen dataclasses,
+    which compare by value. `frozen` is a dict of named trees (teachers, masks, targets) that are
+    read and never trained. The variables come back with their statistics moved, or as they were.
     """
 
     def __call__(
@@ -48,7 +48,10 @@ class Objective(Protocol):
 
 
 class Gradients(Protocol):
-    """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ..."""
+    """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ...
+
+    Equal objects reuse one compilation.
+    """
 
     def __call__(
         self, terms: TermsFunction, params: PyTree, batch: Batch
