@@ -50,12 +50,13 @@ def _dmm(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transfor
     )
 
 
-def _finetune(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.finetune(task.model, **_with_optimizer(arguments))
+def _fitted(factory: Callable[..., mu.Transform]) -> Build:
+    """A method whose arguments are numbers and one optimizer."""
 
+    def build(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+        return factory(task.model, **_with_optimizer(arguments))
 
-def _gradient_ascent(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.gradient_ascent(task.model, **_with_optimizer(arguments))
+    return build
 
 
 def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
@@ -68,14 +69,6 @@ def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tr
     return mu.blindspot(task.model, init=task.init, recipe=mu.BlindspotRecipe(**rest), **fixed)
 
 
-def _gaussian_amnesiac(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.gaussian_amnesiac(task.model, **_with_optimizer(arguments))
-
-
-def _neg_grad_plus(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.neg_grad_plus(task.model, **_with_optimizer(arguments))
-
-
 def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.retrain(task.model, init=task.init, **_with_optimizer(arguments))
 
@@ -84,11 +77,13 @@ METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
     "dmm": _dmm,
-    "finetune": _finetune,
-    "gradient_ascent": _gradient_ascent,
+    "finetune": _fitted(mu.finetune),
+    "gradient_ascent": _fitted(mu.gradient_ascent),
     "blindspot": _blindspot,
-    "gaussian_amnesiac": _gaussian_amnesiac,
-    "neg_grad_plus": _neg_grad_plus,
+    "gaussian_amnesiac": _fitted(mu.gaussian_amnesiac),
+    "neg_grad_plus": _fitted(mu.neg_grad_plus),
+    "scrub": _fitted(mu.scrub),
+    "salun": _fitted(mu.salun),
     "retrain": _retrain,
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax._callables import hashable
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, describe
 from mu_jax.losses import guarded
 
@@ -72,6 +72,40 @@ class Model:
         params, state = self.split(variables)
         outputs, state = self.predict_train(params, state, inputs, key)
         return outputs, self.join(params, state)
+
+    def forward(
+        self,
+        variables: PyTree,
+        inputs: PyTree,
+        *,
+        training: bool,
+        key: jax.Array | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs in the chosen mode, and the variables; only training mode moves statistics.
+
+        Args:
+          variables: the model's arrays.
+          inputs: inputs of a batch.
+          training: True for training mode, where the key drives dropout; False for inference mode,
+            where the variables come back as they are.
+          key: a PRNG key; inference mode does not use it.
+
+        Returns:
+          `(outputs, variables)`.
+
+        Example:
+          >>> import jax.numpy as jnp, mu_jax as mu
+          >>> count = lambda w, state, x, key: (x * w, state + 1)
+          >>> model = mu.from_function(
+          ...     lambda w, state, x: x * w, mu.losses.squared_error, predict_train=count)
+          >>> variables = mu.Variables(jnp.array(2.0), jnp.array(0))
+          >>> outputs, moved = model.forward(variables, jnp.ones(1), training=True)
+          >>> outputs.tolist(), int(moved.state)
+          ([2.0], 1)
+        """
+        if training:
+            return self.apply_train(variables, inputs, key)
+        return self.apply(variables, inputs), variables
 
     def losses(self, variables: PyTree, batch: Batch) -> jax.Array:
         """Per-example losses f32[B] in inference mode."""
@@ -300,7 +334,7 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
     return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _restrict(model: Model, trainable: Callable[[str], bool] | frozenset[str]) -> Model:
     choose = trainable if callable(trainable) else trainable.__contains__
 

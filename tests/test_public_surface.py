@@ -207,6 +207,7 @@ FLOORS = (
         "_callables",
         "_extras",
         "_nnx",
+        "_tracing",
         "data",
         "losses",
         "model",

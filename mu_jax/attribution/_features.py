@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.data.checks import check_params
 from mu_jax.evaluation.margins import margins
@@ -95,7 +95,7 @@ class Gram(Statistic):
         return Accumulator(zeros, jnp.zeros((), jnp.float32), same, self.definition)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def gram(model: Model, gauss_newton: bool) -> Gram:
     """The statistic `Gram` for a model; `r_i` is 1, or `p_i (1 - p_i)` with Gauss-Newton."""
 

@@ -13,6 +13,7 @@ import jax.scipy.sparse.linalg
 import numpy as np
 import optax
 
+from mu_jax._tracing import cached, compiled
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.loops.labels import counted
 from mu_jax.loops.predict import map_rows, unweighted
@@ -158,14 +159,14 @@ def _predict(model: Model, state: PyTree, inputs: PyTree, params: PyTree) -> PyT
     return model.predict(params, state, inputs)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _effect_rows(model: Model) -> Callable:
     return lambda batch, variables, direction: group_effect(
         model, variables, direction, batch.inputs
     )
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _gauss_newton_product(model: Model) -> Statistic:
     """`sum_i w_i J_i^T H_i J_i v`, for variables `(variables, v)`."""
 
@@ -185,7 +186,7 @@ def _gauss_newton_product(model: Model) -> Statistic:
     return Statistic(terms, lambda given: model.params(given[0]), "Gauss-Newton product")
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _conjugate_gradients(
     model: Model, variables: PyTree, data: Any, target: PyTree, settings: tuple
 ) -> tuple[PyTree, jax.Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._tracing import cached
 from mu_jax.attribution.datamodels import check_ensemble
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.evaluation.accuracy import check_classification
@@ -63,7 +63,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
     return mean
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _gradient_norms(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> jax.Array:
         params, state = model.split(variables)

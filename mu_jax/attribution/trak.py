@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import cached
 from mu_jax.attribution._features import (
     check_classes,
     checked_margins,
@@ -246,7 +246,7 @@ def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
     return factorise(point.gram.without(part), store.ridge, store.weight_decay)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) -> Statistic:
     """`sum_i c_i grad f_i` as the gradient of one weighted sum of margins."""
 

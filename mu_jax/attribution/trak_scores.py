@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import cached
 from mu_jax.attribution._features import coefficients, leverages, margin_features
 from mu_jax.attribution.trak import Checkpoint, Trak
 from mu_jax.loops.labels import counted
@@ -61,12 +61,12 @@ def trak_scores(
     return sum(scores) / len(scores)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _feature_rows(model: Model) -> Callable:
     return lambda batch, point: margin_features(model, point[0], point[1], batch)[1]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _score_rows(model: Model, gauss_newton: bool, leave_one_out: bool) -> Callable:
     def rows(batch, point, solved):
         variables, projection, factor = point

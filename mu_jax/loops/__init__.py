@@ -14,6 +14,7 @@ from mu_jax.loops.fit import (
     sam,
     total,
 )
+from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.loops.predict import map_rows, outputs
 from mu_jax.loops.progress import progress
 from mu_jax.loops.restriction import gradient_restriction, restricted_loss
@@ -25,8 +26,12 @@ __all__ = [
     "Gradients",
     "Objective",
     "Observer",
+    "Phase",
+    "PhasesInfo",
+    "PhasesState",
     "Term",
     "fit",
+    "fit_phases",
     "fold",
     "gradient_restriction",
     "map_rows",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import on_automatic_axes
@@ -59,7 +59,7 @@ def refresh_statistics(
     return model.join(params, state)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _step(model: Model) -> Callable:
     def step(carry, batch, frozen):
         (state, count), (params, key) = carry, frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -12,11 +13,12 @@ import numpy as np
 import optax
 
 from mu_jax._callables import hashable
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_params
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import on_automatic_axes
-from mu_jax.model import Model
+from mu_jax.model import Model, path_name
 
 PyTree = Any
 
@@ -34,11 +36,11 @@ TermsFunction = Callable[[PyTree, Batch], tuple[Terms, PyTree]]
 
 
 class Objective(Protocol):
-    """What to minimise.
+    """What to minimize.
 
-    A pure function; the same object again reuses its compilation. `frozen` is a dict of named
-    trees (teachers, masks, targets) that are read and never trained. The variables come back with
-    their statistics moved, or as they were.
+    A pure function; an equal object reuses its compilation, so objectives are frozen dataclasses,
+    which compare by value. `frozen` is a dict of named trees (teachers, masks, targets) that are
+    read and never trained. The variables come back with their statistics moved, or as they were.
     """
 
     def __call__(
@@ -48,7 +50,10 @@ class Objective(Protocol):
 
 
 class Gradients(Protocol):
-    """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ..."""
+    """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ...
+
+    Equal objects reuse one compilation.
+    """
 
     def __call__(
         self, terms: TermsFunction, params: PyTree, batch: Batch
@@ -126,6 +131,7 @@ def fit(
     frozen: dict[str, PyTree] | None = None,
     gradients: Gradients | None = None,
     shuffle: bool = True,
+    update_mask: PyTree | None = None,
     state: FitState | None = None,
 ) -> tuple[FitState, FitInfo]:
     """Minimise an objective over batches: the one optimisation loop.
@@ -137,8 +143,7 @@ def fit(
     Args:
       model: says which part of the variables is trained.
       objective: see `Objective`.
-      optimizer: any optax optimizer; to freeze leaves, end it with
-        `optax.masked(optax.set_to_zero(), frozen_leaves)`, or use `mu.masked`.
+      optimizer: any optax optimizer; to freeze whole leaves, use `mu.masked`.
       variables: where to start.
       batches: `Batches`, a `Stream`, or a re-iterable of `Batch`.
       key: a PRNG key.
@@ -147,13 +152,17 @@ def fit(
       frozen: named trees handed to the objective.
       gradients: how to take the gradient; default `plain`.
       shuffle: draw a new order of the examples in every epoch.
+      update_mask: which entries may change, a tree shaped like the trained parameters: for each
+        leaf a bool or 0/1 array of its shape, or one number for the whole leaf. It may be traced.
+        The mask acts on the gradient, so that no norm counts the other entries, and last of all on
+        the step: the other entries keep every bit, weight decay and momentum notwithstanding.
       state: continue from here; `variables` and `key` are then not used.
 
     Returns:
       `(state, info)`: `state.variables` is the result.
 
     Raises:
-      ValueError: an iterable whose length is not known, without `steps`.
+      ValueError: an iterable whose length is not known, without `steps`; a mask of another shape.
 
     Note: a last batch with fewer examples is filled up with rows of weight 0. They take no part in
     any loss, but in training mode a batch normalisation sees them; where that matters choose a
@@ -162,45 +171,125 @@ def fit(
     Cost: one forward and backward pass per example and epoch with `plain` gradients; memory of
     parameters, optimizer state, one gradient and one batch.
     """
-    if batch_size is not None:
-        if not hasattr(batches, "replace"):
-            raise ValueError(
-                "expected Batches or a Stream for a given batch_size, found an iterable: let it "
-                "yield batches of that size"
-            )
-        batches = batches.replace(batch_size=batch_size)  # type: ignore[union-attr]
-    total = steps
-    if total is None:
-        per_epoch = num_batches(batches)
-        if per_epoch is None:
-            raise ValueError(
-                "expected batches of known number, found an iterable without a length: give steps"
-            )
-        total = per_epoch * epochs
-    if steps is not None:
-        epochs = -(-steps // (num_batches(batches) or 1))
+    batches = with_batch_size(batches, batch_size)
+    stop = num_steps(batches, epochs) if steps is None else steps
     start: int | jax.Array = 0
     check_params(model.params(variables if state is None else state.variables))
     if state is None:
         opt_state = optimizer.init(model.params(variables))
         state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
     else:
-        start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    step = _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain))  # type: ignore[arg-type]
-    empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
+        start = position_of(state.step)
+    return advance(
+        model,
+        objective,
+        optimizer,
+        (state, no_info(stop)),
+        batches,
+        start=start,
+        stop=stop,
+        frozen=frozen,
+        gradients=gradients,
+        shuffle=shuffle,
+        update_mask=update_mask,
+    )
+
+
+def with_batch_size(batches: Any, batch_size: int | None) -> Any:
+    """The batches with another number of examples each; None for their own."""
+    if batch_size is None:
+        return batches
+    if not hasattr(batches, "replace"):
+        raise ValueError(
+            "expected Batches or a Stream for a given batch_size, found an iterable: let it "
+            "yield batches of that size"
+        )
+    return batches.replace(batch_size=batch_size)
+
+
+def num_steps(batches: Any, epochs: int) -> int:
+    """Steps of so many passes over the batches."""
+    per_epoch = num_batches(batches)
+    if per_epoch is None:
+        raise ValueError(
+            "expected batches of known number, found an iterable without a length: give steps"
+        )
+    return per_epoch * epochs
+
+
+def position_of(step: jax.Array) -> int | jax.Array:
+    """The number of a step; of the members of an ensemble, the smallest."""
+    return step if isinstance(step, jax.core.Tracer) else int(np.min(step))
+
+
+def no_info(steps: int) -> FitInfo:
+    """The report of a fit before its first step."""
+    return FitInfo(*(jnp.zeros(steps, jnp.float32) for _ in FitInfo._fields))
+
+
+def advance(
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    carry: tuple[FitState, FitInfo],
+    batches: Batches | Iterable[Batch],
+    *,
+    start: int | jax.Array,
+    stop: int | jax.Array,
+    frozen: dict[str, PyTree] | None = None,
+    gradients: Gradients | None = None,
+    shuffle: bool = True,
+    update_mask: PyTree | None = None,
+) -> tuple[FitState, FitInfo]:
+    """Take the steps `start` to `stop` of a fit: the part of `fit` that `fit_phases` shares.
+
+    Args:
+      model, objective, optimizer, batches, frozen, gradients, shuffle, update_mask: see `fit`.
+      carry: the state at `start`, and a report with room for every step up to `stop`.
+      start, stop: numbers of steps, counted from the beginning of the fit. Inside `jit` they may be
+        traced; no step is taken where `start >= stop`.
+    """
+    state = carry[0]
+    mask = None if update_mask is None else _checked(update_mask, model.params(state.variables))
+    epochs = 1  # read for iterables alone, whose bounds are numbers
+    if not isinstance(stop, jax.core.Tracer):
+        epochs = -(-int(stop) // (num_batches(batches) or 1))
     return fold(
-        step,
-        (state, empty),
+        _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain)),  # type: ignore[arg-type]
+        carry,
         batches,
         frozen or {},
+        mask,
         epochs=epochs,
         start=start,
-        stop=total,
+        stop=stop,  # type: ignore[arg-type]
         key=state.key if shuffle else None,
     )
 
 
-@functools.lru_cache(maxsize=256)
+def _checked(mask: PyTree, params: PyTree) -> PyTree:
+    """The mask of the trained leaves as arrays, each of the shape of its leaf or of a number."""
+
+    def leaf(path, param, mask):
+        if param is None:  # not trained
+            return None
+        found = jnp.shape(mask)
+        if found not in ((), param.shape):
+            raise ValueError(
+                f"expected an update_mask of shape {param.shape} or () for "
+                f"{path_name(path)!r}, found {found}: give one entry per parameter, or one per leaf"
+            )
+        return jnp.asarray(mask, bool)
+
+    return jax.tree_util.tree_map_with_path(leaf, params, mask, is_leaf=lambda x: x is None)
+
+
+def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
+    """Entries of the tree where the mask is true, those of the other tree elsewhere."""
+    return tree if mask is None else jax.tree.map(jnp.where, mask, tree, other)
+
+
+@cached(maxsize=256)
 def _fit_step(
     model: Model,
     objective: Objective,
@@ -210,7 +299,7 @@ def _fit_step(
     """One step as the same function object each time, so that it compiles once."""
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(carry, batch, frozen):
+    def step(carry, batch, frozen, mask):
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
@@ -220,17 +309,18 @@ def _fit_step(
             return found, model.split(variables)[1]
 
         grads, found, moved = gradients(terms, params, batch)
-        loss = total(found)
+        loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
         updates, opt_state = update(grads, state.opt_state, params, value=loss)
-        params = optax.apply_updates(params, updates)
+        # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
+        params = _choose(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
         info = FitInfo(
             *(old.at[state.step].set(new.astype(old.dtype)) for old, new in zip(info, row))
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen):
-        return on_automatic_axes(step, carry, batch, frozen, like=carry)
+    def step_anywhere(carry, batch, frozen, mask):
+        return on_automatic_axes(step, carry, batch, frozen, mask, like=carry)
 
     return step_anywhere
 
@@ -255,32 +345,47 @@ def plain(terms: TermsFunction, params: PyTree, batch: Batch) -> tuple[PyTree, T
     return grads, found, aux
 
 
-@functools.lru_cache(maxsize=64)
-def sam(rho: float) -> Gradients:
+@dataclasses.dataclass(frozen=True)
+class sam:
     """Sharpness-aware: the gradient at `theta + rho g / ||g||`; two passes.
+
+    Args:
+      rho: length of the step to the point of the gradient, may be traced.
 
     References:
       P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur. Sharpness-Aware Minimization for Efficiently
       Improving Generalization. ICLR 2021.
     """
 
-    def gradients(terms, params, batch):
+    rho: jax.Array | float
+
+    def __call__(
+        self, terms: TermsFunction, params: PyTree, batch: Batch
+    ) -> tuple[PyTree, Terms, PyTree]:
+        """The gradient there, and the terms at `theta`."""
         grads, found, aux = plain(terms, params, batch)
-        scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
+        scale = self.rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
         grads, _, _ = plain(terms, optax.tree.add_scale(params, scale, grads), batch)
         return grads, found, aux
 
-    return gradients
 
-
-@functools.lru_cache(maxsize=64)
-def per_term(combine: Callable[[dict[str, PyTree]], PyTree]) -> Gradients:
+@dataclasses.dataclass(frozen=True)
+class per_term:
     """One gradient per term of the objective, combined by `combine` (projection, bargaining).
+
+    Args:
+      combine: `{term: gradient} -> gradient`.
 
     Cost: one forward pass, and one backward pass per term.
     """
 
-    def gradients(terms, params, batch):
+    combine: Callable[[dict[str, PyTree]], PyTree]
+
+    def __call__(
+        self, terms: TermsFunction, params: PyTree, batch: Batch
+    ) -> tuple[PyTree, Terms, PyTree]:
+        """The combined gradient, the terms, and what `terms` returned beside them."""
+
         def values(params):
             found, aux = terms(params, batch)
             return {name: total({name: term}) for name, term in found.items()}, (found, aux)
@@ -292,21 +397,28 @@ def per_term(combine: Callable[[dict[str, PyTree]], PyTree]) -> Gradients:
             seeds = {other: seed.astype(value[other].dtype) for other, seed in seeds.items()}
             return pull_back(seeds)[0]
 
-        return combine({name: gradient(name) for name in value}), found, aux
-
-    return gradients
+        return self.combine({name: gradient(name) for name in value}), found, aux
 
 
-@functools.lru_cache(maxsize=64)
-def micro_batches(number: int) -> Gradients:
+@dataclasses.dataclass(frozen=True)
+class micro_batches:
     """The same gradient as `plain`, from `number` parts of the batch one after another.
 
     Sums are accumulated over the parts and divided by the weight of the whole batch, so nothing
     changes but memory (one part's activations). In training mode, batch statistics are those of
     the parts, and the last part's move the running ones.
+
+    Args:
+      number: parts of a batch; it divides the number of rows.
     """
 
-    def gradients(terms, params, batch):
+    number: int
+
+    def __call__(
+        self, terms: TermsFunction, params: PyTree, batch: Batch
+    ) -> tuple[PyTree, Terms, PyTree]:
+        """The gradient, the terms of the whole batch, and what the last part moved."""
+        number = self.number
         if batch.weight.shape[0] % number:
             raise ValueError(
                 f"expected a batch that divides into {number} parts, found one of "
@@ -328,5 +440,3 @@ def micro_batches(number: int) -> Gradients:
 
         grads, auxes = jax.lax.scan(add, optax.tree.zeros_like(params), parts)
         return grads, whole, jax.tree.map(lambda x: x[-1], auxes)
-
-    return gradients

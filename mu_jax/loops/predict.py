@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.loops.scan import fold
@@ -85,12 +85,12 @@ def _targets_of(batch: Batch) -> PyTree:
     return batch.targets
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _output_rows(model: Model) -> RowFunction:
     return lambda batch, variables: model.apply(variables, batch.inputs)
 
 
-@functools.lru_cache(maxsize=128)
+@cached(maxsize=128)
 def _row_step(
     function: RowFunction, rows: int, mesh: Mesh | None, axis: Axis, structure: Any, specs: tuple
 ) -> Callable:

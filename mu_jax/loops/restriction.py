@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,17 +12,15 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Gradients, TermsFunction, plain
+from mu_jax.loops.fit import Gradients, Terms, TermsFunction, plain
 
 PyTree = Any
 Norm = Literal["per_leaf", "global"]
 Loss = Callable[[PyTree], jax.Array]
 
 
-@functools.lru_cache(maxsize=64)
-def gradient_restriction(
-    alpha: float = 0.005, norm: Norm = "per_leaf", *, gradients: Gradients = plain
-) -> Gradients:
+@dataclasses.dataclass(frozen=True)
+class gradient_restriction:
     """Train with `L + alpha ||grad L||`: pass it as `gradients=` to `fit`, `retrain`, `finetune`.
 
     `per_leaf` adds up the norms of the leaves, `sum_k ||g_k||`; `global` takes the norm of the
@@ -30,7 +29,7 @@ def gradient_restriction(
 
     Args:
       alpha: 0.005 in the reference program, for batches of 64; the norm of a batch gradient falls
-        with the batch size.
+        with the batch size. May be traced.
       norm: "per_leaf" is the reference; it depends on how parameters are divided into arrays.
       gradients: how to take `g` and `H u`; with `mu.loops.micro_batches(k)` the norm is still
         that of the whole batch.
@@ -48,17 +47,24 @@ def gradient_restriction(
       KDD 2025.
     """
 
-    def restricted(terms: TermsFunction, params: PyTree, batch: Batch):
+    alpha: jax.Array | float = 0.005
+    norm: Norm = "per_leaf"
+    _: dataclasses.KW_ONLY
+    gradients: Gradients = plain
+
+    def __call__(
+        self, terms: TermsFunction, params: PyTree, batch: Batch
+    ) -> tuple[PyTree, Terms, PyTree]:
+        """The gradient, the terms, and what `terms` returned beside them."""
+
         def gradient(params):
-            grads, found, aux = gradients(terms, params, batch)
+            grads, found, aux = self.gradients(terms, params, batch)
             return grads, (found, aux)
 
         grads, (found, aux) = gradient(params)
-        direction = unit(jax.lax.stop_gradient(grads), norm)
+        direction = unit(jax.lax.stop_gradient(grads), self.norm)
         push = jax.jvp(lambda p: gradient(p)[0], (params,), (direction,))[1]
-        return optax.tree.add_scale(grads, alpha, push), found, aux
-
-    return restricted
+        return optax.tree.add_scale(grads, self.alpha, push), found, aux
 
 
 def restricted_loss(

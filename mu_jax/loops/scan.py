@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import (
     Batch,
     Batches,
@@ -90,6 +91,11 @@ def record() -> Iterator[list[Program]]:
         _PROGRAMS.reset(token)
 
 
+def is_recording() -> bool:
+    """Whether loops note their programs in place of running."""
+    return _PROGRAMS.get() is not None
+
+
 def once(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     """`function(*arguments)`, noted as a program of its own by `record`."""
     return _noted(function, arguments, times=1, donates=False)
@@ -156,10 +162,10 @@ def fold(
     """
     if isinstance(batches, Batches):
         total = batches.num_batches * epochs if stop is None else stop
-        if _traced((carry, batches, frozen, key)):
+        if _traced((carry, batches, frozen, key)) or holds_tracer(step):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
-            if _PROGRAMS.get() is not None:
+            if is_recording():
                 arguments = (carry, batches.at(0), *frozen)
                 return _noted(step, arguments, times=total - int(start), donates=True)
             return _run(step, carry, batches, frozen, key, start, total)
@@ -225,11 +231,13 @@ def _in_segments(
     return _end(carry, position)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=1)
-def _compiled_step(
+def _one_step(
     step: Step, carry: PyTree, batch: Batch, frozen: tuple, overwrite_padding: bool
 ) -> PyTree:
     return step(carry, without_padding_values(batch) if overwrite_padding else batch, *frozen)
+
+
+_compiled_step = jax.jit(_one_step, static_argnums=(0, 4), donate_argnums=1)
 
 
 def _over_iterable(
@@ -250,8 +258,11 @@ def _over_iterable(
     foreign = not hasattr(batches, "iterate")  # a Stream fills up its batches as `Batches` does
     total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
     carry, position = _begin(total, carry, start)
+    run: Callable[..., PyTree] = functools.partial(_compiled_step, step)
+    if holds_tracer(step):  # compiled for this loop alone: no cache may keep it
+        run = jax.jit(lambda *args: _one_step(step, *args), static_argnums=3)
     for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
-        carry = _compiled_step(step, carry, batch, frozen, foreign and mesh_of(batch) is None)
+        carry = run(carry, batch, frozen, foreign and mesh_of(batch) is None)
         position += 1
         _advance(carry, position)
     if position == 0:
@@ -278,9 +289,10 @@ def _epochs(
             epoch_key = None if key is None else jax.random.fold_in(key, epoch)
             yield from iterate(key=epoch_key, start=offset if epoch == first else 0)
         return
-    size = None
-    every = itertools.chain.from_iterable(batches for _ in range(epochs))
-    for number, batch in enumerate(map(checked_batch, every)):
+    size, length = None, num_batches(batches)
+    first = skip // length if length else 0  # epochs that need not be read to be skipped
+    every = itertools.chain.from_iterable(batches for _ in range(epochs - first))
+    for number, batch in enumerate(map(checked_batch, every), first * (length or 0)):
         size = batch.weight.shape[0] if size is None else size
         if number >= skip:
             yield pad(batch, size)

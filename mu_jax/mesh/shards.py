@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mu_jax._callables import hashable
+from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, as_seen_here, axis_names, check_axis, is_explicit
 from mu_jax.data.batches import Batch, Batches, checked_batch
 
@@ -147,7 +148,7 @@ def created_like(variables: PyTree, init: Callable[[jax.Array], PyTree], key: ja
     return _jitted_init(hashable(init), jax.tree.structure(variables), tuple(places))(key)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _jitted_init(init, structure, places):
     return jax.jit(init, out_shardings=jax.tree.unflatten(structure, places))
 

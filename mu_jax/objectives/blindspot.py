@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Objective, Term
+from mu_jax.loops.fit import Term, Terms
 from mu_jax.loops.labels import counted
 from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.mesh.shards import bare
@@ -22,15 +21,8 @@ Distance = Callable[[PyTree, PyTree], jax.Array]
 Layers = tuple[tuple[str, int], ...]
 
 
-@functools.lru_cache(maxsize=64)
-def blindspot(
-    model: Model,
-    *,
-    layers: Layers = (),
-    distance: Distance | None = None,
-    training_mode: bool = False,
-    teacher_in_training_mode: bool = False,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class blindspot:
     """The Blindspot loss over a batch that mixes rows to retain (u = 0) and to forget (u = 1).
 
     `L = (1/W) sum_i w_i [(1 - u_i) e(f_i, y_i) + u_i (e(f_i, g_i) + beta sum_l d_l(i))]` with
@@ -70,28 +62,52 @@ def blindspot(
       2023.
     """
 
-    def objective(variables, batch, frozen, key):
-        run = functools.partial(_run, model, layers, batch.inputs)
-        outputs, maps, variables = run(variables, key, training_mode)
-        teacher_key = jax.random.fold_in(key, 1)
-        wanted, teacher_maps, _ = run(frozen["teacher"], teacher_key, teacher_in_training_mode)
+    model: Model
+    _: dataclasses.KW_ONLY
+    layers: Layers = ()
+    distance: Distance | None = None
+    training_mode: bool = False
+    teacher_in_training_mode: bool = False
 
-        batch, forget = _counted(model, batch), batch.targets.forget
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        """The terms, and the student's variables."""
+        teacher, teacher_key = frozen["teacher"], jax.random.fold_in(key, 1)
+        teacher_mode = self.teacher_in_training_mode
+        outputs, maps, variables = self._run(variables, batch.inputs, key, self.training_mode)
+        wanted, teacher_maps, _ = self._run(teacher, batch.inputs, teacher_key, teacher_mode)
+
+        batch, forget = _counted(self.model, batch), batch.targets.forget
         total = batch.weight.sum()
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        losses = _losses(model, distance, outputs, wanted, batch)
+        losses = _losses(self.model, self.distance, outputs, wanted, batch)
         terms = {
             "retain": Term(weighted_sum(losses, to_retain), total),
             "forget": Term(weighted_sum(losses, to_forget), total),
         }
-        if layers:
+        if self.layers:
             pairs = zip(maps, teacher_maps, strict=True)
             apart = jnp.stack([jnp.square(a - b).mean(1) for a, b in pairs]).sum(0)
             attention = weighted_sum(apart, to_forget)
             terms["attention"] = Term(attention, total, frozen["attention_weight"])
         return terms, variables
 
-    return objective
+    def _run(
+        self, variables: PyTree, inputs: PyTree, key: jax.Array, training: bool
+    ) -> tuple[PyTree, list[jax.Array], PyTree]:
+        """Outputs, attention maps, and the variables with their statistics moved."""
+        model = self.model
+        if not self.layers:
+            outputs, variables = model.forward(variables, inputs, training=training, key=key)
+            return outputs, [], variables
+        params, state = model.split(variables)
+        if training:
+            outputs, seen, state = model.observe_train(params, state, inputs, key)  # type: ignore[misc]
+        else:
+            outputs, seen = model.observe(params, state, inputs)  # type: ignore[misc]
+        maps = [attention_map(seen[name], axis) for name, axis in self.layers]
+        return outputs, maps, model.join(params, state)
 
 
 def attention_map(activation: jax.Array, axis: int) -> jax.Array:
@@ -166,24 +182,6 @@ def attention_layers(
                 f"{name!r} of shape {shape} among {', '.join(seen)}: name one of these, batch first"
             )
     return tuple(axes.items())
-
-
-def _run(
-    model: Model, layers: Layers, inputs: PyTree, variables: PyTree, key: jax.Array, training: bool
-) -> tuple[PyTree, list[jax.Array], PyTree]:
-    """Outputs, attention maps, and the variables with their statistics moved."""
-    if not layers:
-        if training:
-            outputs, variables = model.apply_train(variables, inputs, key)
-            return outputs, [], variables
-        return model.apply(variables, inputs), [], variables
-    params, state = model.split(variables)
-    if training:
-        outputs, seen, state = model.observe_train(params, state, inputs, key)  # type: ignore[misc]
-    else:
-        outputs, seen = model.observe(params, state, inputs)  # type: ignore[misc]
-    maps = [attention_map(seen[name], axis) for name, axis in layers]
-    return outputs, maps, model.join(params, state)
 
 
 def _counted(model: Model, batch: Batch) -> Batch:

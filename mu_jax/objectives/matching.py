@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.loops.fit import Objective, Term
+from mu_jax.data.batches import Batch
+from mu_jax.loops.fit import Term, Terms
 from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.model import Model
 
+PyTree = Any
 Distance = Literal["squared", "kl"]
 
 
-@functools.lru_cache(maxsize=64)
-def matching(
-    model: Model,
-    *,
-    distance: Distance = "squared",
-    training_mode: bool = False,
-    proximity: float = 0.0,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class matching:
     """Distance of the outputs to `batch.targets`, which are outputs themselves, f32[B, K].
 
     `squared`: `sum_i w_i mean_c (f_c(x_i) - h_c(x_i))^2 / sum_i w_i`, the mean over classes as in
@@ -41,20 +37,26 @@ def matching(
       An `Objective` with the terms `match` and, if asked for, `proximity`.
     """
 
-    def objective(variables, batch, frozen, key):
-        if training_mode:
-            outputs, variables = model.apply_train(variables, batch.inputs, key)
-        else:
-            outputs = model.apply(variables, batch.inputs)
-        distances = _DISTANCES[distance](outputs, batch.targets)
-        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
-        if proximity:
-            moved = optax.tree.sub(model.params(variables), frozen["start"])
-            squared = optax.tree.norm(moved, squared=True)
-            terms["proximity"] = Term(squared, jnp.ones(()), proximity)
-        return terms, variables
+    model: Model
+    _: dataclasses.KW_ONLY
+    distance: Distance = "squared"
+    training_mode: bool = False
+    proximity: float = 0.0
 
-    return objective
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        """The terms, and the variables."""
+        outputs, variables = self.model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
+        distances = _DISTANCES[self.distance](outputs, batch.targets)
+        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
+        if self.proximity:
+            moved = optax.tree.sub(self.model.params(variables), frozen["start"])
+            squared = optax.tree.norm(moved, squared=True)
+            terms["proximity"] = Term(squared, jnp.ones(()), self.proximity)
+        return terms, variables
 
 
 def _squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:

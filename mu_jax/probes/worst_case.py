@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batches, is_concrete
 from mu_jax.evaluation.accuracy import as_float
 from mu_jax.loops.predict import map_rows
@@ -196,12 +197,12 @@ def project_capped_simplex(values: ArrayLike, size: ArrayLike) -> jax.Array:
     return jnp.clip(values - (low + high) / 2, 0, 1)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _published(model: Model) -> Unlearn:
     return finetune(model, optax.sign_sgd(0.01), epochs=10, batch_size=256, training_mode=True)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _losses(model: Model) -> Callable:
     return lambda batch, variables: model.losses(variables, batch)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch
 from mu_jax.loops.labels import counted
 from mu_jax.losses import cross_entropy, weighted_sum
@@ -21,7 +22,7 @@ PyTree = Any
 Definition = Literal["per_example", "grouped", "loss_free", "fisher"]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def importance(
     model: Model, definition: Definition = "per_example", group_size: int | None = None
 ) -> Statistic:

@@ -21,7 +21,7 @@ from mu_jax.model import Model
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms._shared.transform import Transform, report
+from mu_jax.transforms._shared.transform import Unlearn, method, report
 
 PyTree = Any
 
@@ -76,6 +76,7 @@ class BlindspotInfo(NamedTuple):
         return self.teacher.messages() + self.student.messages()
 
 
+@method
 def blindspot(
     model: Model,
     *,
@@ -85,7 +86,7 @@ def blindspot(
     teacher_epochs: int = 2,
     epochs: int = 1,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Deep regression unlearning with a blindspot teacher.
 
     1. A teacher of the same architecture is initialised anew and trained for a few epochs on the
@@ -146,7 +147,7 @@ def blindspot(
 
     check_range(attention_weight=recipe.attention_weight)
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         keys = [jax.random.fold_in(key, number) for number in range(4)]
         check_labels(model, variables, retain=retain)
         mixed = marked_mix(forget, retain)
@@ -191,7 +192,7 @@ def blindspot(
             details=BlindspotInfo(teacher_info, student_info, jnp.asarray(len(layers), jnp.int32)),
         )
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def _layers(model: Model, variables: PyTree, mixed: Any, recipe: Recipe) -> Layers:

@@ -13,7 +13,7 @@ from mu_jax.data.batches import Batches
 from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
 from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
-from mu_jax.transforms._shared.transform import Transform
+from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
 Function = Callable[[Model, PyTree, Batches, Batches], jax.Array]
@@ -26,6 +26,7 @@ class Attribution(Protocol):
         """Summed effect of including the forget set on the outputs of examples, f32[n, K]."""
 
 
+@method
 def dmm(
     model: Model,
     attribution: Attribution | Function,
@@ -33,7 +34,7 @@ def dmm(
     *,
     multiplier: jax.Array | float = 1.0,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Datamodel matching: `h(x) = f(x; theta_0) - multiplier * B(x)`, then fit f to h.
 
     `B(x)`, the rise of every output of x that the forget set caused, is predicted by attribution.
@@ -86,7 +87,7 @@ def dmm(
       Array([-0.45,  0.65], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
             if hasattr(attribution, "effect"):
                 effect = attribution.effect(forget, pool)
@@ -103,4 +104,4 @@ def dmm(
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn

@@ -16,11 +16,12 @@ from mu_jax.loops.labels import check_labels, weights
 from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms._shared.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def gaussian_amnesiac(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -30,7 +31,7 @@ def gaussian_amnesiac(
     batch_size: int | None = None,
     clip: tuple[float, float] | None = None,
     training_mode: bool = False,
-) -> Transform:
+) -> Unlearn:
     """Train on, with a label `y_i ~ N(mu, s^2)` drawn for every example to forget.
 
     `mu = sum_i w_i y_i / W` and `s^2 = sum_i w_i (y_i - mu)^2 / (W - 1)` are those of all training
@@ -74,7 +75,7 @@ def gaussian_amnesiac(
       Array([1., 2., 5.], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, forget=forget, retain=retain)
         first, second = readable(forget, retain)
         labels = draw_labels(jax.random.fold_in(key, 0), first, second, clip=clip, model=model)
@@ -91,7 +92,7 @@ def gaussian_amnesiac(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def draw_labels(

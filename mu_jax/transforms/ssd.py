@@ -17,7 +17,7 @@ from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.statistics.importance import Definition
-from mu_jax.transforms._shared.transform import Transform, UnlearningWarning, report
+from mu_jax.transforms._shared.transform import Unlearn, UnlearningWarning, method, report
 
 PyTree = Any
 
@@ -65,6 +65,7 @@ class SSDInfo(NamedTuple):
         return found
 
 
+@method
 def ssd(
     model: Model,
     alpha: jax.Array | float | Literal["adaptive"],
@@ -73,7 +74,7 @@ def ssd(
     definition: Definition = "per_example",
     group_size: int | None = None,
     full_importance: Accumulator | None = None,
-) -> Transform:
+) -> Unlearn:
     """Selective synaptic dampening: shrink the weights that matter more for the forget set.
 
     With importances `F_f` over the forget set and `F` over all training data,
@@ -129,7 +130,7 @@ def ssd(
     check_range(alpha=None if adaptive else alpha)
     check_range(high=3e38, dampening=dampening)
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         statistic = importance(model, definition, group_size)
         if definition in ("per_example", "grouped"):
@@ -168,7 +169,7 @@ def ssd(
         )
 
     importance(model, definition, group_size)  # refuses a wrong definition here, not later
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumulator, jax.Array]:

@@ -182,9 +182,16 @@ def test_the_second_fit_compiles_nothing():
     assert compilations == []
 
 
-def test_supervised_is_one_object_per_model():
-    assert mu.supervised(MODEL) is OBJECTIVE
-    assert sam(0.1) is sam(0.1) and micro_batches(2) is micro_batches(2)
+def test_equal_objectives_and_seams_share_one_compilation():
+    assert mu.supervised(MODEL) == OBJECTIVE and mu.supervised(MODEL) is not OBJECTIVE
+    run(epochs=2, gradients=sam(0.1))
+    with counted_compilations() as compilations:
+        run(epochs=2, objective=mu.supervised(MODEL), gradients=sam(0.1))
+    assert compilations == []
+    with counted_compilations() as compilations:
+        run(epochs=2, objective=mu.supervised(MODEL, sign=-1.0), gradients=sam(0.1))
+    assert compilations
+    assert sam(0.1) != sam(0.2) and micro_batches(2) == micro_batches(2)
 
 
 def test_the_value_reaches_an_optimizer_that_wants_it():

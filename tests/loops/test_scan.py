@@ -289,3 +289,23 @@ def test_a_larger_batch_after_the_first_is_refused():
 def test_num_batches():
     assert num_batches(data()) == num_batches(pairs(data())) == num_batches(list(data())) == 3
     assert num_batches(iter(())) is None
+
+
+def test_whole_epochs_that_are_skipped_are_not_read():
+    class Counted:
+        walks, read = 0, 0
+
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            self.walks += 1
+            for batch in data():
+                self.read += 1
+                yield batch
+
+    examples = Counted()
+    found = fold(remember, start(), examples, epochs=3, start=7)
+    assert (examples.walks, examples.read, int(found["calls"])) == (1, 3, 2)
+    expected = fold(remember, start(), list(data()), epochs=3, start=7)
+    np.testing.assert_array_equal(found["trace"], expected["trace"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.model import Model
 
 PyTree = Any
-Body = Callable[[Model, jax.Array, PyTree, Any, Any], tuple[PyTree, "Info"]]
+Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, "Info"]]
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +31,12 @@ class Transform:
 
     Attributes:
       model: how to compute, and which part of the variables may change.
-      body: the method, `(model, key, variables, forget, retain) -> (variables, info)`.
+      method: the method for any model, `model -> unlearn`, where
+        `unlearn(key, variables, forget, retain) -> (variables, info)`.
     """
 
     model: Model
-    body: Body
+    method: Callable[[Model], Unlearn]
 
     def __call__(
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
@@ -41,11 +44,56 @@ class Transform:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
         _check_places(key, variables)
         check_sets(forget, retain)
-        return self.body(self.model, key, variables, forget, retain)
+        return self.method(self.model)(key, variables, forget, retain)
 
     def restricted(self, restriction: Callable[[Model], Model]) -> Transform:
         """The same method with a model of which only a part may change."""
         return dataclasses.replace(self, model=restriction(self.model))
+
+
+def method(
+    factory: Callable[Concatenate[Model, P], Unlearn],
+) -> Callable[Concatenate[Model, P], Transform]:
+    """Make `factory(model, ...) -> unlearn` a factory of transforms.
+
+    The arguments are kept, and the factory runs again for every model that the transform is given:
+    `mu.masked` replaces the model by one with fewer trainable leaves. The `model` that the code of
+    a method sees is therefore always the one to use; there is no other in its scope.
+
+    Args:
+      factory: a function of the model and the hyper-parameters. It returns
+        `unlearn(key, variables, forget, retain) -> (variables, info)`.
+
+    Returns:
+      A function with the same arguments that returns a `Transform`.
+
+    Example:
+      >>> import mu_jax as mu
+      >>> @method
+      ... def shrink(model, share=0.5):
+      ...     def unlearn(key, variables, forget, retain):
+      ...         params = jax.tree.map(lambda x: (1 - share) * x, model.params(variables))
+      ...         after = model.with_params(variables, params)
+      ...         return report(
+      ...             model, variables, after, (forget, retain), steps=0, example_passes=0)
+      ...     return unlearn
+      >>> model = mu.from_function(lambda w, state, x: x @ w["w"] + w["b"], mu.losses.squared_error)
+      >>> sets = mu.split(mu.batches(jnp.eye(2), jnp.ones(2), batch_size=2), [0])
+      >>> start = mu.Variables({"w": jnp.ones(2), "b": jnp.ones(())})
+      >>> masked = mu.masked(shrink(model), lambda name: name == "b")
+      >>> masked(jax.random.key(0), start, *sets)[0].params
+      {'b': Array(0.5, dtype=float32), 'w': Array([1., 1.], dtype=float32)}
+    """
+
+    @functools.wraps(factory)
+    def build(model: Model, *args: P.args, **kwargs: P.kwargs) -> Transform:
+        def bind(model: Model) -> Unlearn:
+            return factory(model, *args, **kwargs)
+
+        bind(model)  # refuses wrong arguments here, not when the transform is called
+        return Transform(model, bind)
+
+    return build
 
 
 class Details(Protocol):
