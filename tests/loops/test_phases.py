@@ -173,11 +173,11 @@ def test_resumed_in_the_middle_of_a_cycle_is_bit_identical(make, tmp_path):
     with (
         pytest.raises(Stopped),
         mu.resumable(tmp_path, config=0, min_seconds=0),
-        mu.folding.observe(Watch(7)),
+        mu.loops.observe(Watch(7)),
     ):
         run(phases)
     rest = Watch()
-    with mu.resumable(tmp_path, config=0, min_seconds=0), mu.folding.observe(rest):
+    with mu.resumable(tmp_path, config=0, min_seconds=0), mu.loops.observe(rest):
         found = run(phases)
     assert rest.steps == 13 - 7
     assert_same(found, whole)

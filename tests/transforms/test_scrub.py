@@ -163,7 +163,7 @@ def test_rewinding_on_streams_and_after_a_stop(tmp_path):
     with (
         pytest.raises(Stopped),
         mu.resumable(tmp_path, config=0, min_seconds=0),
-        mu.folding.observe(Watch()),
+        mu.loops.observe(Watch()),
     ):
         transform(KEY, chosen.variables, *streams)
     with mu.resumable(tmp_path, config=0, min_seconds=0):
