@@ -240,5 +240,5 @@ def test_refused_in_one_sentence(call, says):
 
 def test_a_phase_that_diverges_is_named():
     _, info = run([mu.Phase(DOWN, ADAM, data()), mu.Phase(UP, optax.sgd(1e30), data())])
-    assert info.messages() and all("Phase 1: The fit diverged" in m for m in info.messages()[1:])
+    assert any(message.startswith("Phase 1: The loss was") for message in info.messages())
     assert run(two())[1].messages() == []

@@ -10,7 +10,7 @@ from small_models import setting
 from trees import assert_close, assert_identical, is_one_sentence, stack
 
 import mu_jax as mu
-from mu_jax.transforms.salun import saliency_mask, uniform_label
+from mu_jax.transforms.salun import _Relabeled, saliency_mask, uniform_label
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(0)
@@ -101,6 +101,30 @@ def test_labels_are_drawn_anew_at_every_visit_and_from_all_classes():
     mu.salun(chosen.model, optimizer, epochs=9, draw=draw)(KEY, chosen.variables, *chosen.sets())
     jax.effects_barrier()
     assert set(seen) == {0, 1, 2}
+
+
+def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
+    model = mu.from_function(
+        lambda w, state, x: x @ w, lambda outputs, labels: labels.astype(jnp.float32)
+    )
+    batch = mu.batches(jnp.eye(6), jnp.zeros(6, int), batch_size=6, index=range(40, 46)).at(0)
+    objective = _Relabeled(model, False, uniform_label)
+
+    def labels(batch):
+        def one(row):
+            weight = jnp.zeros_like(batch.weight).at[row].set(1.0)
+            found, _ = objective(
+                mu.Variables(jnp.ones((6, 99))), batch._replace(weight=weight), {}, KEY
+            )
+            return int(found["loss"].sum)
+
+        return [one(row) for row in range(6)]
+
+    found = labels(batch)
+    assert len(set(found)) > 3
+    assert labels(mu.data.pad(batch, 8)) == found
+    reverse = jax.tree.map(lambda x: x[::-1], batch)
+    assert labels(reverse) == found[::-1]
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
