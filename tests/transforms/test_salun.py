@@ -122,7 +122,7 @@ def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
 
     found = labels(batch)
     assert len(set(found)) > 3
-    assert labels(mu.data.pad(batch, 8)) == found
+    assert labels(mu.data.batches.pad(batch, 8)) == found
     reverse = jax.tree.map(lambda x: x[::-1], batch)
     assert labels(reverse) == found[::-1]
 
