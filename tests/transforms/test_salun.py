@@ -10,6 +10,7 @@ from small_models import setting
 from trees import assert_close, assert_identical, is_one_sentence, stack
 
 import mu_jax as mu
+from mu_jax.data.batches import pad
 from mu_jax.transforms.salun import _Relabeled, saliency_mask, uniform_label
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
@@ -122,7 +123,7 @@ def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
 
     found = labels(batch)
     assert len(set(found)) > 3
-    assert labels(mu.data.batches.pad(batch, 8)) == found
+    assert labels(pad(batch, 8)) == found
     reverse = jax.tree.map(lambda x: x[::-1], batch)
     assert labels(reverse) == found[::-1]
 
