@@ -12,8 +12,10 @@ import numpy as np
 import optax
 
 from mu_jax import edits
-from mu_jax.data.batches import Batch, is_concrete
+from mu_jax.data.batches import Batch
+from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.losses import weighted_sum
 from mu_jax.mesh.shards import on_automatic_axes
@@ -116,7 +118,10 @@ def salun(
       [False, False, True]
     """
 
+    check_range(0, 1, fraction=fraction)
+
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, forget=forget, retain=retain)
         saliency = collect(mean_gradient(model), variables, forget)
         mask = saliency_mask(saliency.value, fraction)
         common: dict[str, Any] = {
@@ -146,10 +151,6 @@ def salun(
             details=SalUnInfo(info.fits[0], info.fits[1], edits.mean(mask)),
         )
 
-    if is_concrete(fraction) and not np.all((np.asarray(fraction) >= 0) & (fraction <= 1)):
-        raise ValueError(
-            f"expected a fraction of the weights between 0 and 1, found {fraction}: give a share"
-        )
     return unlearn
 
 
@@ -206,6 +207,7 @@ class _Relabeled:
                 "expected integer labels to draw others, found "
                 f"{jax.tree.map(jnp.shape, batch.targets)} of another type: give a classifier's"
             )
+        batch = counted(self.model, batch)
         outputs, variables = self.model.forward(
             variables, batch.inputs, training=self.training_mode, key=key
         )

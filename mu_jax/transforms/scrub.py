@@ -12,9 +12,10 @@ import optax
 
 from mu_jax.data.batches import Batch, Batches, check_weight, in_memory
 from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.loops.predict import outputs
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.mesh.shards import on_automatic_axes, summary
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, report
@@ -135,6 +136,7 @@ def scrub(
     """
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, retain=retain)
         numbers = {"temperature": temperature, "gamma": gamma, "alpha": alpha}
         common: dict[str, Any] = {
             "optimizer_state": "shared",
@@ -195,6 +197,7 @@ class _Distil:
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
+        batch = batch if self.away else counted(self.model, batch)
         wanted = self.model.apply(frozen["teacher"], batch.inputs)
         found, variables = self.model.forward(
             variables, batch.inputs, training=self.training_mode, key=key
@@ -231,15 +234,10 @@ def divergence(
             f"{getattr(logits, 'shape', None)}: give a classifier"
         )
 
-    def logarithms(x):
-        return jax.nn.log_softmax(x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature)
-
-    found, target = logarithms(logits), logarithms(wanted)
-    possible = target > -jnp.inf
-    # Before the product, not after it: 0 times the derivative of an infinite difference is NaN.
-    apart = jnp.where(possible, target, 0) - jnp.where(possible, found, 0)
-    summed = jnp.sum(jnp.where(possible, jnp.exp(target), 0) * apart, axis=-1)
-    return temperature**2 * summed.reshape(summed.shape[0], -1).mean(1)
+    found, target = (
+        x.astype(jnp.promote_types(x.dtype, jnp.float32)) / temperature for x in (logits, wanted)
+    )
+    return temperature**2 * softmax_divergence(found, target)
 
 
 def rewind_index(forget_errors: jax.Array, validation_error: jax.Array) -> jax.Array:

@@ -142,7 +142,7 @@ def test_divided_parameters(kind):
 
 @pytest.mark.parametrize("fraction", [1.5, -0.1, float("nan")])
 def test_a_wrong_fraction_is_refused_at_once(fraction):
-    with pytest.raises(ValueError, match=f"between 0 and 1, found {fraction}") as error:
+    with pytest.raises(ValueError, match=f"from 0 to 1, found {fraction}") as error:
         mu.salun(setting("raw").model, MOMENTUM, fraction=fraction)
     assert is_one_sentence(str(error.value))
 
