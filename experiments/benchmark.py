@@ -24,11 +24,11 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import comparison
-from experiments.populations import ORIGINALS, Population, everything, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.studies import study
-from experiments.tasks import Task, check_kind, make_task, read_ids
+from experiments.lib import tables
+from experiments.lib.populations import ORIGINALS, Population, everything, train_population
+from experiments.lib.rows import study
+from experiments.lib.running import exit_with_sentence, flags_only, write_config, write_records
+from experiments.lib.tasks import Task, check_kind, make_task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -84,8 +84,8 @@ def run_request(
     """Records of one forget set; prints in which order the methods come."""
     oracles = _loaded(task, ids)
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
-    print("\n" + comparison.ordering(found, request), flush=True)
-    return comparison.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
+    print("\n" + tables.ordering(found, request), flush=True)
+    return tables.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
 
 
 def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:

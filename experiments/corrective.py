@@ -33,12 +33,12 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import mu_jax as mu
-from experiments import scoring, studies
-from experiments.cases import Case, make_case
-from experiments.comparison import Row
-from experiments.populations import ORACLES, ORIGINALS, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import make_task, split
+from experiments.lib import scoring
+from experiments.lib.cases import Case, make_case
+from experiments.lib.populations import ORACLES, ORIGINALS, train_population
+from experiments.lib.rows import Row, constant, unlearn_all
+from experiments.lib.running import exit_with_sentence, flags_only, write_config, write_records
+from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -135,9 +135,9 @@ def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dic
     for fraction in fractions:
         known = case.known(fraction)
         retain = split(task, known)[1]
-        found = [population(NAIVE, KNOWN, retain), studies.constant(task, retain, seeds)]
+        found = [population(NAIVE, KNOWN, retain), constant(task, retain, seeds)]
         label = f"{case.name}, {fraction:.0%} known: "
-        found += studies.unlearn_all(task, known, originals, directory, label)
+        found += unlearn_all(task, known, originals, directory, label)
         for row in found:
             rows.setdefault(row.name, []).append(row)
     return rows

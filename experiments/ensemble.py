@@ -21,9 +21,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import mu_jax as mu
-from experiments.populations import everything, train_population, train_subsets
-from experiments.running import exit_with_sentence, flags_only
-from experiments.tasks import Task, make_task, point, read_ids, split
+from experiments.lib.populations import everything, train_population, train_subsets
+from experiments.lib.running import exit_with_sentence, flags_only
+from experiments.lib.tasks import Task, make_task, point, read_ids, split
 from mu_jax import datasets, ensembles, evaluation
 
 CONFIG = config_flags.DEFINE_config_file(

@@ -14,10 +14,16 @@ import pathlib
 import jax
 from absl import app, flags
 
-from experiments import scoring
-from experiments.constant import CONSTANT
-from experiments.running import exit_with_sentence, flags_only, read_config, stage, write_records
-from experiments.tasks import Task, make_task, retrain
+from experiments.lib import scoring
+from experiments.lib.constant import CONSTANT
+from experiments.lib.running import (
+    exit_with_sentence,
+    flags_only,
+    read_config,
+    stage,
+    write_records,
+)
+from experiments.lib.tasks import Task, make_task, retrain
 from experiments.unlearn import split
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store, Version

@@ -32,11 +32,11 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import mu_jax as mu
-from experiments import scoring, studies
-from experiments.comparison import Row
-from experiments.populations import ORACLES, ORIGINALS, positions, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import Task, check_kind, location, make_task, read_ids, split
+from experiments.lib import scoring
+from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
+from experiments.lib.rows import Row, constant, unlearn_all
+from experiments.lib.running import exit_with_sentence, flags_only, write_config, write_records
+from experiments.lib.tasks import Task, check_kind, location, make_task, read_ids, split
 from mu_jax import datasets, evaluation, reporting
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -116,8 +116,8 @@ def run_methods(task: Task, ids: np.ndarray, seeds: int, directory: pathlib.Path
     return [
         Row("retrain", retrained.outputs),
         Row("do nothing", originals.outputs, wall_s=0.0),
-        studies.constant(task, retain, seeds),
-        *studies.unlearn_all(task, ids, originals, directory),
+        constant(task, retain, seeds),
+        *unlearn_all(task, ids, originals, directory),
     ]
 
 

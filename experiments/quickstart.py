@@ -22,13 +22,19 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import mu_jax as mu
-from experiments import comparison, scoring
-from experiments.constant import CONSTANT
-from experiments.methods import Request, make_method, method_arguments
-from experiments.populations import ORIGINALS, train_population
-from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
-from experiments.studies import study
-from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
+from experiments.lib import scoring, tables
+from experiments.lib.constant import CONSTANT
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.populations import ORIGINALS, train_population
+from experiments.lib.rows import study
+from experiments.lib.running import (
+    exit_with_sentence,
+    flags_only,
+    stage,
+    write_config,
+    write_records,
+)
+from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store
 
@@ -85,7 +91,7 @@ def run(config, request: str) -> None:
             task, directory, "originals", models=MODELS.value, seed=ORIGINALS
         )
         found = study(task, ids, originals, directory)
-        print("\n" + comparison.ordering(found, request))
+        print("\n" + tables.ordering(found, request))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")
 

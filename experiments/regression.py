@@ -31,12 +31,18 @@ import optax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments import scoring
-from experiments.constant import CONSTANT, constant_outputs
-from experiments.domains import Sets, compare, split
-from experiments.methods import Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
-from experiments.tasks import Task, check_kind, in_units, make_task, point, retrain, train
+from experiments.lib import scoring
+from experiments.lib.constant import CONSTANT, constant_outputs
+from experiments.lib.domains import Sets, compare, split
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.running import (
+    exit_with_sentence,
+    flags_only,
+    stage,
+    write_config,
+    write_records,
+)
+from experiments.lib.tasks import Task, check_kind, in_units, make_task, point, retrain, train
 from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
 

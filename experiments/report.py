@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from experiments.running import exit_with_sentence
+from experiments.lib.running import exit_with_sentence
 from mu_jax import reporting
 
 MARKDOWN = flags.DEFINE_bool("markdown", False, "Write Markdown.")

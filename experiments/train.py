@@ -16,9 +16,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 import mu_jax as mu
-from experiments import scoring
-from experiments.running import exit_with_sentence, flags_only, stage, write_config
-from experiments.tasks import make_task, train
+from experiments.lib import scoring
+from experiments.lib.running import exit_with_sentence, flags_only, stage, write_config
+from experiments.lib.tasks import make_task, train
 from mu_jax.checkpoints import Store
 
 CONFIG = config_flags.DEFINE_config_file(

@@ -19,10 +19,10 @@ import jax
 from absl import app, flags
 
 import mu_jax as mu
-from experiments import scoring, tasks
-from experiments.methods import METHODS, Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, flags_only, read_config, stage
-from experiments.tasks import Task, make_task, read_ids
+from experiments.lib import scoring, tasks
+from experiments.lib.methods import METHODS, Request, make_method, method_arguments
+from experiments.lib.running import exit_with_sentence, flags_only, read_config, stage
+from experiments.lib.tasks import Task, make_task, read_ids
 from mu_jax import datasets
 from mu_jax.checkpoints import Store
 
