@@ -25,6 +25,7 @@ from experiments.lib import scoring, tables
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT
 from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.rows import study
 from experiments.lib.running import (
@@ -62,12 +63,16 @@ def main(argv: list[str]) -> None:
 
 def run(config, request: str) -> None:
     start = time.monotonic()
+    workdir = check_workdir(
+        WORKDIR.value,
+        files=("config.json", "results.jsonl"),
+        folders=("ensembles", "store"),
+    )
     task = make_task(config)
     check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
-    workdir = pathlib.Path(WORKDIR.value)
     print(
         f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
         f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",

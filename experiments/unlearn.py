@@ -21,7 +21,7 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import scoring, tasks
 from experiments.lib.command_line import alone, start
-from experiments.lib.methods import METHODS, Request, make_method, method_arguments
+from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import Task, make_task, read_ids
 from mu_jax import datasets
@@ -128,7 +128,8 @@ def configuration(workdir: pathlib.Path):
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    arguments = config.methods.get(METHOD.value, {})
+    complete(config, METHOD.value)
+    arguments = config.methods[METHOD.value]
     for item in SET.value:
         name, equals, text = item.partition("=")
         if not equals:

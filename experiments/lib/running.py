@@ -14,6 +14,7 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import paths
 from mu_jax import reporting
 
 
@@ -29,8 +30,8 @@ def exit_with_sentence() -> Iterator[None]:
     logging.set_verbosity(logging.WARNING)
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {paths.sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,0 +1,133 @@
+"""Methods by name: each builds for every task that it is offered for, with or without defaults."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import configs
+from experiments.lib import arguments, configurations
+from experiments.lib.methods import METHODS, Request, complete, make_method
+from experiments.lib.tasks import make_task, split
+
+CONFIGS = sorted(p.stem for p in Path(configs.__file__).parent.glob("[!_]*.py"))
+EMBEDDED = ["digits", "nomus_digits", "corrective_digits", "diabetes", "digits_regression"]
+ATTRIBUTION = {"checkpoints": 2, "calibration": ("random:0.1:seed=9",), "calibration_models": 2}
+
+
+def config_of(name):
+    return importlib.import_module(f"experiments.configs.{name}").get_config()
+
+
+@pytest.fixture(scope="module", params=EMBEDDED)
+def task(request):
+    config = config_of(request.param)
+    config.limit, config.training.epochs = 120, 1
+    return make_task(config)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("ensembles")
+
+
+def trace(task, name, directory):
+    """The shapes that the method returns for variables of the task."""
+    forget, retain = split(task, np.asarray(task.train.index)[:20])
+    transform = make_method(task, name, Request(forget, directory))
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    found, _ = jax.eval_shape(transform, jax.random.key(0), variables, forget, retain)
+    return jax.tree.structure(found) == jax.tree.structure(variables)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_builds_for_every_task_or_is_not_offered(task, directory, method):
+    kind = task.info.task
+    if method in task.config.methods:
+        del task.config.methods[method]
+    if method not in arguments.offered(kind):
+        with pytest.raises(ValueError, match=f"expected a method for a {kind} task among ssd"):
+            trace(task, method, directory)
+        return
+    complete(task.config, method)
+    if method == "dmm":
+        task.config.methods.dmm.attribution.update(ATTRIBUTION)
+    assert trace(task, method, directory)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_method_of_a_configuration_builds(name, directory):
+    config = config_of(name)
+    config.limit, config.training.epochs = 120, 1
+    if "dmm" in config.methods:
+        config.methods.dmm.attribution.update(ATTRIBUTION)
+    task = make_task(config)
+    assert all(trace(task, method, directory) for method in config.methods)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_and_its_defaults_are_in_order(name):
+    config = config_of(name)
+    configurations.check(config)
+    for setting, found in config.to_dict()["methods"].items():
+        arguments.check(setting, found.pop("method", setting), found)
+    for kind in ("classification", "multilabel", "regression"):
+        for method in arguments.offered(kind):
+            arguments.check(method, method, arguments.defaults(config, kind, method))
+
+
+def test_every_method_is_offered_for_some_task():
+    assert set(METHODS) == set(arguments.offered("classification"))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"nosuch": 1}, "expected hyper-parameters of 'ssd' among alpha, dampening"),
+        ({"alpha": "abc"}, "expected a number or 'adaptive' for alpha of 'ssd', found 'abc'"),
+        ({"alpha": None}, "found None"),
+        ({"alpha": float("nan")}, "found nan"),
+        ({"alpha": float("inf")}, "found inf"),
+        ({"alpha": True}, "found True"),
+        ({"alpha": [1.0]}, "found [1.0]"),
+        ({"definition": "fischer"}, "expected 'per_example' or 'grouped'"),
+        ({"group_size": 0}, "expected a whole number or nothing from 1 on for group_size"),
+        ({"group_size": 2.5}, "found 2.5"),
+    ],
+)
+def test_hyperparameters_that_cannot_be_meant_are_refused(changes, said):
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
+        arguments.check("ssd", "ssd", {"alpha": 1.0, **changes})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method, given, said",
+    [
+        ("ssd", {}, "expected alpha of 'ssd' in the configuration, found nothing"),
+        ("neg_grad_plus", {"epochs": 3}, "expected optimizer and learning_rate of"),
+        ("finetune", {"optimizer": "sgd", "learning_rate": -1.0}, "from 0 on"),
+        ("finetune", {"optimizer": "sgd", "learning_rate": 1.0, "epochs": -1}, "from 0 on"),
+        ("finetune", {"optimizer": "sgd", "learning_rate": 1.0, "batch_size": 0}, "from 1 on"),
+        ("finetune", {"optimizer": 3, "learning_rate": 1.0}, "expected text for optimizer"),
+        ("finetune", {"optimizer": "sgd", "learning_rate": 1.0, "training_mode": "no"}, "true or"),
+        (
+            "dmm",
+            {"optimizer": "sgd", "learning_rate": 1.0, "attribution": {"checkpoints": 0}},
+            "expected a whole number from 1 on for checkpoints of the attribution",
+        ),
+        (
+            "dmm",
+            {"optimizer": "sgd", "learning_rate": 1.0, "attribution": {"models": 3}},
+            "expected fields of the attribution of 'dmm' among checkpoints",
+        ),
+    ],
+)
+def test_hyperparameters_of_a_fit_are_checked_too(method, given, said):
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
+        arguments.check(method, method, given)
+    assert said in str(caught.value)
