@@ -54,13 +54,15 @@ def _prepare(task: Task, items: tuple, directory: pathlib.Path) -> Attribution:
     population = train_population(
         task, directory, "attribution", models=settings["checkpoints"], seed=CHECKPOINTS
     )
+    decay = task.config.training.weight_decay
     store = attribution.trak(
         task.model,
         [population.model(j) for j in range(settings["checkpoints"])],
         task.train,
         key=jax.random.key(0),
         dim=settings["dim"],
-        weight_decay=task.config.training.weight_decay,
+        weight_decay=decay,
+        ridge=0.0 if decay else 1e-3,  # without weight decay the matrix may be singular
     )
     factors = [
         _multiplier(task, settings, directory, request, population, store)
