@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments.lib import tables
 from experiments.lib.command_line import define_config, start
+from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
 from experiments.lib.rows import study
@@ -72,6 +73,7 @@ def run(config, requests: list[str]) -> None:
     )
     task = make_task(config)
     check_kind(task, "classification")
+    check_methods(task)
     wanted = {request: read_ids(task, request) for request in requests}
     oracles = {request: _loaded(task, ids) for request, ids in wanted.items()}
     write_config(workdir, config)

@@ -36,6 +36,7 @@ import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.cases import Case, make_case
 from experiments.lib.command_line import define_config, start
+from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORACLES, ORIGINALS, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
@@ -88,6 +89,8 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
     )
     task = make_task(config)
     cases = [make_case(task, name) for name in names or config.manipulations]
+    for case in cases:
+        check_methods(case.task)
     write_config(workdir, config)
     keep_programs(workdir / "programs")
     records, tables = [], []

@@ -24,7 +24,7 @@ import mu_jax as mu
 from experiments.lib import scoring, tables
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.rows import study
@@ -70,6 +70,7 @@ def run(config, request: str) -> None:
     )
     task = make_task(config)
     check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
+    check_methods(task)
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))

@@ -33,7 +33,7 @@ from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT, constant_outputs
 from experiments.lib.domains import Sets, compare, split
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import (
     exit_with_sentence,
@@ -63,6 +63,7 @@ def run(config) -> None:
     )
     task = make_task(config)
     check_kind(task, "regression", "; use experiments.benchmark")
+    check_methods(task)
     sets = split(task, config.forget)
     write_config(workdir, config)
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))

@@ -136,10 +136,11 @@ def configuration(workdir: pathlib.Path):
             raise ValueError(
                 f"expected --set name=value, found {item!r}; write for example alpha=3"
             )
-        try:
-            arguments[name] = json.loads(text)
-        except json.JSONDecodeError:
-            arguments[name] = text
+        with config.ignore_type():  # what a value may be is checked when the method is made
+            try:
+                arguments[name] = json.loads(text)
+            except json.JSONDecodeError:
+                arguments[name] = text
     return config
 
 

@@ -42,8 +42,8 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
     It is read off the signature of the function of that name in `mu_jax`.
 
     Example:
-      >>> {name for name, argument in arguments_of("iau").items() if argument.required}
-      {'optimizer', 'learning_rate'}
+      >>> [name for name, argument in arguments_of("iau").items() if argument.required]
+      ['optimizer', 'learning_rate']
     """
     function = getattr(mu, method)
     parameters = inspect.signature(function).parameters

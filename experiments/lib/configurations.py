@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import runpy
 from collections.abc import Mapping
@@ -69,6 +70,29 @@ def load(path: str) -> ConfigDict:
             "return one"
         )
     return found.lock()
+
+
+def read(path: pathlib.Path) -> ConfigDict:
+    """The configuration that a run has kept beside its results, checked.
+
+    Raises:
+      ValueError: no JSON, no object, or a field that is missing or wrong.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(
+            f"expected the configuration of a run in {path}, found text that is no JSON ({what}); "
+            "restore the file"
+        ) from None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"expected a JSON object in {path}, found {type(found).__name__}; restore the file"
+        )
+    config = ConfigDict(found)
+    check(config)
+    return config
 
 
 def check(config: ConfigDict) -> None:

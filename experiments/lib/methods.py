@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib import arguments as catalog
 from experiments.lib import attributions
-from experiments.lib.tasks import Task, location, lookup, make_optimizer
+from experiments.lib.tasks import OPTIMIZERS, Task, location, lookup, make_optimizer
 from mu_jax import datasets
 
 
@@ -106,15 +106,28 @@ def make_method(task: Task, name: str, request: Request) -> mu.Transform:
       ValueError: an unknown method, one that is not for this kind of task, or hyper-parameters
         that it does not have, lacks, or cannot take.
     """
-    arguments = method_arguments(task, name)
+    method, arguments = _checked(task, name)
+    return METHODS[method](task, arguments, request)
+
+
+def check_methods(task: Task) -> None:
+    """Refuse a configuration with a method that `make_method` would refuse; nothing is made."""
+    for name in task.config.methods:
+        _checked(task, name)
+
+
+def _checked(task: Task, name: str) -> tuple[str, dict[str, Any]]:
+    """Which method a name of the configuration means, and its arguments."""
+    arguments, kind = method_arguments(task, name), task.info.task
     method = arguments.pop("method", name)
-    build = lookup(METHODS, method, "method")
-    kind = task.info.task
+    lookup(METHODS, method, "method")
     lookup(dict.fromkeys(catalog.offered(kind)), method, f"method for a {kind} task")
     if name not in task.config.methods:
         arguments = catalog.defaults(task.config, kind, name)
     catalog.check(name, method, arguments)
-    return build(task, arguments, request)
+    if "optimizer" in arguments:
+        lookup(OPTIMIZERS, arguments["optimizer"], "optimizer")
+    return method, arguments
 
 
 def method_arguments(task: Task, name: str) -> dict[str, Any]:

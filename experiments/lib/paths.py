@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import tempfile
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -81,8 +82,11 @@ def _check_folder(path: pathlib.Path) -> None:
     found = next(each for each in (whole, *whole.parents) if _there(each))
     if not found.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))
-    if not os.access(found, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, f"no permission to write in {found}", str(path))
+    try:
+        tempfile.TemporaryFile(dir=found).close()  # only a try tells: root has all permissions
+    except OSError as error:
+        number = errno.EACCES if error.errno == errno.ENOENT else error.errno
+        raise OSError(number, f"no way to write in {found}", str(path)) from error
 
 
 def _there(path: pathlib.Path) -> bool:

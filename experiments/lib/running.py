@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -14,7 +13,7 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib import paths
+from experiments.lib import configurations, paths
 from mu_jax import reporting
 
 
@@ -71,4 +70,4 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
             f"expected a trained model in {workdir}, found no config.json there; train one with "
             f"python -m experiments.train --workdir={workdir}"
         )
-    return ConfigDict(json.loads(path.read_text()))
+    return configurations.read(path)

@@ -256,7 +256,7 @@ def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransf
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:
     """An entry of a table of names, or a sentence that lists them."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"expected a {what} among {', '.join(table)}, found {name!r}; choose one")
     return table[name]
 
