@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import jax
 import numpy as np
 import pytest
 
+import mu_jax as mu
 from experiments import configs
 from experiments.lib import arguments, configurations
 from experiments.lib.methods import METHODS, Request, complete, make_method
 from experiments.lib.tasks import make_task, split
+from mu_jax import models
 
 CONFIGS = sorted(p.stem for p in Path(configs.__file__).parent.glob("[!_]*.py"))
 EMBEDDED = ["digits", "nomus_digits", "corrective_digits", "diabetes", "digits_regression"]
@@ -23,11 +26,30 @@ def config_of(name):
     return importlib.import_module(f"experiments.configs.{name}").get_config()
 
 
-@pytest.fixture(scope="module", params=EMBEDDED)
+@pytest.fixture(scope="module", params=[*EMBEDDED, "labels of yes and no"])
 def task(request):
-    config = config_of(request.param)
+    config = config_of(request.param if request.param in EMBEDDED else "digits")
     config.limit, config.training.epochs = 120, 1
-    return make_task(config)
+    task = make_task(config)
+    return task if request.param in EMBEDDED else of_two_labels(task)
+
+
+def of_two_labels(task):
+    """Digits as two labels of yes and no: odd, and at least five."""
+    module = models.MLP((8,), 2)
+
+    def targets(examples):
+        digit = np.asarray(examples.targets)
+        return examples.replace(targets=np.stack([digit % 2, digit > 4], -1).astype(np.int32))
+
+    return dataclasses.replace(
+        task,
+        train=targets(task.train),
+        test=targets(task.test),
+        info=task.info._replace(task="multilabel", num_classes=2),
+        model=mu.from_linen(module, mu.losses.binary_cross_entropy),
+        init=lambda key: module.init(key, task.train.inputs[:1]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +75,24 @@ def test_every_method_builds_for_every_task_or_is_not_offered(task, directory, m
         with pytest.raises(ValueError, match=f"expected a method for a {kind} task among ssd"):
             trace(task, method, directory)
         return
-    complete(task.config, method)
+    task.config.methods[method] = arguments.defaults(task.config, kind, method)
     if method == "dmm":
         task.config.methods.dmm.attribution.update(ATTRIBUTION)
     assert trace(task, method, directory)
+
+
+def test_a_configuration_is_completed_by_what_it_does_not_name():
+    config = config_of("digits")
+    given = config.methods.ssd.to_dict()
+    for method in ("ssd", "neg_grad_plus", "blindspot"):
+        complete(config, method)
+    assert config.methods.ssd.to_dict() == given
+    assert config.methods.neg_grad_plus.learning_rate == pytest.approx(
+        0.01
+    )  # a tenth of training's
+    assert config.methods.blindspot.teacher_epochs == 5
+    with pytest.raises(ValueError, match="expected a method for a regression task"):
+        complete(config_of("diabetes"), "dmm")
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
