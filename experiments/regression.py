@@ -29,7 +29,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments.lib import scoring
+from experiments.lib import configurations, scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT, constant_outputs
 from experiments.lib.domains import Sets, compare, split
@@ -64,6 +64,7 @@ def run(config) -> None:
     task = make_task(config)
     check_kind(task, "regression", "; use experiments.benchmark")
     check_methods(task)
+    configurations.check_fields(config, configurations.REGRESSION)
     sets = split(task, config.forget)
     write_config(workdir, config)
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))

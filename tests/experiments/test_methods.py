@@ -167,3 +167,34 @@ def test_hyperparameters_of_a_fit_are_checked_too(method, given, said):
     with pytest.raises(ValueError, match=r"^expected ") as caught:
         arguments.check(method, method, given)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base, changes, said",
+    [
+        ("digits", {"training": {"batch_size": 0}}, "from 1 on for training.batch_size"),
+        ("digits", {"training": {"epochs": 2.5}}, "a whole number from 1 on for training.epochs"),
+        ("digits", {"training": 3}, "a group of fields for training"),
+        ("digits", {"methods": {"ssd": 3}}, "the arguments of the method ssd as a group"),
+        ("diabetes", {"forget": None}, "text for forget"),
+        ("diabetes", {"relearning": {"epochs": 0}}, "for relearning.epochs"),
+    ],
+)
+def test_fields_that_cannot_be_meant_are_refused(base, changes, said):
+    config = config_of(base).unlock()
+    with config.ignore_type():
+        for name, value in changes.items():
+            both = isinstance(value, dict)
+            config[name] = {**config[name].to_dict(), **value} if both else value
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
+        configurations.check(config)
+        configurations.check_fields(config, configurations.REGRESSION)
+    assert said in str(caught.value)
+
+
+def test_a_field_that_is_missing_is_named():
+    for name in ("dataset", "training", "methods"):
+        config = config_of("digits").unlock()
+        del config[name]
+        with pytest.raises(ValueError, match=f"expected the field {name}"):
+            configurations.check(config)
