@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -164,13 +168,30 @@ def _archived(path: Path, name: str) -> list[int]:
         raise FileNotFoundError(
             f"expected an archive of forget sets at {str(path)!r}, found none; check the path"
         )
-    with np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         if name not in archive:
             raise ValueError(
                 f"expected a name among {join(archive.files)} in {str(path)!r}, found {name!r}; "
                 "choose one of these"
             )
+        if not isinstance(archive[name], np.ndarray):
+            raise EOFError(f"{name} is no array")
         return _sorted_unique(archive[name]).tolist()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An archive of arrays; one sentence for a file that is damaged or something else."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+        if str(error).startswith("expected "):
+            raise
+        raise ValueError(
+            f"expected an archive of forget sets, as numpy.savez writes it, in {str(path)!r}, "
+            f"found a damaged or another file ({type(error).__name__}); write it again"
+        ) from error
 
 
 def _read_file(path: Path) -> list[int]:
@@ -190,7 +211,7 @@ def _read_file(path: Path) -> list[int]:
         if line.lstrip().startswith("{"):
             ids.append(_from_json(line, where))
             continue
-        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        cells = _cells(line, where)
         if column is None:
             header = [cell.lower() for cell in cells]
             named = [header.index(name) for name in _ID_COLUMNS if name in header]
@@ -201,10 +222,20 @@ def _read_file(path: Path) -> list[int]:
     return ids
 
 
+def _cells(line: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    except csv.Error as error:
+        raise ValueError(
+            f"expected comma-separated cells at {where}, found a line that cannot be read "
+            f"({error}); correct the line"
+        ) from None
+
+
 def _from_json(line: str, where: str) -> int:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # of digits beyond any number, or nested too deep
         value = {}
     found = [value[name] for name in _ID_COLUMNS if name in value]
     if not found or type(found[0]) is not int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, is_concrete
 from mu_jax.losses import reads_classes, refuse_labels
 from mu_jax.mesh.shards import bare
@@ -64,6 +64,6 @@ def check_labels(model: Model, variables: PyTree, **sets: Any) -> None:
         refuse_labels(labels, classes, ignored, f" of the {name} set")
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _num_classes(model: Model, structure: Any, shapes: tuple) -> int:
     return jax.eval_shape(model.apply, *jax.tree.unflatten(structure, shapes)).shape[-1]

@@ -19,7 +19,6 @@ from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.model import Model
 
 PyTree = Any
-Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, "Info"]]
 P = ParamSpec("P")
 
 
@@ -139,6 +138,9 @@ class Info(NamedTuple):
             )
         own = getattr(self.details, "messages", None)
         return found + (own() if own else [])
+
+
+Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, Info]]
 
 
 class UnlearningWarning(UserWarning):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -14,6 +13,7 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import configurations, paths
 from mu_jax import reporting
 
 
@@ -29,8 +29,8 @@ def exit_with_sentence() -> Iterator[None]:
     logging.set_verbosity(logging.WARNING)
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {paths.sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -70,4 +70,4 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
             f"expected a trained model in {workdir}, found no config.json there; train one with "
             f"python -m experiments.train --workdir={workdir}"
         )
-    return ConfigDict(json.loads(path.read_text()))
+    return configurations.read(path)
