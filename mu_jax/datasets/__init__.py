@@ -10,7 +10,8 @@ from mu_jax.datasets.manipulations import (
     known_part,
     poison,
 )
-from mu_jax.datasets.requests import digest, read_request, write_request
+from mu_jax.datasets.requests import read_request, write_request
+from mu_jax.ids import digest
 
 __all__ = [
     "DatasetInfo",
