@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import json
 import os
 import re
-import secrets
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mu_jax import _files as files
+from mu_jax.data.ids import sorted_unique
 from mu_jax.datasets.selectors import SELECTORS, integer, join, select
 
 _ID_COLUMNS = ("id", "index")
@@ -128,39 +128,10 @@ def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray)
         ...     pathlib.Path(folder, "forget.csv").read_text()
         'id\\n4\\n9\\n'
     """
-    unique = _sorted_unique(ids)
+    unique = sorted_unique(ids)
     if not unique.size:
         raise ValueError("expected at least one id to write, found none; pass the ids to forget")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        scratch.write_text("id\n" + "".join(f"{i}\n" for i in unique.tolist()), encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def digest(ids: Iterable[int] | np.ndarray) -> str:
-    """A fingerprint of a set of example ids: SHA-256 of the sorted little-endian int64 bytes.
-
-    Args:
-        ids: integer [m], in any order; an id named twice counts once.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ValueError: the ids are not integers.
-
-    Cost: O(m log m).
-
-    Example:
-        >>> from mu_jax.datasets import digest
-        >>> digest([3, 1, 2]) == digest([1, 2, 3, 3])
-        True
-    """
-    return hashlib.sha256(_sorted_unique(ids).astype("<i8").tobytes()).hexdigest()
+    files.replace_text(path, "id\n" + "".join(f"{i}\n" for i in unique.tolist()))
 
 
 def _archived(path: Path, name: str) -> list[int]:
@@ -176,7 +147,7 @@ def _archived(path: Path, name: str) -> list[int]:
             )
         if not isinstance(archive[name], np.ndarray):
             raise EOFError(f"{name} is no array")
-        return _sorted_unique(archive[name]).tolist()
+        return sorted_unique(archive[name]).tolist()
 
 
 @contextlib.contextmanager
@@ -264,10 +235,3 @@ def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:
             f"of the training set in {request!r}; select fewer"
         )
     return np.array(sorted(wanted), np.int32)
-
-
-def _sorted_unique(ids: Iterable[int] | np.ndarray) -> np.ndarray:
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"expected integer example ids, found {array.dtype}; pass integers")
-    return np.unique(array).astype(np.int64)

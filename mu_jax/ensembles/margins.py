@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from mu_jax import _files as files
 
 _FIELDS = ("values", "index", "forget")
 
@@ -36,14 +37,8 @@ def save_margins(path: str | os.PathLike[str], margins: Margins) -> None:
       ValueError: shapes that do not fit, ids named twice, or margins that are not finite.
     """
     margins = _checked(margins, str(path))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.npz")
-    try:
-        np.savez(scratch, **margins._asdict())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        np.savez(file, **margins._asdict())
 
 
 def load_margins(

@@ -2,38 +2,39 @@
 
 A directory `00000007` is an orbax checkpoint with three items: `arrays` (one array per leaf, named
 by its path such as `params/dense/kernel`), `leaves` (JSON: shape and dtype of every leaf) and
-`metadata` (JSON: the caller's record). It lies on a file system with atomic renames and `flock`
-(a local disk, NFS), not in an object store.
+`metadata` (JSON: the caller's record), with `DIGESTS.json`, the SHA-256 of each of its files, and
+arrays that the caller keeps beside the tree (`forgotten.npy`). It lies on a file system with atomic
+renames and `flock` (a local disk, NFS), not in an object store.
 
 Guarantee: a directory is written under another name, its files and folders are fsynced, and only
 then it is renamed and its parent fsynced. Whatever carries a number is therefore complete, after a
-killed process as well as after a power loss. On several hosts every process makes the same calls,
+killed process as well as after a power loss, and what is read is what was written: files of another
+digest are refused. On several hosts every process makes the same calls,
 on a shared file system; process 0 renames.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from mu_jax import _files as files
+from mu_jax._files import absolute as absolute
+from mu_jax._files import exclusive as exclusive
+from mu_jax._files import replace_json as replace_json
+from mu_jax.store import digests
+from mu_jax.store.digests import Damaged as Damaged
 from mu_jax.store.leaves import Packed, PyTree, unpack
 
 _NUMBER = re.compile(r"\d{8,}")
 _SCRAP = re.compile(r"\d{8,}\.(staging|discarded).*")
-
-
-def absolute(directory: str | os.PathLike[str]) -> Path:
-    """Absolute form of a path, `~` expanded (orbax fails late and elsewhere on relative ones)."""
-    return Path(os.path.abspath(os.path.expanduser(directory)))
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -43,9 +44,15 @@ def path_of(folder: Path, number: int) -> Path:
 
 def numbers(folder: Path) -> list[int]:
     """Numbers of the complete directories in `folder`, ascending."""
+    return [number for number in taken(folder) if path_of(folder, number).is_dir()]
+
+
+def taken(folder: Path) -> list[int]:
+    """Numbers that a name in `folder` has, ascending, whatever it is the name of."""
     if not folder.is_dir():
         return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
 
 def has_arrays(folder: Path, number: int) -> bool:
@@ -53,10 +60,21 @@ def has_arrays(folder: Path, number: int) -> bool:
     return (path_of(folder, number) / "arrays").is_dir()
 
 
-def write(folder: Path, number: int, packed: Packed, metadata: Mapping[str, Any]) -> None:
+def write(
+    folder: Path,
+    number: int,
+    packed: Packed,
+    metadata: Mapping[str, Any],
+    beside: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write a packed tree and its record as directory `number`; the caller holds `exclusive`.
 
     Returns when everything is on stable storage.
+
+    Args:
+        beside: host arrays by name, kept apart from the tree; see `read_beside`.
+
+    Cost: process 0 reads all files once more for their digests.
     """
     import orbax.checkpoint as ocp
 
@@ -67,11 +85,14 @@ def write(folder: Path, number: int, packed: Packed, metadata: Mapping[str, Any]
         metadata=ocp.args.JsonSave(dict(metadata)),
     )
     if jax.process_index() == 0:
-        _make_directory(folder)
+        files.make_directory(folder)
         _sweep(folder)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(staging, args=items)  # starts when all processes have come here
     if jax.process_index() == 0:
+        for name, array in (beside or {}).items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        digests.write(staging, number)
         _commit(staging, path_of(folder, number))
     synchronize(f"mu_jax.store.commits.write.{number}")
 
@@ -79,6 +100,24 @@ def write(folder: Path, number: int, packed: Packed, metadata: Mapping[str, Any]
 def read_metadata(folder: Path, number: int) -> dict[str, Any]:
     """The record given to `write`."""
     return _read_json_item(path_of(folder, number), "metadata")
+
+
+def read_beside(folder: Path, number: int, name: str) -> np.ndarray | None:
+    """An array that was given to `write` beside the tree, or None."""
+    digests.require_intact(path_of(folder, number), f"{name}.npy")
+    try:
+        return np.load(path_of(folder, number) / f"{name}.npy", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+
+
+def require_intact(folder: Path, number: int) -> None:
+    """Refuse arrays that are not those that were written; all processes call it together.
+
+    Raises:
+        Damaged: a file differs from its digest.
+    """
+    digests.require_intact(path_of(folder, number), "arrays", shared=True)
 
 
 def read(folder: Path, number: int, like: PyTree) -> PyTree:
@@ -92,13 +131,17 @@ def read(folder: Path, number: int, like: PyTree) -> PyTree:
     weakly typed arrays of higher rank come back strongly typed.
 
     Raises:
+        Damaged: a file differs from its digest.
         ValueError: a leaf is missing, extra, or of another shape or dtype; nothing is read then.
+
+    Cost: reads the files twice, once for their digests; of several processes each checks a part.
     """
     import orbax.checkpoint as ocp
 
     directory = path_of(folder, number)
 
     def read_arrays(targets: dict[str, Any]) -> Mapping[str, Any]:
+        require_intact(folder, number)
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(directory, args=items)["arrays"]
@@ -114,36 +157,7 @@ def discard(folder: Path, number: int, item: str = "") -> None:
     _sweep(folder)
     scrap = path_of(folder, number).with_suffix(".discarded")
     os.rename(path_of(folder, number) / item, scrap)
-    shutil.rmtree(scrap)
-
-
-@contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """One process (or thread) at a time; the kernel frees the lock when its holder dies.
-
-    On several hosts process 0 holds the lock, and the others wait for it where they `agree` or
-    `synchronize`.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    import fcntl
-
-    _make_directory(directory)
-    with open(directory / ".lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically and durably: readers see the old or the new one, entire."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _fsync(path.parent)
+    files.discard(scrap)
 
 
 def as_json(value: Any, name: str) -> Any:
@@ -183,6 +197,7 @@ def agree(number: int) -> int:
 def _read_json_item(directory: Path, item: str) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
+    digests.require_intact(directory, item)
     items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(directory, args=items)[item]
@@ -195,31 +210,16 @@ def _commit(staging: Path, final: Path) -> None:
         raise RuntimeError(
             f"expected a finished checkpoint in {staging}, found an unfinished one; save it again"
         )
-    for directory, _, files in os.walk(staging):
-        for name in files:
-            _fsync(Path(directory, name))
-        _fsync(Path(directory))
+    for directory, _, names in os.walk(staging):
+        for name in names:
+            files.fsync(Path(directory, name))
+        files.fsync(Path(directory))
     os.rename(staging, final)
-    _fsync(final.parent)
+    files.fsync(final.parent)
 
 
 def _sweep(folder: Path) -> None:
     """Delete what killed writers and deleters left behind."""
     for entry in folder.iterdir():
         if _SCRAP.fullmatch(entry.name):
-            shutil.rmtree(entry)
-
-
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            files.discard(entry)

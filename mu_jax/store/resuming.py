@@ -49,7 +49,7 @@ def resumable(
       >>> acc.value
       Array([ 0., -2.], dtype=float32)
     """
-    journal = _Journal(Path(directory).absolute(), config_digest(config), min_seconds)
+    journal = _Journal(durable.absolute(directory), config_digest(config), min_seconds)
     with observe(journal):
         yield
     journal.clear()

@@ -3,57 +3,45 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from types import EllipsisType
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mu_jax.data import ids
 from mu_jax.store import commits as durable
-from mu_jax.store.leaves import Packed, PyTree, pack
+from mu_jax.store import lineages, pointers
+from mu_jax.store.commits import Damaged
+from mu_jax.store.leaves import PyTree, pack
+from mu_jax.store.lineages import Data
+from mu_jax.store.records import Version, as_version, listed, require_finite
+
+__all__ = ["Damaged", "Overtaken", "Store", "Version"]
 
 
-class Version(NamedTuple):
-    """The record of one published version.
-
-    Attributes:
-        version: number, from 1 upwards, never given twice.
-        parent: version it was made from, or None for a model trained from scratch.
-        method: how it was made, such as `"ssd"`.
-        hyperparameters: of the method.
-        forget_digest: digest of the forget set, or None where nothing was forgotten.
-        metrics: measured before it was published.
-        note: free text.
-        created: UTC time, ISO 8601.
-        serving: whether the serving pointer is on it.
-        restorable: False once `Store.prune` has deleted its arrays.
-    """
-
-    version: int
-    parent: int | None
-    method: str
-    hyperparameters: dict[str, Any]
-    forget_digest: str | None
-    metrics: dict[str, Any]
-    note: str
-    created: str
-    serving: bool
-    restorable: bool
+class Overtaken(RuntimeError):
+    """Another version began to serve while this one was made."""
 
 
 class Store:
     """Immutable versions of a model in one directory, and a pointer to the one that serves.
 
-    Layout: `versions/00000001/` (orbax checkpoint: arrays, their shapes, the record), `SERVING`
-    (JSON: version, previous, since when, method, forget_digest, metrics) and `.lock`.
+    Layout: `versions/00000001/` (orbax checkpoint: arrays, their shapes, the record; and
+    `DIGESTS.json`, the SHA-256 of each file; `forgotten.npy`, int64 ids), `SERVING` (JSON: version,
+    previous, since when, method, forget_digest, metrics), `NUMBERS` (JSON: the highest ever given)
+    and `.lock`.
 
     Guarantees, on a file system with atomic renames and `flock` (a local disk, NFS):
 
     * a version is there whole or not at all, and never changes; a process killed at any moment
       leaves at most scrap that no reader sees and that the next writer deletes;
+    * what is restored is what was published: a file of another digest is refused, and the newest
+      intact ancestor named;
+    * what a version has forgotten (`publish(forgotten=ids)`), all that descend from it have
+      forgotten: `forgotten` lists it, and `split` leaves it out of every later request;
     * readers take no lock and see the old or the new pointer, never a torn one;
     * writers exclude one another, across threads and processes;
     * what `publish`, `swap` and `roll_back` did is on stable storage when they return, and a power
@@ -76,11 +64,13 @@ class Store:
         1
         >>> store.swap(1)
         >>> unlearned = {"params": {"kernel": jnp.zeros((2, 3))}}
-        >>> store.publish(unlearned, parent=1, method="ssd", hyperparameters={"alpha": 2.0})
+        >>> store.publish(unlearned, parent=1, method="ssd", forgotten=[7, 3])
         2
         >>> store.swap(2)
         >>> float(store.restore(like=trained)["params"]["kernel"].sum())
         0.0
+        >>> store.forgotten()
+        array([3, 7])
         >>> store.roll_back()
         1
         >>> [(each.version, each.parent, each.method, each.serving) for each in store.history()]
@@ -92,6 +82,7 @@ class Store:
         self.directory = durable.absolute(directory)
         self._versions = self.directory / "versions"
         self._pointer = self.directory / "SERVING"
+        self._numbers = self.directory / "NUMBERS"
 
     def __repr__(self) -> str:
         return f"Store({str(self.directory)!r})"
@@ -103,9 +94,12 @@ class Store:
         method: str,
         parent: int | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
+        forgotten: Iterable[int] | np.ndarray = (),
         forget_digest: str | None = None,
         metrics: Mapping[str, Any] | None = None,
         note: str = "",
+        withheld: str = "",
+        identity: str | None = None,
     ) -> int:
         """Store `variables` as a new version, without serving it.
 
@@ -114,51 +108,124 @@ class Store:
             method: how they were made.
             parent: version they were made from.
             hyperparameters: what JSON can hold; arrays become lists.
-            forget_digest: digest of the forget set.
+            forgotten: integer ids of the examples that it has forgotten and its parent has not;
+                kept exactly, with those of all ancestors.
+            forget_digest: digest of the forget set, for those who must not keep ids; `forgotten`
+                of this version and of its descendants then raises. Default: that of `forgotten`.
             metrics: finite numbers; a metric that failed is left out.
             note: free text.
+            withheld: why this version should not serve, for those who look at it later.
+            identity: digest of everything that decides its result, to recognize it again.
 
         Returns:
             The number of the version, one more than the highest ever given.
 
         Raises:
-            ValueError: a leaf is not finite or not numeric, or JSON cannot hold the record;
-                nothing was written.
+            ValueError: a leaf is not finite or not numeric, JSON cannot hold the record, or ids
+                are not integers or those of an ancestor unknown; nothing was written.
             FileNotFoundError: there is no version `parent`; nothing was written.
 
-        Cost: one pass over the arrays to look for non-finite values, one to write them.
+        Cost: one pass over the arrays to look for non-finite values, one to write them, one over
+            the files for their digests.
         """
         packed = pack(variables)
-        _require_finite(packed)
+        require_finite(packed)
+        own = ids.sorted_unique(forgotten)
         record = {
             "parent": parent,
             "method": method,
             "hyperparameters": durable.as_json(dict(hyperparameters or {}), "hyperparameters"),
-            "forget_digest": forget_digest,
+            "forget_digest": forget_digest or (ids.digest(own) if own.size else None),
             "metrics": durable.as_json(dict(metrics or {}), "metrics"),
             "note": note,
             "created": _now(),
+            "withheld": withheld,
+            "identity": identity,
         }
         record = durable.as_json(record, "a record")
-        if parent is not None:
-            self._require_known(parent)
+        every = self._accumulated(parent, own, only_digest=bool(forget_digest) and not own.size)
+        record["num_forgotten"] = None if every is None else int(every.size)
+        beside = {} if every is None else {"forgotten": every}
         with durable.exclusive(self.directory):
-            version = durable.agree(max(durable.numbers(self._versions), default=0) + 1)
-            durable.write(self._versions, version, packed, record)
+            version = durable.agree(self._highest() + 1)
+            durable.write(self._versions, version, packed, record, beside)
+            pointers.replace_on_first(self._numbers, {"highest": version})
         return version
 
-    def swap(self, version: int) -> None:
+    def forgotten(self, version: int | None = None) -> np.ndarray:
+        """All ids that `version` and its ancestors have forgotten; none may be trained on again.
+
+        Args:
+            version: number, or None for the serving version.
+
+        Returns:
+            int64 [m], sorted.
+
+        Raises:
+            FileNotFoundError: there is no such version, or nothing serves.
+            Damaged: the record or the ids are not those that were written.
+            ValueError: of a version of the lineage only a digest was kept.
+
+        Cost: reads one file; the parents are looked at only in stores without it.
+        """
+        return lineages.forgotten(self._versions, self.lineage(self._named(version)))
+
+    def split(
+        self, data: Data, forget_ids: Iterable[int] | np.ndarray, *, version: int | None = None
+    ) -> tuple[Data, Data]:
+        """`mu.split` for a request to a version: what is forgotten already is in neither set.
+
+        Args:
+            data: `Batches` or a `Stream` of all training examples.
+            forget_ids: integer ids to forget.
+            version: to unlearn from, or None for the serving version.
+
+        Returns:
+            `(forget, retain)`.
+
+        Raises:
+            ValueError: all of these ids are forgotten already, or as in `mu.split`.
+
+        Example:
+            >>> import tempfile, numpy as np, mu_jax as mu
+            >>> examples = mu.batches(np.ones((4, 1)), np.arange(4), batch_size=2)
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     store = Store(directory)
+            ...     version = store.publish({"w": np.ones(1)}, method="ssd", forgotten=[2])
+            ...     forget, retain = store.split(examples, [1, 2], version=version)
+            >>> forget.index.tolist(), retain.index.tolist()
+            ([1], [0, 3])
+        """
+        return lineages.split(data, forget_ids, self.forgotten(version))
+
+    def swap(self, version: int, *, expected: int | EllipsisType | None = ...) -> None:
         """Serve `version` from now on; the version served until now becomes the previous one.
 
-        Swapping to the version that already serves changes nothing.
+        Swapping to the version that already serves changes nothing. A damaged pointer is replaced.
+
+        Args:
+            version: number.
+            expected: the version that serves now, or None for none; swap only if it still does.
+                Name the parent, so that of two requests to one version none is lost.
 
         Raises:
             FileNotFoundError: there is no such version, or its arrays were pruned.
+            Overtaken: another version than `expected` serves; nothing was changed.
         """
         self._require_restorable(version)
         with durable.exclusive(self.directory):
-            serving = durable.agree(self.serving() or 0)
+            try:
+                serving = durable.agree(self.serving() or 0)
+            except Damaged:
+                if expected is not ...:
+                    raise
+                serving = 0
             self._require_restorable(version)  # another process may have pruned it meanwhile
+            if expected is not ... and serving not in (expected or 0, version):
+                raise Overtaken(
+                    f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
+                    f"{_name(serving)}; make version {version} again from that one"
+                )
             if version != serving:
                 self._point_at(version, previous=serving or None)
 
@@ -183,7 +250,11 @@ class Store:
         return previous
 
     def serving(self) -> int | None:
-        """The version that serves, or None before the first swap; takes no lock."""
+        """The version that serves, or None before the first swap; takes no lock.
+
+        Raises:
+            Damaged: the pointer cannot be read; `swap` replaces it.
+        """
         pointer = self._read_pointer()
         return None if pointer is None else pointer["version"]
 
@@ -196,16 +267,16 @@ class Store:
         """Records of `version`, its parent, and so on to the model trained from scratch.
 
         Raises:
-            FileNotFoundError: there is no such version.
+            FileNotFoundError: there is no such version, or an ancestor is gone.
+            ValueError: a version is its own ancestor.
         """
-        self._require_known(version)
         serving = self.serving()
-        walk: list[Version] = []
-        ancestor: int | None = version
-        while ancestor is not None:
-            walk.append(self._record(ancestor, serving))
-            ancestor = walk[-1].parent
-        return walk
+
+        def record(number: int) -> Version:
+            self._require_known(number)
+            return self._record(number, serving)
+
+        return lineages.walk(version, record)
 
     def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
         """The variables of `version`, or of the serving one.
@@ -221,16 +292,17 @@ class Store:
 
         Raises:
             FileNotFoundError: no such directory or version, nothing serves, or it was pruned.
+            Damaged: a file is not the one that was published; names the newest intact ancestor.
             ValueError: the version is of another architecture; names the first differing leaf.
+
+        Cost: reads the files twice, once for their digests.
         """
-        self._require_directory()
-        if version is None and not (version := durable.agree(self.serving() or 0)):
-            raise FileNotFoundError(
-                f"expected a serving version in {self.directory}, found none; call swap first, "
-                "or name a version"
-            )
+        version = self._named(version)
         self._require_restorable(version)
-        return durable.read(self._versions, version, like)
+        try:
+            return durable.read(self._versions, version, like)
+        except Damaged as error:
+            raise Damaged(f"{error}; {self._instead_of(version)}") from error
 
     def prune(self, *, keep: int = 3, pinned: Collection[int] = ()) -> list[int]:
         """Delete the arrays of old versions; their records stay in the history.
@@ -266,21 +338,59 @@ class Store:
             "forget_digest": record.forget_digest,
             "metrics": record.metrics,
         }
-        if jax.process_index() == 0:
-            durable.replace_json(self._pointer, pointer)
-        durable.synchronize(f"mu_jax.store.versions.serve.{version}")
+        pointers.replace_on_first(self._pointer, pointer)
 
     def _read_pointer(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self._pointer.read_text())
-        except FileNotFoundError:
+        return pointers.read_pointer(self._pointer)
+
+    def _named(self, version: int | None) -> int:
+        """The version itself, or the one that serves."""
+        self._require_directory()
+        if version is None and not (version := durable.agree(self.serving() or 0)):
+            raise FileNotFoundError(
+                f"expected a serving version in {self.directory}, found none; call swap first, "
+                "or name a version"
+            )
+        return version
+
+    def _accumulated(
+        self, parent: int | None, own: np.ndarray, *, only_digest: bool
+    ) -> np.ndarray | None:
+        """What a child of `parent` has forgotten; None if only digests are known."""
+        if parent is not None:
+            self._require_known(parent)
+        if only_digest:
             return None
+        try:
+            inherited = np.zeros(0, np.int64) if parent is None else self.forgotten(parent)
+        except Damaged:
+            raise
+        except ValueError:
+            if own.size:
+                raise
+            return None
+        return np.union1d(inherited, own)
+
+    def _highest(self) -> int:
+        return pointers.read_highest(self._numbers, self._versions, self._pointer)
+
+    def _instead_of(self, damaged: int) -> str:
+        """A sentence on the newest intact ancestor."""
+        try:
+            ancestors = [each.version for each in self.lineage(damaged)[1:] if each.restorable]
+        except (ValueError, FileNotFoundError):  # its record is damaged too
+            known = durable.numbers(self._versions)
+            ancestors = [n for n in reversed(known) if n < damaged and self._is_restorable(n)]
+        intact = lineages.newest_intact(self._versions, ancestors)
+        if intact is None:
+            return "none of its ancestors is intact, take the files from a backup"
+        return f"version {intact}, its newest intact ancestor, can serve: call swap with it"
 
     def _record(self, version: int, serving: int | None) -> Version:
-        return Version(
-            version=version,
-            **durable.read_metadata(self._versions, version),
-            serving=version == serving,
+        return as_version(
+            version,
+            durable.read_metadata(self._versions, version),
+            serving=serving,
             restorable=self._is_restorable(version),
         )
 
@@ -298,7 +408,7 @@ class Store:
         self._require_directory()
         if version not in (known := durable.numbers(self._versions)):
             raise FileNotFoundError(
-                f"expected version {version} in {self.directory}, found {_listed(known)}; name "
+                f"expected version {version} in {self.directory}, found {listed(known)}; name "
                 "one of those"
             )
 
@@ -308,27 +418,12 @@ class Store:
             left = [v for v in durable.numbers(self._versions) if self._is_restorable(v)]
             raise FileNotFoundError(
                 f"expected the arrays of version {version} in {self.directory}, found only its "
-                f"record since it was pruned; name one of {_listed(left)}"
+                f"record since it was pruned; name one of {listed(left)}"
             )
 
 
-def _require_finite(packed: Packed) -> None:
-    """Collective on several hosts, so that all of them refuse together."""
-    finite = {}
-    for name, array in packed.arrays.items():
-        if jnp.issubdtype(array.dtype, jnp.inexact):
-            here = not isinstance(array, jax.Array) or array.is_fully_addressable
-            finite[name] = np.isfinite(np.asarray(array)) if here else jnp.isfinite(array)
-    for name, mask in finite.items():
-        if not bool(mask.all()):
-            raise ValueError(
-                f"expected finite variables, found NaN or infinity at {name!r}; nothing was "
-                "published, look for divergence in the run that made them"
-            )
-
-
-def _listed(versions: list[int]) -> str:
-    return f"versions {', '.join(map(str, versions))}" if versions else "no version"
+def _name(version: int) -> str:
+    return f"version {version}" if version else "no version"
 
 
 def _now() -> str:

@@ -103,7 +103,7 @@ def test_history_and_lineage(store):
     assert abs(datetime.datetime.now(datetime.UTC) - created) < datetime.timedelta(minutes=5)
     assert second._replace(created="") == (
         *(2, 1, "ssd", {"alpha": 2.0, "layers": [0, 1]}, "ab12", {}, "request 7", ""),
-        *(True, True),
+        *(True, True, None, "", None),
     )
     assert store.history()[0].metrics == {"accuracy": 0.5}
     assert [each.serving for each in store.history()] == [False, True, False, False]
@@ -196,8 +196,8 @@ def test_everything_is_synced_before_the_rename_that_shows_it(store, monkeypatch
     monkeypatch.setattr(os, "rename", record_rename(rename))
     monkeypatch.setattr(os, "replace", record_rename(replace))
     store.publish(filled(1.0), method="train")
-    assert ("00000001", set()) == renames[-1]
-    assert synced == {str(store.directory / "versions")}
+    assert [*renames[-2:]] == [("00000001", set()), ("NUMBERS", set())]
+    assert synced == {str(store.directory)}
     store.swap(1)
     assert ("SERVING", set()) == renames[-1]
     assert synced == {str(store.directory)}
