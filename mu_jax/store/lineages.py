@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mu_jax.data import ids
+from mu_jax.data import forget_retain, ids
 from mu_jax.store import commits as durable
 from mu_jax.store.records import Version
 
@@ -63,9 +63,9 @@ def split(
             f"expected ids that are not forgotten yet, found that all {wanted.size} are; nothing "
             "has to be done"
         )
-    forget, retain = split(examples, left)
+    forget, retain = forget_retain.split(examples, left)
     back = np.intersect1d(np.asarray(retain.index), gone)  # type: ignore[attr-defined]
-    return forget, split(retain, back)[1] if back.size else retain
+    return forget, forget_retain.split(retain, back)[1] if back.size else retain
 
 
 def newest_intact(folder: Path, versions: Iterable[int]) -> int | None:
