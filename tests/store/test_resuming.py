@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import SimpleNamespace
 
@@ -186,7 +187,8 @@ def test_states_are_deleted_at_the_end_and_the_next_run_starts_anew(tmp_path):
 
 def test_between_saves_lie_min_seconds(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 4))
-    monkeypatch.setattr(resuming, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = []
     monkeypatch.setattr(resuming, "save_state", lambda place, step, *rest: steps.append(step))
     with mu.resumable(tmp_path, config=CONFIG, min_seconds=10.0):
@@ -251,7 +253,8 @@ def test_a_run_on_a_mesh_resumes_bit_identically(tmp_path):
 def seconds(monkeypatch):
     """A clock that goes on by four seconds at every look."""
     clock = iter(range(0, 10_000, 4))
-    monkeypatch.setattr(resuming, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
 
 def count(carry, batch):
