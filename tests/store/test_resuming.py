@@ -188,7 +188,8 @@ def test_states_are_deleted_at_the_end_and_the_next_run_starts_anew(tmp_path):
 def test_between_saves_lie_min_seconds(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 4))
     progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for module in (progress, resuming):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = []
     monkeypatch.setattr(resuming, "save_state", lambda place, step, *rest: steps.append(step))
     with mu.resumable(tmp_path, config=CONFIG, min_seconds=10.0):
@@ -254,7 +255,8 @@ def seconds(monkeypatch):
     """A clock that goes on by four seconds at every look."""
     clock = iter(range(0, 10_000, 4))
     progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for module in (progress, resuming):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
 
 def count(carry, batch):
