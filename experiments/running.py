@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 import time
@@ -14,7 +13,7 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from mu_jax import reporting
+from mu_jax import files, reporting
 
 
 def flags_only(argv: list[str], example: str) -> None:
@@ -29,9 +28,19 @@ def exit_with_sentence() -> Iterator[None]:
     logging.set_verbosity(logging.WARNING)
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    """What was wrong in one line; the operating system says it of a path."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"expected to use {str(error.filename)!r}, found that the system says "
+            f"{error.strerror!r}; give another path or make room there"
+        )
+    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager
@@ -45,21 +54,13 @@ def stage(label: str) -> Iterator[None]:
 
 def write_records(path: pathlib.Path, records: Iterable[reporting.Record]) -> pathlib.Path:
     """Write records as JSON lines in place of what was there, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.unlink(missing_ok=True)
-    for record in records:
-        reporting.append(scratch, record)
-    os.replace(scratch, path)
+    files.replace_text(path, "".join(reporting.to_json(record) + "\n" for record in records))
     return path
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Keep the configuration of a run beside its results."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    scratch = workdir / "config.json.partial"
-    scratch.write_text(config.to_json_best_effort(indent=2) + "\n")
-    os.replace(scratch, workdir / "config.json")
+    files.replace_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
