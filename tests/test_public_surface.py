@@ -162,6 +162,9 @@ FLOORS = (
         "losses",
         "model",
         "leaves",
+        "files",
+        "ids",
+        "digests",
         "durable",
         "models",
         "datasets",
@@ -182,7 +185,7 @@ FLOORS = (
     {"attribution"},
     {"transforms"},
     {"combinators", "ensembles", "probes"},
-    {"checkpoints", "reporting", "resuming"},
+    {"checkpoints", "lineages", "pointers", "version_records", "reporting", "resuming"},
 )
 ALONE = {"evaluation", "datasets", "models", "leaves", "losses"}
 
