@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch, Batches, pad, random_order, without_padding_values
+from mu_jax import at_once
+from mu_jax.blocks import blocks
+from mu_jax.data import Batch, Batches, pad, without_padding_values
+from mu_jax.rows import random_order
 from mu_jax.sharding import enter, mesh_of, place
 
 PyTree = Any
@@ -199,6 +202,21 @@ def _run(
 _compiled_run = jax.jit(_run, static_argnums=0, donate_argnums=1)
 
 
+def _run_block(
+    step: Step, carry: PyTree, block: Batch, frozen: tuple, start: jax.Array | int, stop: Any
+) -> PyTree:
+    """Batches `start` to `stop` of a block."""
+
+    def body(position, carry):
+        batch = jax.tree.map(lambda x: x[position], block)
+        return step(carry, batch, *frozen)
+
+    return jax.lax.fori_loop(start, stop, body, carry)
+
+
+_compiled_block = jax.jit(_run_block, static_argnums=0, donate_argnums=1)
+
+
 def _in_segments(
     step: Step,
     carry: PyTree,
@@ -208,14 +226,30 @@ def _in_segments(
     bounds: tuple[Any, int],
 ) -> PyTree:
     start, total = bounds
-    carry, position = _begin(total, carry, start)
+    carry, position = _begin(total, carry, int(start))
     length = max(1, math.ceil(total / _SEGMENTS)) if _OBSERVERS.get() else total
     while position < total:
         end = min(total, position + length)
-        carry = _compiled_run(step, carry, batches, frozen, key, position, end)
+        carry = _segment(step, carry, batches, frozen, key, position, end)
         position = end
         _advance(carry, position)
     return _end(carry, position)
+
+
+def _segment(
+    step: Step,
+    carry: PyTree,
+    batches: Batches,
+    frozen: tuple,
+    key: jax.Array | None,
+    start: int,
+    stop: int,
+) -> PyTree:
+    if batches.mesh is not None:
+        return _compiled_run(step, carry, batches, frozen, key, start, stop)
+    for block in blocks(batches, key, start, stop):
+        carry = _compiled_block(step, carry, block.batches, frozen, 0, block.used)
+    return carry
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4), donate_argnums=1)
@@ -286,7 +320,7 @@ def num_batches(batches: Any) -> int | None:
 
 def _begin(total: int | None, carry: PyTree, position: int) -> tuple[PyTree, int]:
     # The loop donates its carry: copy, so that the caller's arrays survive.
-    carry = jax.tree.map(jnp.copy, carry)
+    carry = at_once.copy(carry)
     for observer in _OBSERVERS.get():
         carry, position = observer.begin(total, carry, position)
     return carry, position

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
+from mu_jax.at_once import reduction
 from mu_jax.data import Axis, Batch, Batches, axis_size, is_concrete, round_up
 from mu_jax.folding import fold, once
 from mu_jax.model import path_name
@@ -96,24 +97,49 @@ def _fit_to_devices(batches: Any, group_size: int) -> tuple[Any, Mesh | None, Ax
     if hasattr(batches, "batch_size"):
         rows = min(batches.batch_size, batches.num_examples)
         size = round_up(rows, group_size * axis_size(mesh, axis))
-        batches = batches.replace(batch_size=size, multiple=group_size)
+        filled = _filled(batches, size, group_size)
+        batches = batches.replace(batch_size=size, multiple=filled)
     return batches, mesh, axis
+
+
+_FEW = 256
+
+
+def _filled(batches: Any, size: int, group_size: int) -> int:
+    """Of what the rows of a batch are to be a multiple: whole groups, and of sets alike one number.
+
+    A set smaller than a batch is filled up to the batch or, if that is long, to a power of two, so
+    that sets of many sizes are one program.
+    """
+    if not isinstance(batches, Batches) or batches.mesh is not None or _traced(batches):
+        return group_size
+    few = max(_FEW, 1 << (size - 1).bit_length())
+    return round_up(min(batches.batch_size, few), group_size)
+
+
+def _traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _check(acc: Accumulator) -> None:
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves(acc)):
         return
-    if not acc.weight > 0:
+    if not np.asarray(acc.weight) > 0:
         raise ValueError(
             "expected at least one example of positive weight, found none: give a set that is "
             "not empty"
         )
-    finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), acc.sum)
-    if not all(jax.tree.leaves(finite)):
+    finite = _finite(acc.sum)
+    if not all(map(bool, jax.tree.leaves(finite))):
         raise ValueError(
             f"expected a finite {acc.definition!r}, found NaN or infinity in "
             f"{_bad_leaves(finite)}: check inputs, targets and parameters"
         )
+
+
+@reduction
+def _finite(xp: Any, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: xp.isfinite(x).all(), tree)
 
 
 def _bad_leaves(finite: PyTree) -> str:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import data, edits
+from mu_jax import at_once, data, edits
 from mu_jax.fitting import FitInfo, FitState
 from mu_jax.model import Model
 
@@ -76,7 +76,7 @@ class Info(NamedTuple):
         issued these sentences as warnings.
         """
         found = []
-        if not np.all(self.edit.finite):
+        if not np.all(np.asarray(self.edit.finite)):
             found.append("The edited parameters are not finite: the step is too large.")
         if not np.all(np.asarray(self.edit.changed) > 0):
             found.append("Nothing was changed: the model still knows the forget set.")
@@ -106,8 +106,8 @@ def report(
     """The end of every transform: `(variables, info)`, with warnings where they can be seen."""
     info = Info(
         edit=edits.summarise(model.params(before), model.params(after)),
-        steps=jnp.asarray(steps, jnp.int32),
-        example_passes=jnp.asarray(example_passes, jnp.float32),
+        steps=_number(steps, jnp.int32),
+        example_passes=_number(example_passes, jnp.float32),
         overlap=_overlap(*sets),
         details=details,
     )
@@ -128,16 +128,40 @@ def report_fit(
         state.variables,
         sets,
         steps=state.step,
-        example_passes=info.examples.sum(),
+        example_passes=_sum(info.examples),
         details=info,
     )
+
+
+@at_once.reduction
+def _passes(xp: Any, weights: tuple, times: int) -> jax.Array:
+    return times * sum(xp.asarray(weight, jnp.float32) for weight in weights)
+
+
+@at_once.reduction
+def _sum(xp: Any, values: jax.Array) -> jax.Array:
+    return values.sum()
+
+
+def passes(*weights: jax.Array | float, times: int = 1) -> jax.Array:
+    """`times` the sum of weights, f32[]: the passes over examples that they stand for."""
+    return _passes(weights, times)
+
+
+def _number(value: Any, dtype: Any) -> jax.Array:
+    """A scalar array; compiles nothing where the value is known."""
+    if data.is_concrete(value) and at_once.on_host(value):
+        return jax.device_put(np.asarray(value, dtype))
+    return jnp.asarray(value, dtype)
 
 
 def _overlap(forget: Any, retain: Any) -> jax.Array:
     """Number of shared ids, also under `jit`."""
     ids = [data.ids_of(x) for x in (forget, retain)]
     if any(i is None for i in ids):
-        return jnp.asarray(-1, jnp.int32)
+        return _number(-1, jnp.int32)
+    if all(data.is_concrete(i) for i in ids):
+        return _number(np.isin(np.asarray(ids[0]), np.asarray(ids[1])).sum(), jnp.int32)
     forget_ids, retain_ids = (jnp.asarray(i) for i in ids)
     position = jnp.searchsorted(jnp.sort(retain_ids), forget_ids)
     found = jnp.sort(retain_ids)[jnp.minimum(position, retain_ids.size - 1)]
