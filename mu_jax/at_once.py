@@ -20,8 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax.sharding import summary
-
 PyTree = Any
 
 
@@ -35,38 +33,31 @@ def elementwise(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     @functools.wraps(function)
     def run(first, *rest):
-        if _traced((first, rest)):
-            return function(jnp, first, *rest)
         if not on_host((first, rest)):
             return compiled(first, *rest)
-        return to_devices(_in_numpy(function, first, *rest), like=first)
+        return to_devices(in_numpy(function, first, *rest), like=first)
 
-    return _without_module(run, function)
-
-
-def reduction(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Let `function(xp, *trees)`, of small results, run at once: see the module.
-
-    For sums, norms and the like. The result is whole on every device of any mesh.
-    """
-    compiled = summary(functools.wraps(function)(functools.partial(function, jnp)))
-
-    @functools.wraps(function)
-    def run(*args):
-        if _traced(args) or not on_host(args):
-            return compiled(*args)
-        return to_devices(_in_numpy(function, *args))
-
-    return _without_module(run, function)
+    return without_module(run, function)
 
 
-def _without_module(run: Callable, function: Callable) -> Callable:
+def without_module(run: Callable, function: Callable) -> Callable:
     """Let `run` look like `function` to its caller, who does not give `xp`."""
     signature = inspect.signature(function)
     run.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=list(signature.parameters.values())[1:]
     )
     return run
+
+
+def in_numpy(function: Callable, *args: PyTree) -> PyTree:
+    """`function(numpy, *args)` on the host; NaN and infinity make no noise."""
+    with np.errstate(all="ignore"):
+        return function(np, *to_host(args))
+
+
+def is_known(tree: PyTree) -> bool:
+    """Whether no leaf is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def on_host(tree: PyTree) -> bool:
@@ -126,12 +117,3 @@ def copy(tree: PyTree) -> PyTree:
         return to_devices(leaf)
 
     return jax.tree.map(one, tree)
-
-
-def _in_numpy(function: Callable, *args: PyTree) -> PyTree:
-    with np.errstate(all="ignore"):
-        return function(np, *to_host(args))
-
-
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

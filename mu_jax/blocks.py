@@ -54,6 +54,23 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
         yield Block(read(examples, _filled_up(rows, length), batches), used)
 
 
+def alike(batches: Batches, rows: int | None = None) -> Batches:
+    """The same batches, filled up with rows of weight 0 where a set is smaller than a batch.
+
+    The rows of a batch are then `rows` (default: the batch size) or, if those are many, a power of
+    two, so that small sets of many sizes are one program. Nothing changes for what is traced or on
+    a mesh. Not for batch statistics in training mode, which see the added rows.
+    """
+    if batches.mesh is not None or not at_once.is_known(batches):
+        return batches
+    size, n = rows or batches.batch_size, batches.num_examples
+    few = min(size, max(_FEW_ROWS, 1 << (n - 1).bit_length()))
+    return batches.replace(multiple=round_up(few, batches.multiple))
+
+
+_FEW_ROWS = 256
+
+
 def _length(batches: Batches) -> int:
     """Batches of a block; depends on the size of a row only."""
     leaves = jax.tree.leaves((batches.inputs, batches.targets))
@@ -108,9 +125,7 @@ def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
 
 def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
     place = batches.weight.sharding if batches.weight.committed else None
-    row, some, weight, index = jax.device_put(
-        (rows.row, rows.some, rows.weight, rows.index), place
-    )
+    row, some, weight, index = jax.device_put((rows.row, rows.some, rows.weight, rows.index), place)
     return Batch(*_gather(examples, row, some), weight, index)
 
 

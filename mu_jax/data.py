@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mu_jax import at_once
 from mu_jax.rows import random_order, rows_at
 
 PyTree = Any
@@ -72,7 +73,7 @@ class Batches:
     def take(self, rows: Any) -> Batches:
         """The examples at positions `rows`, in that order."""
         examples = (self.inputs, self.targets, self.weight, self.index)
-        inputs, targets, weight, index = jax.tree.map(lambda x: x[rows], examples)
+        inputs, targets, weight, index = _taken(examples, rows)
         return self.replace(inputs=inputs, targets=targets, weight=weight, index=index)
 
     def shuffled(self, key: jax.Array) -> Batches:
@@ -227,9 +228,21 @@ def _rows(array: jax.Array, row: jax.Array) -> jax.Array:
 def concatenate(first: Batches, second: Batches) -> Batches:
     """The examples of `first`, then those of `second`, with the batching of `first`."""
     pairs = [(x.inputs, x.targets, x.weight, x.index) for x in (first, second)]
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *pairs)
+    joined = _joined(*pairs)
     inputs, targets, weight, index = joined
     return first.replace(inputs=inputs, targets=targets, weight=weight, index=index)
+
+
+def _taken(examples: PyTree, rows: Any) -> PyTree:
+    if not at_once.on_host((examples, rows)):
+        return jax.tree.map(lambda x: x[rows], examples)
+    found = jax.tree.map(lambda x: x[np.asarray(rows)], at_once.to_host(examples))
+    return at_once.to_devices(found, like=examples)
+
+
+@at_once.elementwise
+def _joined(xp: Any, first: PyTree, second: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: xp.concatenate([a, b]), first, second)
 
 
 def in_memory(examples: Any) -> Batches:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.at_once import elementwise, reduction
-from mu_jax.sharding import summary
+from mu_jax.at_once import elementwise
+from mu_jax.sharding import reduction, summary
 
 PyTree = Any
 

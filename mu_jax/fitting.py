@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax import folding
+from mu_jax import at_once, folding, lifting
 from mu_jax.data import Batch, Batches
 from mu_jax.model import Model
-from mu_jax.sharding import on_automatic_axes
+from mu_jax.sharding import bare, on_automatic_axes
 
 PyTree = Any
 
@@ -153,35 +153,88 @@ def fit(
         epochs = -(-steps // (folding.num_batches(batches) or 1))
     start: int | jax.Array = 0
     if state is None:
-        opt_state = optimizer.init(model.params(variables))
-        state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
+        opt_state = initial_state(optimizer, model.params(variables))
+        state = FitState(np.zeros((), np.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    step = _fit_step(model, objective, optimizer, gradients or plain)  # type: ignore[arg-type]
-    empty = FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields))
-    return folding.fold(
-        step,
-        (state, empty),
-        batches,
-        frozen or {},
-        epochs=epochs,
-        start=start,
-        stop=total,
-        key=state.key if shuffle else None,
+    info, trim = _empty_info(total, (state, frozen, batches))
+
+    def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
+        return folding.fold(
+            _fit_step(model, objective, update, gradients or plain),  # type: ignore[arg-type]
+            (state, info),
+            batches,
+            frozen or {},
+            values,
+            epochs=epochs,
+            start=start,
+            stop=total,
+            key=state.key if shuffle else None,
+        )
+
+    try:
+        state, info = run(*lifted_update(optimizer, model.params(state.variables), state.opt_state))
+    except lifting.OtherTypes:  # gradients that are not of the types of the parameters
+        state, info = run(_plain_update(optimizer), ())
+    return state, trim(info)
+
+
+def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
+    """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
+    if not at_once.on_host(params) or _divided(params):
+        return optimizer.init(params)
+    return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
+
+
+def _divided(tree: PyTree) -> bool:
+    return any(len(x.sharding.device_set) > 1 for x in jax.tree.leaves(tree) if _is_array(x))
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array)
+
+
+def _empty_info(total: int, given: PyTree) -> tuple[FitInfo, Callable[[FitInfo], FitInfo]]:
+    """Room for `total` steps, and what cuts a longer one to them.
+
+    Outside `jit` the room is a power of two, so that runs of other lengths are the same program.
+    """
+    if not at_once.is_known(given) or _divided(given):
+        return FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields)), lambda info: info
+    room = max(_FEW_STEPS, 1 << max(total - 1, 0).bit_length())
+    info = FitInfo(*(np.zeros(room, np.float32) for _ in FitInfo._fields))
+    return info, lambda info: FitInfo(*jax.device_put([np.asarray(x)[:total] for x in info]))
+
+
+_FEW_STEPS = 1024
+Update = Callable[..., tuple[optax.Updates, optax.OptState]]
+
+
+def lifted_update(
+    optimizer: optax.GradientTransformation, params: PyTree, opt_state: optax.OptState
+) -> lifting.Lifted:
+    """The optimizer's update, of `(grads, state, params, loss)`, as a computation and numbers."""
+    update = optax.with_extra_args_support(optimizer).update
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    return lifting.lift(
+        lambda grads, state, params, value: update(grads, state, params, value=value),
+        *bare((params, opt_state, params)),
+        loss,
+        owners=(optimizer.update,),
     )
 
 
-@functools.lru_cache(maxsize=256)
-def _fit_step(
-    model: Model,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    gradients: Gradients,
-) -> Callable:
-    """One step as the same function object each time, so that it compiles once."""
+@functools.lru_cache(maxsize=64)
+def _plain_update(optimizer: optax.GradientTransformation) -> Update:
     update = optax.with_extra_args_support(optimizer).update
+    return lambda values, grads, state, params, value: update(grads, state, params, value=value)
 
-    def step(carry, batch, frozen):
+
+@functools.lru_cache(maxsize=256)
+def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
+    """One step as the same function object each time, so that it compiles once."""
+
+    def step(carry, batch, frozen, values):
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
@@ -192,7 +245,7 @@ def _fit_step(
 
         grads, found, moved = gradients(terms, params, batch)
         loss = total(found)
-        updates, opt_state = update(grads, state.opt_state, params, value=loss)
+        updates, opt_state = update(values, grads, state.opt_state, params, loss)
         params = optax.apply_updates(params, updates)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
         info = FitInfo(
@@ -200,8 +253,8 @@ def _fit_step(
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen):
-        return on_automatic_axes(step, carry, batch, frozen, like=carry)
+    def step_anywhere(carry, batch, frozen, values):
+        return on_automatic_axes(step, carry, batch, frozen, values, like=carry)
 
     return step_anywhere
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from mu_jax import at_once
 from mu_jax.blocks import blocks
@@ -152,17 +151,18 @@ def fold(
     """
     if isinstance(batches, Batches):
         total = batches.num_batches * epochs if stop is None else stop
-        if _traced((carry, batches, frozen, key)):
+        if not at_once.is_known((carry, batches, frozen, key)):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
             if _PROGRAMS.get() is not None:
                 arguments = (carry, batches.at(0), *frozen)
                 return _noted(step, arguments, times=total - int(start), donates=True)
-            return _run(step, carry, batches, frozen, key, start, total)
+            run = _traced_run if isinstance(start, int) else _run
+            return run(step, carry, batches, frozen, key, start, total)
         if batches.mesh is not None:
             carry, frozen, key = place((carry, frozen, key), batches.mesh)
         return _in_segments(step, carry, batches, frozen, key, (start, total))
-    if _traced((carry, frozen, key)):
+    if not at_once.is_known((carry, frozen, key)):
         raise ValueError(
             "expected array-backed Batches under jit, found an iterable: call the transform "
             "without jit, its steps are compiled all the same"
@@ -200,6 +200,9 @@ def _run(
 # The bounds are traced, so that a loop cut into segments anywhere is the same program: a resumed
 # run is then bit-identical to an uninterrupted one.
 _compiled_run = jax.jit(_run, static_argnums=0, donate_argnums=1)
+# Under `vmap` outside `jit` this is the one program; the number of turns is known, so that a
+# gradient can be taken through the loop.
+_traced_run = jax.jit(_run, static_argnums=(0, 5, 6))
 
 
 def _run_block(
@@ -335,7 +338,3 @@ def _end(carry: PyTree, position: int) -> PyTree:
     for observer in _OBSERVERS.get():
         observer.end(carry, position)
     return carry
-
-
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

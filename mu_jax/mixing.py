@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mu_jax.at_once import elementwise
 from mu_jax.data import Batch, Batches, concatenate, in_memory
 from mu_jax.mapping import map_rows
 from mu_jax.streaming import Source, Stream
@@ -74,10 +74,15 @@ def with_targets(examples: Data, targets: jax.Array) -> Data:
 
 def _mark(examples: Data, forget: bool) -> Data:
     if isinstance(examples, Batches):
-        mark = jnp.full_like(examples.weight, forget, dtype=bool)
+        mark = _full_like(examples.weight, forget)
         return examples.replace(targets=Marked(examples.targets, mark))
     flag: Any = np.bool_(forget)
     return _retarget(examples, lambda position, target: Marked(target, flag))
+
+
+@elementwise
+def _full_like(xp: Any, weight: jax.Array, forget: bool) -> jax.Array:
+    return xp.full_like(weight, forget, dtype=bool)
 
 
 def _targets_of(batch: Batch) -> PyTree:

@@ -158,6 +158,8 @@ def test_no_subpackage_imports_tensorflow():
 FLOORS = (
     {
         "_version",
+        "at_once",
+        "rows",
         "data",
         "losses",
         "model",
@@ -169,7 +171,9 @@ FLOORS = (
     },
     {
         "sharding",
+        "blocks",
         "folding",
+        "lifting",
         "fitting",
         "streaming",
         "mapping",

@@ -12,6 +12,7 @@ import numpy as np
 
 from mu_jax import at_once
 from mu_jax.data import Batch, is_concrete
+from mu_jax.sharding import reduction
 
 PyTree = Any
 
@@ -142,7 +143,7 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-@at_once.reduction
+@reduction
 def fingerprint(xp: Any, params: PyTree) -> jax.Array:
     """Two 32-bit words that change with any bit of the parameters, u32[2].
 

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mu_jax.at_once import reduction
+from mu_jax.blocks import alike
 from mu_jax.data import Axis, Batch, Batches, axis_size, is_concrete, round_up
 from mu_jax.folding import fold, once
 from mu_jax.model import path_name
-from mu_jax.sharding import enter, mesh_of, place
+from mu_jax.sharding import enter, mesh_of, place, reduction
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint
 from mu_jax.statistics.over_mesh import MeshStatistic, over_mesh
 
@@ -97,28 +97,10 @@ def _fit_to_devices(batches: Any, group_size: int) -> tuple[Any, Mesh | None, Ax
     if hasattr(batches, "batch_size"):
         rows = min(batches.batch_size, batches.num_examples)
         size = round_up(rows, group_size * axis_size(mesh, axis))
-        filled = _filled(batches, size, group_size)
-        batches = batches.replace(batch_size=size, multiple=filled)
+        batches = batches.replace(multiple=group_size)
+        batches = alike(batches) if isinstance(batches, Batches) else batches
+        batches = batches.replace(batch_size=size)
     return batches, mesh, axis
-
-
-_FEW = 256
-
-
-def _filled(batches: Any, size: int, group_size: int) -> int:
-    """Of what the rows of a batch are to be a multiple: whole groups, and of sets alike one number.
-
-    A set smaller than a batch is filled up to the batch or, if that is long, to a power of two, so
-    that sets of many sizes are one program.
-    """
-    if not isinstance(batches, Batches) or batches.mesh is not None or _traced(batches):
-        return group_size
-    few = max(_FEW, 1 << (size - 1).bit_length())
-    return round_up(min(batches.batch_size, few), group_size)
-
-
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _check(acc: Accumulator) -> None:

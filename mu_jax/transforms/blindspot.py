@@ -18,7 +18,7 @@ from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
 from mu_jax.sharding import created_like
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms.transform import Transform, number, passes, report
 
 PyTree = Any
 
@@ -168,7 +168,7 @@ def blindspot(
             batch_size=recipe.batch_size,
             frozen={
                 "teacher": teacher.variables,
-                "attention_weight": jnp.asarray(recipe.attention_weight, jnp.float32),
+                "attention_weight": number(recipe.attention_weight, jnp.float32),
             },
         )
         after = student.variables
@@ -181,8 +181,8 @@ def blindspot(
             after,
             (forget, retain),
             steps=student.step,
-            example_passes=teacher_info.examples.sum() + student_info.examples.sum(),
-            details=BlindspotInfo(teacher_info, student_info, jnp.asarray(len(layers), jnp.int32)),
+            example_passes=passes(teacher_info.examples, student_info.examples),
+            details=BlindspotInfo(teacher_info, student_info, number(len(layers), jnp.int32)),
         )
 
     return Transform(model, unlearn)

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax.blocks import alike
+from mu_jax.data import Batches
 from mu_jax.fitting import Gradients, Objective, Term, fit
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms.transform import Transform, number, report_fit
 
 PyTree = Any
 
@@ -55,13 +57,16 @@ def gradient_ascent(
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         objective, frozen = supervised(model, sign=-1.0, training_mode=training_mode), {}
         if cap is not None:
-            objective, frozen = _capped(model, training_mode), {"cap": jnp.asarray(cap)}
+            objective, frozen = _capped(model, training_mode), {"cap": number(cap, jnp.float32)}
+        examples = forget
+        if isinstance(forget, Batches) and not training_mode and gradients is None:
+            examples = alike(forget, batch_size)
         result = fit(
             model,
             objective,
             optimizer,
             variables,
-            forget,
+            examples,
             key=key,
             epochs=epochs,
             steps=steps,

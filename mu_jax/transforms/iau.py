@@ -6,14 +6,13 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax import edits
-from mu_jax.at_once import elementwise, reduction
+from mu_jax import edits, lifting
+from mu_jax.at_once import elementwise
 from mu_jax.model import Model
-from mu_jax.sharding import on_automatic_axes
+from mu_jax.sharding import bare, on_automatic_axes, reduction
 from mu_jax.statistics import Accumulator, collect, mean_gradient
 from mu_jax.statistics.accumulator import mean_of
 from mu_jax.transforms.transform import Transform, passes, report
@@ -162,12 +161,18 @@ def _fraction(xp, n_forget, n_retain) -> jax.Array:
     return n_forget.astype(float) / (n_forget + n_retain)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _fresh_step(optimizer, direction, params) -> optax.Updates:
     def step(direction, params):
         return optimizer.update(direction, optimizer.init(params), params)[0]
 
-    return on_automatic_axes(step, direction, params, like=params)
+    owners = optimizer.update, optimizer.init
+    lifted = lifting.lift(step, *bare((direction, params)), owners=owners)
+    return _compiled_step(lifted.computation, lifted.values, direction, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_step(computation, values, direction, params) -> optax.Updates:
+    return on_automatic_axes(computation, values, direction, params, like=params)
 
 
 @reduction

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mu_jax.data import Batches
@@ -14,6 +15,7 @@ from mu_jax.fitting import Gradients, Objective, Term, fit
 from mu_jax.losses import weighted_sum
 from mu_jax.mixing import Data, marked_mix, readable
 from mu_jax.model import Model
+from mu_jax.sharding import reduction
 from mu_jax.transforms.transform import Transform, report_fit
 
 PyTree = Any
@@ -82,7 +84,7 @@ def neg_grad_plus(
 
     def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
-        sizes = _weight(forget_set), _weight(retain_set)
+        weights = _weight(forget_set), _weight(retain_set)
         result = fit(
             model,
             _objective(model, training_mode),
@@ -94,22 +96,28 @@ def neg_grad_plus(
             steps=steps,
             batch_size=batch_size,
             gradients=gradients,
-            frozen={
-                "retain": (1 - forget_weight) * sum(sizes) / sizes[1],
-                "forget": -forget_weight * sum(sizes) / sizes[0],
-                "cap": jnp.asarray(jnp.inf if cap is None else cap, jnp.float32),
-            },
+            frozen=_scales(weights, forget_weight, jnp.inf if cap is None else cap),
         )
         return report_fit(model, variables, result, (forget, retain))
 
     return Transform(model, unlearn)
 
 
-def _weight(examples: Data) -> jax.Array:
-    """The total weight of a set."""
+def _weight(examples: Data) -> jax.Array | np.ndarray:
+    """The weights of a set."""
     if isinstance(examples, Batches):
-        return examples.weight.sum()
-    return jnp.asarray(examples.num_examples, jnp.float32)
+        return examples.weight
+    return np.ones(examples.num_examples, np.float32)
+
+
+@reduction
+def _scales(xp, weights, forget_weight, cap) -> dict[str, jax.Array]:
+    n_forget, n_retain = (weight.sum() for weight in weights)
+    return {
+        "retain": (1 - forget_weight) * (n_forget + n_retain) / n_retain,
+        "forget": -forget_weight * (n_forget + n_retain) / n_forget,
+        "cap": xp.asarray(cap, jnp.float32),
+    }
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import data, edits
-from mu_jax.at_once import reduction
 from mu_jax.model import Model
+from mu_jax.sharding import reduction
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint, mean_of
 from mu_jax.statistics.importance import Definition

@@ -14,6 +14,7 @@ import numpy as np
 from mu_jax import at_once, data, edits
 from mu_jax.fitting import FitInfo, FitState
 from mu_jax.model import Model
+from mu_jax.sharding import reduction
 
 PyTree = Any
 Body = Callable[[Model, jax.Array, PyTree, Any, Any], tuple[PyTree, "Info"]]
@@ -106,8 +107,8 @@ def report(
     """The end of every transform: `(variables, info)`, with warnings where they can be seen."""
     info = Info(
         edit=edits.summarise(model.params(before), model.params(after)),
-        steps=_number(steps, jnp.int32),
-        example_passes=_number(example_passes, jnp.float32),
+        steps=number(steps, jnp.int32),
+        example_passes=number(example_passes, jnp.float32),
         overlap=_overlap(*sets),
         details=details,
     )
@@ -128,27 +129,22 @@ def report_fit(
         state.variables,
         sets,
         steps=state.step,
-        example_passes=_sum(info.examples),
+        example_passes=passes(info.examples),
         details=info,
     )
 
 
-@at_once.reduction
+@reduction
 def _passes(xp: Any, weights: tuple, times: int) -> jax.Array:
-    return times * sum(xp.asarray(weight, jnp.float32) for weight in weights)
-
-
-@at_once.reduction
-def _sum(xp: Any, values: jax.Array) -> jax.Array:
-    return values.sum()
+    return times * sum(xp.asarray(weight, jnp.float32).sum() for weight in weights)
 
 
 def passes(*weights: jax.Array | float, times: int = 1) -> jax.Array:
-    """`times` the sum of weights, f32[]: the passes over examples that they stand for."""
+    """`times` the sum of weights, numbers or arrays, f32[]: the passes over examples."""
     return _passes(weights, times)
 
 
-def _number(value: Any, dtype: Any) -> jax.Array:
+def number(value: Any, dtype: Any) -> jax.Array:
     """A scalar array; compiles nothing where the value is known."""
     if data.is_concrete(value) and at_once.on_host(value):
         return jax.device_put(np.asarray(value, dtype))
@@ -159,9 +155,9 @@ def _overlap(forget: Any, retain: Any) -> jax.Array:
     """Number of shared ids, also under `jit`."""
     ids = [data.ids_of(x) for x in (forget, retain)]
     if any(i is None for i in ids):
-        return _number(-1, jnp.int32)
+        return number(-1, jnp.int32)
     if all(data.is_concrete(i) for i in ids):
-        return _number(np.isin(np.asarray(ids[0]), np.asarray(ids[1])).sum(), jnp.int32)
+        return number(np.isin(np.asarray(ids[0]), np.asarray(ids[1])).sum(), jnp.int32)
     forget_ids, retain_ids = (jnp.asarray(i) for i in ids)
     position = jnp.searchsorted(jnp.sort(retain_ids), forget_ids)
     found = jnp.sort(retain_ids)[jnp.minimum(position, retain_ids.size - 1)]
