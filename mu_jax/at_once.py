@@ -108,6 +108,14 @@ def to_devices(tree: PyTree, like: PyTree | None = None) -> PyTree:
     return jax.device_put(tree)
 
 
+def as_array(value: Any, dtype: Any = None) -> jax.Array:
+    """`jnp.asarray`, which compiles nothing for what NumPy holds."""
+    if isinstance(value, jax.Array):
+        return value if dtype is None else jnp.asarray(value, dtype)
+    kind = jax.dtypes.canonicalize_dtype(dtype or np.result_type(value))
+    return jax.device_put(np.asarray(value, kind))
+
+
 def copy(tree: PyTree) -> PyTree:
     """The same arrays in memory of their own, as arrays of JAX; compiles nothing."""
 

@@ -150,8 +150,8 @@ def batches(
     n = _leading_axis((inputs, targets))
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
-    weight = jnp.ones(n, jnp.float32) if weight is None else jnp.asarray(weight, jnp.float32)
-    index = jnp.arange(n, dtype=jnp.int32) if index is None else as_ids(index)
+    weight = at_once.as_array(np.ones(n) if weight is None else weight, jnp.float32)
+    index = as_ids(np.arange(n) if index is None else index)
     for name, array in (("weight", weight), ("index", index)):
         if array.shape != (n,):
             raise ValueError(
@@ -159,7 +159,7 @@ def batches(
                 f"give one {name} for each row of the inputs"
             )
     check_weight(weight)
-    inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
+    inputs, targets = jax.tree.map(at_once.as_array, (inputs, targets))
     return Batches(inputs, targets, weight, index, batch_size)
 
 
@@ -375,7 +375,7 @@ def as_ids(index: Any) -> jax.Array:
         raise ValueError(
             f"expected ids below 2**31, found {np.abs(ids).max()}: number the examples anew"
         )
-    return jnp.asarray(ids, jnp.int32)
+    return at_once.as_array(ids, jnp.int32)
 
 
 def is_explicit(mesh: Mesh) -> bool:

@@ -157,10 +157,10 @@ def fit(
         state = FitState(np.zeros((), np.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
-    info, trim = _empty_info(total, (state, frozen, batches))
 
     def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
-        return folding.fold(
+        info, trim = _empty_info(total, (state, frozen, batches, values))
+        last, info = folding.fold(
             _fit_step(model, objective, update, gradients or plain),  # type: ignore[arg-type]
             (state, info),
             batches,
@@ -171,12 +171,12 @@ def fit(
             stop=total,
             key=state.key if shuffle else None,
         )
+        return last, trim(info)
 
     try:
-        state, info = run(*lifted_update(optimizer, model.params(state.variables), state.opt_state))
+        return run(*lifted_update(optimizer, model.params(state.variables), state.opt_state))
     except lifting.OtherTypes:  # gradients that are not of the types of the parameters
-        state, info = run(_plain_update(optimizer), ())
-    return state, trim(info)
+        return run(_plain_update(optimizer), ())
 
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:

@@ -41,7 +41,8 @@ class Computation:
     """What a function computes, without its numbers: `computation(values, *args)`.
 
     Two computations are equal, and hash alike, if they apply the same primitives in the same order
-    to arrays of the same shapes and types.
+    to arrays of the same shapes and types. Numbers inside loops and branches belong to the
+    computation.
     """
 
     def __init__(self, instructions: list[Instruction], results: list[int], types: tuple, trees):
