@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +81,11 @@ def ordering(study: Study, request: str) -> str:
     """The methods by KLoM on the forget set, and whether each step is more than chance."""
     forget = study.positions["forget"]
     values = {name: klom[forget] for name, klom in study.klom.items()}
+    margins = {
+        row.name: np.asarray(evaluation.margins(row.outputs, study.targets))[:, forget]
+        for row in study.rows
+    }
+    difference = functools.partial(_difference, study.oracles[:, forget])
     names = sorted(values, key=lambda name: p95(values[name]))
     lines = [
         f"{request}: 95th percentile of KLoM on the forget set, {len(study.rows[0].outputs)} "
@@ -89,19 +93,24 @@ def ordering(study: Study, request: str) -> str:
         f"  {'':24s} {'p95':>5s}   {'above the row before':>24s}   {'below do nothing':>24s}",
     ]
     for before, name in zip([None, *names[:-1]], names):
-        step = _difference(values[name], values[before]) if before else ""
-        gain = _difference(values["do nothing"], values[name]) if name != "do nothing" else ""
+        step = difference(margins[name], margins[before]) if before else ""
+        gain = "" if name == "do nothing" else difference(margins["do nothing"], margins[name])
         label = f"{name} (the floor)" if name == "retrain" else name
         lines.append(f"  {label:24s} {p95(values[name]):5.2f}   {step:>24s}   {gain:>24s}".rstrip())
     lines.append(
-        "  In brackets 95 % intervals of the difference, over the same examples; without 0"
+        "  In brackets 95 % intervals of the difference, over models and the same examples;"
     )
-    lines.append("  in it, the difference is more than chance.")
+    lines.append("  0 in it, the difference is more than chance; [-] where none would cover.")
     return "\n".join(lines)
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> str:
-    found = evaluation.paired_interval(first, second, p95, seed=0)
+def _difference(oracles: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:
+    """KLoM of the first margins minus that of the second; [-] where models or examples are few."""
+    try:
+        found = evaluation.klom_difference(oracles, first, second, seed=0)
+    except ValueError:
+        values = (p95(np.asarray(evaluation.klom(oracles, one))) for one in (first, second))
+        return f"{np.subtract(*values):.2f} [-]"
     return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
@@ -111,12 +120,13 @@ def _metrics(study: Study, row: Row, klom: np.ndarray, floor: np.ndarray) -> dic
     metrics = {}
     for name in SPLITS:
         values = klom[study.positions[name]]
-        low, high = _interval(values)
+        low, high, why = _interval(study, row, name)
         metrics[f"KLoM {name} p95"] = Metric(
             p95(values),
             n=models,
             low=low,
             high=high,
+            no_interval=why,
             null=float(p95(floor[study.positions[name]])),
             direction="lower is better",
             unit="nats",
@@ -140,15 +150,15 @@ def _collapse(study: Study, row: Row) -> evaluation.Collapse:
     return evaluation.Collapse(True, f"{len(reasons)} of {len(found)} models, {reasons[0]}")
 
 
-def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Nothing where the percentile stays when examples are drawn again, at the largest KLoM."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of scipy, which then finds nan
-        try:
-            interval = evaluation.bootstrap_interval(values, p95, seed=0)
-        except ValueError:
-            return None, None
-    return interval.low, interval.high
+def _interval(study: Study, row: Row, split: str) -> tuple[float | None, float | None, str]:
+    """Ends of the interval of KLoM over models and examples, or the sentence why there is none."""
+    where = study.positions[split]
+    margins = np.asarray(evaluation.margins(row.outputs, study.targets))[:, where]
+    try:
+        interval = evaluation.klom_interval(study.oracles[:, where], margins)
+    except ValueError as error:
+        return None, None, str(error)
+    return interval.low, interval.high, ""
 
 
 def _kept(study: Study, split: str, values: np.ndarray) -> np.ndarray:
