@@ -16,8 +16,9 @@ FAR = 6.0  # robust standard deviations
 def ensemble_distance(margins: ArrayLike) -> jax.Array:
     """How many robust standard deviations each model's margins are from those of its ensemble.
 
-    `d_i = Q_0.75 over x of a_i(x) / (1.4826 median_k a_k(x))`, `a_i = |m_i - median_j m_j|`: on a quarter of the examples the model is at least that far. Medians over models do not follow
-    the outliers, as long as these are a minority. About 1.15 for models of one distribution, and
+    `d_i = Q_0.75 over x of a_i(x) / (1.4826 median_k a_k(x))`, `a_i = |m_i - median_j m_j|`: on a
+    quarter of the examples the model is at least that far. Medians over models do not follow the
+    outliers, as long as these are a minority. About 1.15 for models of one distribution, and
     at most 1.6 for 32 small networks on the digits; one of those with its logits times eight has
     56. A model above 6 is far (`FAR`): of 8 models of one distribution that move on all examples
     together, one is in 3 % of the ensembles, of 16 models or more in 1 %.
