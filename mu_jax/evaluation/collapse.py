@@ -35,7 +35,7 @@ class EnsembleCollapse(NamedTuple):
     total: int
 
     @property
-    def count(self) -> int:
+    def collapsed(self) -> int:
         """How many models collapsed: record it beside the flag."""
         return len(self.models)
 
@@ -154,7 +154,7 @@ def collapsed_models(
         >>> predictions = np.tile(labels, (9, 1))
         >>> predictions[2, :60] = (labels[:60] + 1) % 4
         >>> found = collapsed_models(predictions, labels)
-        >>> found.flag, found.count, found.models
+        >>> found.flag, found.collapsed, found.models
         (False, 1, (2,))
         >>> found.reason
         '1 of 9 models collapsed, the first with retain accuracy 0.700, its ensemble 1.000'

@@ -92,7 +92,7 @@ def test_models_far_from_their_ensemble_are_counted_though_above_chance(broken, 
     assert not any(evaluation.collapsed(one, LABELS).flag for one in predictions)
     found = evaluation.collapsed_models(predictions, LABELS)
     assert (found.flag, found.models, found.total) == (flag, tuple(range(broken)), 24)
-    assert found.count == broken and bool(found.reason) == bool(broken)
+    assert found.collapsed == broken and bool(found.reason) == bool(broken)
 
 
 @pytest.mark.parametrize("broken, flag", [(12, False), (13, True), (24, True)])
@@ -101,7 +101,7 @@ def test_a_row_has_collapsed_if_most_of_its_models_have(broken, flag):
     predictions[:broken] = 4
     found = evaluation.collapsed_models(predictions, LABELS)
     assert found.flag == flag and set(range(broken)) <= set(found.models)
-    assert f"{found.count} of 24 models collapsed, the first with constant" in found.reason
+    assert f"{found.collapsed} of 24 models collapsed, the first with constant" in found.reason
 
 
 def test_a_little_worse_than_the_others_is_no_collapse():
@@ -113,7 +113,7 @@ def test_a_little_worse_than_the_others_is_no_collapse():
 def test_a_model_with_stretched_logits_is_far_though_as_accurate():
     random = np.random.default_rng(2)
     logits = 5 * np.eye(10)[LABELS] + random.normal(size=(16, 1000, 10))
-    assert evaluation.collapsed_models(logits, LABELS).count == 0
+    assert evaluation.collapsed_models(logits, LABELS).collapsed == 0
     logits[5] *= 8
     found = evaluation.collapsed_models(logits, LABELS)
     assert found.models == (5,) and "margins" in found.reason and not found.flag
