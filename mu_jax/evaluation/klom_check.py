@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -37,15 +36,16 @@ class KlomCheck(NamedTuple):
         return bool(self.reason)
 
 
+@jax.jit
 def left_out(
-    oracle: jax.Array, unlearned: jax.Array, keep_oracle: ArrayLike, keep_unlearned: ArrayLike
+    oracle: jax.Array, unlearned: jax.Array, keep_oracle: jax.Array, keep_unlearned: jax.Array
 ) -> jax.Array:
     """KLoM f32[B, n] of B choices of models, `keep_oracle[B, a]` and `keep_unlearned[B, b]`."""
 
     def one(keep):
         return klom(oracle[keep[0]], unlearned[keep[1]])
 
-    return jax.lax.map(one, (jnp.asarray(keep_oracle), jnp.asarray(keep_unlearned)))
+    return jax.lax.map(one, (keep_oracle, keep_unlearned))
 
 
 def summarize(values: ArrayLike, q: float | None) -> np.ndarray:

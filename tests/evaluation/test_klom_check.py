@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import counted_compilations
 
 from mu_jax import evaluation
 
@@ -92,3 +93,15 @@ def test_intervals_of_klom_are_refused_where_they_would_not_cover():
     assert evaluation.klom_interval(*small, q=None).low > 0
     with pytest.raises(ValueError, match="as many models"):
         evaluation.klom_difference(small[0], small[1], small[1][1:], seed=0)
+
+
+def test_a_second_interval_and_influence_compile_nothing():
+    def all_of(seed):
+        oracle, unlearned = gaussians(models=9, examples=80, seed=seed)
+        evaluation.klom_interval(oracle, unlearned)
+        evaluation.klom_influence(oracle, unlearned)
+
+    all_of(0)
+    with counted_compilations() as compilations:
+        all_of(1)
+    assert compilations == []
