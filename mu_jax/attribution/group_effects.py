@@ -198,7 +198,8 @@ def _conjugate_gradients(
         curved = collect(statistic, (variables, vector), data)
 
         def damp(c, v):
-            return (c + curved.weight * weight_decay * v).astype(v.dtype)
+            scale = curved.weight.astype(v.dtype) * weight_decay.astype(v.dtype)
+            return c.astype(v.dtype) + scale * v
 
         return jax.tree.map(damp, curved.sum, vector)
 

@@ -54,7 +54,8 @@ def forgetting_quality(
 
     Raises:
         ValueError: fewer than `min_models` models, another number of either kind, shapes that
-            disagree, non-finite margins, or an example on which all models are equal.
+            disagree, non-finite margins, or an example on which all models are equal, or closer
+            than the rules resolve.
 
     Cost:
         Per example a sort of 2 M numbers and 401 x 2 M comparisons, whatever the range of the
@@ -65,7 +66,8 @@ def forgetting_quality(
         1. It stops with an error as soon as an example has two rules to choose from; here it runs.
         2. Its rates and single thresholds are rounded to float32; here all have the type of the
            margins. With 64-bit margins epsilon is the one of its formulas in NumPy.
-        3. Models that all agree on an example raise an error that says so.
+        3. Models that all agree on an example, or differ by less than its thresholds resolve, raise
+           an error that says so.
 
     Example:
         >>> oracle, same = jax.random.normal(jax.random.key(0), (2, 64, 16))
@@ -93,12 +95,23 @@ def forgetting_quality(
         )
     epsilon = epsilons(oracle, unlearned)
     if is_concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
-        raise ValueError(
-            "expected margins that differ between models, found one value for all of them on "
-            f"{int(jnp.isnan(epsilon).sum())} examples: leave those out, or the repeated models"
-        )
+        raise ValueError(_why_no_rule(oracle, unlearned, np.asarray(jnp.isnan(epsilon))))
     points = forgetting_points(epsilon, models)
     return ForgettingQuality(points.mean(), epsilon, points, models)
+
+
+def _why_no_rule(oracle: jax.Array, unlearned: jax.Array, none: np.ndarray) -> str:
+    """Why no rule tells the ensembles apart on the examples `none`, bool[n]."""
+    spread = np.ptp(np.concatenate([oracle, unlearned])[:, none], axis=0)
+    where = f"on {spread.size} examples"
+    if spread.max() == 0:
+        found = f"one value for all of them {where}: leave those out, or the repeated models"
+    else:
+        found = (
+            f"no threshold between those of both kinds {where}, where they differ by at most "
+            f"{spread.max():.1e} and thresholds are 0.01 apart: leave those out"
+        )
+    return f"expected margins that differ between models, found {found}"
 
 
 def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:

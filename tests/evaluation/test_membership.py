@@ -178,3 +178,34 @@ def test_degenerate_input_is_refused_never_one_half(attack, message):
 def test_tiny_losses_that_differ_are_attacked():
     found = evaluation.loss_mia(RAMP * 1e-9, (RAMP + 2) * 1e-9, seed=0)
     assert found.auc == 1.0
+
+
+@pytest.mark.parametrize("spread", [1e-30, 1e-12, 1e-8])
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_the_entropy_attack_on_a_collapsed_network_is_refused_not_zero(spread, level):
+    random = np.random.default_rng(0)
+    retain, test = level + spread * random.uniform(size=(2, 50))
+    with pytest.raises(ValueError, match="collapsed"):
+        evaluation.entropy_mia(retain, test, test)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [30, 100])
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_the_standard_error_of_the_loss_attack_is_its_deviation_over_samples(n, scale):
+    found = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        losses = random.exponential(size=n), random.exponential(scale, n)
+        found.append(evaluation.loss_mia(*losses, seed=seed))
+    deviation = np.std([one.accuracy for one in found])
+    assert 0.8 < np.mean([one.accuracy_stderr for one in found]) / deviation < 1.2
+    assert np.mean([one.accuracy_std for one in found]) / deviation > 1.6
+
+
+def test_the_standard_error_of_the_loss_attack_counts_how_often_examples_are_held_out():
+    random = np.random.default_rng(0)
+    found = evaluation.loss_mia(random.exponential(size=300), random.exponential(1.5, 300), seed=0)
+    a = found.accuracy
+    assert found.accuracy_stderr == pytest.approx(np.sqrt(1.9 * a * (1 - a) / 600))
+    assert found.accuracy_stderr != found.accuracy_std

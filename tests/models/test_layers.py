@@ -41,7 +41,10 @@ def test_batch_norm_moves_by_a_tenth(filled):
     np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-4)
     after = state["batch_stats"]["norm"]
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-5)
+    # The biased variance: an unbiased one would be 288 / 287 times as large.
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * variance, atol=1e-5)
+    unbiased = y.var((0, 1, 2), ddof=1)
+    assert np.abs(after["var"] - (0.9 * before["var"] + 0.1 * unbiased)).max() > 1e-4
 
 
 def test_strided_layers_pad_both_sides(filled):
