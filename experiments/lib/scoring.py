@@ -137,7 +137,7 @@ def membership(forget_losses, test_losses, seed) -> Metric:
         attack = evaluation.loss_mia(forget_losses, test_losses, seed=seed)
     except ValueError as error:
         return missing(str(error), unit="fraction")
-    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_std, unit="fraction")
+    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_stderr, unit="fraction")
 
 
 def _of_classes(part: Split, classes: np.ndarray) -> Split:

@@ -23,7 +23,11 @@ class ULiraTargets(NamedTuple):
 
 
 class ULira(NamedTuple):
-    """Result of `u_lira`: mean and sample standard deviation over targets, and the details.
+    """Result of `u_lira`: means over targets, and the details.
+
+    `accuracy_std`, `auc_std` and `tpr_std` are sample standard deviations over targets: the spread
+    of one target. They are not standard errors of the means, which targets that share shadow
+    models do not give.
 
     accuracy: of the decision "unlearned" against "never seen"; chance is 0.5.
     auc: of the log-ratio; chance is 0.5.

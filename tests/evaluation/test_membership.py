@@ -90,6 +90,28 @@ def test_loss_mia_of_one_distribution_is_near_one_half():
     assert 0 < found.accuracy_std < 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "n, scale, low, high", [(20, 1.0, 0.85, 1.15), (100, 1.0, 0.85, 1.15), (100, 4.0, 0.95, 1.3)]
+)
+def test_standard_error_is_the_spread_over_draws_of_examples(n, scale, low, high):
+    """The spread of one split, which stood in its place, is 1.8 to 2.2 times that."""
+    rng = np.random.default_rng(5)
+    found = [
+        evaluation.loss_mia(rng.exponential(1, n), rng.exponential(scale, n), seed=seed)
+        for seed in range(100)
+    ]
+    accuracy, std, stderr = (
+        np.array([getattr(each, name) for each in found])
+        for name in ("accuracy", "accuracy_std", "accuracy_stderr")
+    )
+    truth = accuracy.std(ddof=1)
+    assert low < np.sqrt(np.mean(stderr**2)) / truth < high
+    assert np.sqrt(np.mean(std**2)) / truth > 1.6
+    covered = np.abs(accuracy - accuracy.mean()) < scipy.stats.t.ppf(0.975, 9) * stderr
+    assert covered.mean() >= 0.9
+
+
 def test_over_forgetting_shows_as_a_leak():
     rng = np.random.default_rng(2)
     forget, test = rng.exponential(5.0, 300), rng.exponential(0.5, 300)
