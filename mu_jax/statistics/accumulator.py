@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,8 @@ class Accumulator:
 
     Attributes:
       sum: tree of float32 sums (float64 for float64 parameters).
-      weight: f32, what to divide by: total weight of examples, or number of groups.
+      weight: what to divide by: total weight of examples, or number of groups; f32, or f64 for
+        float64 parameters.
       fingerprint: u32[2] of the parameters it was computed at; it is stale for any other.
       definition: what was summed, such as 'importance: per_example'.
     """
@@ -98,13 +100,14 @@ class Statistic:
         params = self.params(variables)
         check_params(params)
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, sum_dtype(p.dtype)), params)
-        return Accumulator(zeros, jnp.zeros((), jnp.float32), fingerprint(params), self.definition)
+        return Accumulator(zeros, zero_weight(params), fingerprint(params), self.definition)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch."""
         added, weight = self.terms(variables, batch)
         total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, added)
-        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
+        weight = acc.weight + weight.astype(acc.weight.dtype)
+        return dataclasses.replace(acc, sum=total, weight=weight)
 
     def finalize(self, acc: Accumulator) -> PyTree:
         """The mean, a tree shaped like the parameters."""
@@ -118,6 +121,12 @@ class Statistic:
 def sum_dtype(dtype: Any) -> Any:
     """Float32, or float64 for float64 parameters."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def zero_weight(params: PyTree) -> jax.Array:
+    """The weight of an empty sum, in the widest float type of its leaves."""
+    leaves = (sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(params))
+    return jnp.zeros((), jnp.finfo(functools.reduce(jnp.promote_types, leaves, jnp.float32)).dtype)
 
 
 @summary

@@ -16,7 +16,7 @@ from mu_jax.data.forget_retain import Data, marked_mix, readable
 from mu_jax.loops.fit import Gradients, Term, Terms, fit
 from mu_jax.loops.labels import check_labels, counted, weights
 from mu_jax.loops.predict import all_targets
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
@@ -106,7 +106,7 @@ def neg_grad_plus(
             frozen={
                 "retain": (1 - forget_weight) * sum(sizes) / sizes[1],
                 "forget": -forget_weight * sum(sizes) / sizes[0],
-                "cap": jnp.asarray(jnp.inf if cap is None else cap, jnp.float32),
+                "cap": jnp.asarray(jnp.inf if cap is None else cap, float),
             },
         )
         return report_fit(model, variables, result, (forget, retain))
@@ -117,11 +117,10 @@ def neg_grad_plus(
 def _weight(model: Model, examples: Data) -> jax.Array:
     """The total weight of a set; the labels of a stream are read if some may be ignored."""
     if isinstance(examples, Batches):
-        return weights(model, examples.targets, examples.weight).sum()
+        return total_weight(weights(model, examples.targets, examples.weight))
     ones = jnp.ones(examples.num_examples, jnp.float32)
-    return weights(
-        model, all_targets(examples) if hasattr(model.loss, "counts") else (), ones
-    ).sum()
+    targets = all_targets(examples) if hasattr(model.loss, "counts") else ()
+    return total_weight(weights(model, targets, ones))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +140,7 @@ class _Contrast:
         batch = counted(self.model, batch._replace(targets=labels))
         losses = self.model.per_example(outputs, batch)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        total, capped = batch.weight.sum(), jnp.minimum(losses, frozen["cap"])
+        total, capped = total_weight(batch.weight), jnp.minimum(losses, frozen["cap"])
         return {
             "retain": Term(weighted_sum(losses, to_retain), total, frozen["retain"]),
             "forget": Term(weighted_sum(capped, to_forget), total, frozen["forget"]),
