@@ -73,6 +73,7 @@ def softmax_without(
     *,
     l2: float,
     hessian: Literal["retain", "full"] = "retain",
+    penalty: Literal["sum", "mean"] = "sum",
 ) -> jax.Array:
     """Softmax regression without a group of rows, by one step from the minimiser.
 
@@ -80,12 +81,19 @@ def softmax_without(
     `W_{-F} ~ W + (H - H_F)^-1 sum_{i in F} grad l_i`: a Newton step on what is retained. With the
     Hessian H of all data it is the influence function, which falls short for large groups.
 
+    Beside the mean loss, as in training with weight decay, the penalty loses weight with the m rows
+    that leave: the minimizer of `1/n sum_i l_i + l2/2 |W|^2` is that of `sum_i l_i + n l2/2 |W|^2`,
+    and without the group of `sum_i l_i + (n - m) l2/2 |W|^2`. The step then has `H - H_F` with
+    `(n - m) l2` on its diagonal (`n l2` with the Hessian of all data) and the gradient
+    `sum_{i in F} grad l_i + m l2 W`.
+
     Args:
       inputs: f[n, d]. labels: int[n]. params: f[d, K], the minimiser.
       forget: int[m], rows that leave.
-      l2: weight of the penalty beside the *sum* of losses; positive, as logits have a common
-        shift.
+      l2: weight of the penalty; positive, as logits have a common shift.
       hessian: "retain" (Newton) or "full" (influence function).
+      penalty: whether `l2/2 |W|^2` stands beside the "sum" of losses, and stays as it is, or beside
+        their "mean", over fewer rows without the group.
 
     Returns:
       f[d, K].
@@ -102,6 +110,11 @@ def softmax_without(
         raise ValueError(
             f"expected hessian 'retain' or 'full', found {hessian!r}: choose Newton or influence"
         )
+    if penalty not in ("sum", "mean"):
+        raise ValueError(
+            f"expected a penalty beside the 'sum' or the 'mean' of losses, found {penalty!r}: "
+            "choose the one of the training"
+        )
     x, labels, weights = jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(params)
     _check_rows(x, labels)
     rows = _checked_group(forget, len(x))
@@ -114,8 +127,10 @@ def softmax_without(
     outer = (outer - jnp.einsum("na,nb->nab", probabilities, probabilities)) * kept[:, None, None]
     matrix = jnp.einsum("ni,nab,nj->iajb", x, outer, x, precision="highest")
     matrix = matrix.reshape(weights.size, weights.size)
-    matrix = matrix + l2 * jnp.eye(weights.size, dtype=x.dtype)
-    gradient = _product(x[rows].T, errors[rows]).ravel()
+    left = len(x) - len(rows) if hessian == "retain" else len(x)
+    share, leaving = (left * l2, len(rows) * l2) if penalty == "mean" else (l2, 0)
+    matrix = matrix + share * jnp.eye(weights.size, dtype=x.dtype)
+    gradient = (_product(x[rows].T, errors[rows]) + leaving * weights).ravel()
     return weights + jax.scipy.linalg.solve(matrix, gradient, assume_a="pos").reshape(weights.shape)
 
 
