@@ -76,6 +76,16 @@ def _refuse_constant(name: str, values: np.ndarray, tolerance: float = 0.0) -> N
         )
 
 
+def _refuse_unmoved(name: str, values: np.ndarray, weights: list[float]) -> None:
+    """Refuse fits that stopped at their start, whose decision is the same for every example."""
+    if not any(weights):
+        raise ValueError(
+            f"expected {name} that a logistic regression can tell apart, found a range of "
+            f"{np.ptp(values):.1e} within which it stays at its start: constant outputs (a "
+            "collapsed model) leave nothing to attack, of others take the AUC"
+        )
+
+
 def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> LossMia:
     """Attack of the NeurIPS 2023 starting kit: tell forget from test examples by their loss.
 
@@ -108,7 +118,8 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
         `LossMia`, Python numbers. The AUC uses all examples.
 
     Raises:
-        ValueError: fewer than 10 examples on a side, non-finite losses, or all losses equal.
+        ValueError: fewer than 10 examples on a side, non-finite losses, or losses so alike that no
+            fit leaves its start (its accuracy would be 1/2, whatever the losses); `auc` takes them.
 
     Cost:
         10 fits of two parameters on the host, O(n) each, and a sort.
@@ -133,7 +144,7 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     """
     with extra("evaluation"):
         from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+        from sklearn.model_selection import StratifiedShuffleSplit, cross_validate
 
     forget = _scores("forget losses", forget_losses, MINIMUM)
     test = _scores("test losses", test_losses, MINIMUM)
@@ -144,9 +155,16 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
         side if side.size == n else random.choice(side, n, replace=False) for side in (test, forget)
     ]
     splits = StratifiedShuffleSplit(n_splits=SPLITS, test_size=HELD_OUT, random_state=seed)
-    found = cross_val_score(
-        LogisticRegression(), np.concatenate(sides)[:, None], np.repeat([0, 1], n), cv=splits
+    losses = np.concatenate(sides)
+    fits = cross_validate(
+        LogisticRegression(),
+        losses[:, None],
+        np.repeat([0, 1], n),
+        cv=splits,
+        return_estimator=True,
     )
+    _refuse_unmoved("losses", losses, [fit.coef_[0, 0] for fit in fits["estimator"]])
+    found = fits["test_score"]
     mean, std = float(found.mean()), float(found.std(ddof=1))
     return LossMia(
         accuracy=mean,
@@ -184,7 +202,8 @@ def entropy_mia(
 
     Raises:
         ValueError: too few examples, non-finite entropies, or the entropies of the retained and
-            test examples are all equal (a collapsed model, whose attack would score a perfect 0).
+            test examples are all equal, or so alike that the fit does not leave its start (a
+            collapsed model, whose attack would score a perfect 0).
 
     Cost:
         One fit of two parameters on the host, O(n_retain + n_test).
@@ -208,6 +227,7 @@ def entropy_mia(
     _refuse_constant("entropies", features, ROUNDING)
     is_member = np.repeat([1, 0], [retain.size, test.size])
     attack = LogisticRegression(C=C, class_weight="balanced").fit(features[:, None], is_member)
+    _refuse_unmoved("entropies", features, [attack.coef_[0, 0]])
     return EntropyMia(
         member_fraction=float(attack.predict(forget[:, None]).mean()),
         weight=float(attack.coef_[0, 0]),

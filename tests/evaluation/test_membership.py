@@ -197,6 +197,22 @@ def test_degenerate_input_is_refused_never_one_half(attack, message):
     assert "\n" not in str(error.value)
 
 
-def test_tiny_losses_that_differ_are_attacked():
-    found = evaluation.loss_mia(RAMP * 1e-9, (RAMP + 2) * 1e-9, seed=0)
-    assert found.auc == 1.0
+def test_tiny_losses_that_differ_have_an_auc_but_no_fit():
+    """The fits stay at their start: an accuracy of exactly 1/2 where all can be told apart."""
+    forget, test = RAMP * 1e-9, (RAMP + 2) * 1e-9
+    assert evaluation.auc(-forget, -test) == 1.0
+    with pytest.raises(ValueError, match=r"stays at its start.*take the AUC"):
+        evaluation.loss_mia(forget, test, seed=0)
+    assert evaluation.loss_mia(forget * 1e8, test * 1e8, seed=0).accuracy > 0.9
+
+
+@pytest.mark.parametrize("scale, shift", [(0.01, 0.0), (0.1, 50.0)])
+def test_a_collapsed_network_has_no_entropy_attack(scale, shift):
+    """Its outputs are noise around equal logits, or around one class that it always names."""
+    rng = np.random.default_rng(0)
+    sides = (
+        evaluation.entropy(np.float32(scale * rng.normal(size=(n, 10)) + shift * np.eye(10)[0]))
+        for n in (1000, 300, 100)
+    )
+    with pytest.raises(ValueError, match="collapsed"):
+        evaluation.entropy_mia(*sides)
