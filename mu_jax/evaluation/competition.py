@@ -141,7 +141,7 @@ def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
 def forgetting_quality_floor(
     oracle_margins: ArrayLike, key: jax.Array, *, min_models: int = MIN_MODELS
 ) -> ForgettingQuality:
-    """Quality of one random half of the oracles against the other: what a perfect unlearner gets.
+    """Quality of one random half of the oracles against the other, as of a perfect unlearner.
 
     Args:
         oracle_margins: float `[M, n]`, finite, M >= 2 `min_models`.

@@ -22,7 +22,7 @@ class LossMia(NamedTuple):
     accuracy_std: sample standard deviation of the accuracies of the ten splits. This is the spread
         of one split, about twice the error of their mean: never print it behind `accuracy`.
     accuracy_stderr: standard error of `accuracy`, over draws of examples and of splits.
-    strength: max(accuracy, 1 - accuracy): losses *above* those of unseen examples leak too.
+    strength: max(accuracy, 1 - accuracy): losses *above* the losses of unseen examples leak too.
     auc: probability that a forget example has a lower loss than a test example, ties one half.
     auc_null_std: standard deviation of the AUC around 0.5 if both sides were alike.
     n: examples per side that the attack was fitted and scored on.

@@ -12,7 +12,7 @@ from mu_jax.evaluation.membership import auc, tpr_at_fpr
 
 
 class ULiraTargets(NamedTuple):
-    """What `u_lira` found for every target, arrays `[T]`; shadows is the fewest used on a side."""
+    """Results of `u_lira` for every target, arrays `[T]`; shadows is the fewest used on a side."""
 
     base: np.ndarray
     run: np.ndarray
@@ -145,7 +145,7 @@ def u_lira_floor(
 
     For every example of the pool, half of the base models that never saw it, chosen at random,
     play the part of those that unlearned it, in runs that forget as many as the real ones where
-    there are so many. The other half stays "never seen". Arguments, errors and cost are those of
+    there are so many. The other half stays "never seen". Arguments, errors and cost: as
     `u_lira`.
 
     Returns:
