@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.evaluation.accuracy import as_float, is_concrete
-from mu_jax.evaluation.epsilon import epsilons
+from mu_jax.evaluation.epsilon import DENSITY, epsilons
 from mu_jax.evaluation.klom import _check_margins
 
 MIN_MODELS = 32  # below, the floor of the score is no longer near 0.2
@@ -54,8 +54,8 @@ def forgetting_quality(
 
     Raises:
         ValueError: fewer than `min_models` models, another number of either kind, shapes that
-            disagree, non-finite margins, or an example on which all models are equal, or closer
-            than the rules resolve.
+            disagree, non-finite margins, or an example on which all models are equal or too alike
+            for a rule.
 
     Cost:
         Per example a sort of 2 M numbers and 401 x 2 M comparisons, whatever the range of the
@@ -66,8 +66,7 @@ def forgetting_quality(
         1. It stops with an error as soon as an example has two rules to choose from; here it runs.
         2. Its rates and single thresholds are rounded to float32; here all have the type of the
            margins. With 64-bit margins epsilon is the one of its formulas in NumPy.
-        3. Models that all agree on an example, or differ by less than its thresholds resolve, raise
-           an error that says so.
+        3. Models that all agree on an example raise an error that says so.
 
     Example:
         >>> oracle, same = jax.random.normal(jax.random.key(0), (2, 64, 16))
@@ -95,23 +94,27 @@ def forgetting_quality(
         )
     epsilon = epsilons(oracle, unlearned)
     if is_concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
-        raise ValueError(_why_no_rule(oracle, unlearned, np.asarray(jnp.isnan(epsilon))))
+        given = oracle_margins, unlearned_margins
+        _refuse_untold(given, np.isnan(epsilon), epsilon.dtype.name)
     points = forgetting_points(epsilon, models)
     return ForgettingQuality(points.mean(), epsilon, points, models)
 
 
-def _why_no_rule(oracle: jax.Array, unlearned: jax.Array, none: np.ndarray) -> str:
-    """Why no rule tells the ensembles apart on the examples `none`, bool[n]."""
-    spread = np.ptp(np.concatenate([oracle, unlearned])[:, none], axis=0)
-    where = f"on {spread.size} examples"
-    if spread.max() == 0:
-        found = f"one value for all of them {where}: leave those out, or the repeated models"
-    else:
-        found = (
-            f"no threshold between those of both kinds {where}, where they differ by at most "
-            f"{spread.max():.1e} and thresholds are 0.01 apart: leave those out"
+def _refuse_untold(given: tuple[ArrayLike, ArrayLike], untold: np.ndarray, dtype: str) -> None:
+    """Say of examples without an epsilon whether all models agree, or no rule can tell them."""
+    margins = np.concatenate([np.asarray(each, np.float64) for each in given])[:, untold]
+    spread = np.ptp(margins, axis=0)
+    equal = int((spread == 0).sum())
+    if equal:
+        raise ValueError(
+            "expected margins that differ between models, found one value for all of them on "
+            f"{equal} examples: leave those out, or the repeated models"
         )
-    return f"expected margins that differ between models, found {found}"
+    raise ValueError(
+        f"expected margins that a rule tells apart, found none that does so in {dtype} on "
+        f"{spread.size} examples, whose margins differ by at most {spread.max():.1e} where "
+        f"thresholds are {1 / DENSITY:g} apart: leave those examples out"
+    )
 
 
 def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
@@ -138,7 +141,7 @@ def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
 def forgetting_quality_floor(
     oracle_margins: ArrayLike, key: jax.Array, *, min_models: int = MIN_MODELS
 ) -> ForgettingQuality:
-    """Quality of one random half of the oracles against the other: what a perfect unlearner gets.
+    """Quality of one random half of the oracles against the other, as of a perfect unlearner.
 
     Args:
         oracle_margins: float `[M, n]`, finite, M >= 2 `min_models`.

@@ -23,6 +23,18 @@ def normalise(y, norm, mean, variance):
     return norm["scale"] * (y - mean) / np.sqrt(variance + 1e-5) + norm["bias"]
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 1, 3), (2, 4, 4, 3)])
+def test_running_variance_collects_the_biased_variance_not_pytorchs(shape):
+    layer, x = ConvBatchNorm(3, kernel_size=1), normal(*shape)
+    variables = layer.init(jax.random.key(0), x)
+    convolved = x.reshape(-1, 3) @ np.asarray(variables["params"]["conv"]["kernel"])[0, 0]
+    _, state = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    collected = (state["batch_stats"]["norm"]["var"] - 0.9) / 0.1
+    n = len(convolved)
+    np.testing.assert_allclose(collected, convolved.var(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(collected * n / (n - 1), convolved.var(axis=0, ddof=1), rtol=1e-4)
+
+
 def test_batch_norm_moves_by_a_tenth(filled):
     x = normal(8, 6, 6, 3)
     layer = ConvBatchNorm(5, kernel_size=1)
