@@ -75,7 +75,8 @@ def _readable(leaf: Any) -> bool:
         return False
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return False
-    return all(device.platform == "cpu" for device in leaf.sharding.device_set)
+    devices: Any = leaf.sharding.device_set
+    return all(device.platform == "cpu" for device in devices)
 
 
 def to_host(tree: PyTree) -> PyTree:

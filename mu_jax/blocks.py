@@ -126,7 +126,8 @@ def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
 def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
     place = batches.weight.sharding if batches.weight.committed else None
     row, some, weight, index = jax.device_put((rows.row, rows.some, rows.weight, rows.index), place)
-    return Batch(*_gather(examples, row, some), weight, index)
+    inputs, targets = _gather(examples, row, some)
+    return Batch(inputs, targets, weight, index)
 
 
 @jax.jit

@@ -154,7 +154,7 @@ def fit(
     start: int | jax.Array = 0
     if state is None:
         opt_state = initial_state(optimizer, model.params(variables))
-        state = FitState(np.zeros((), np.int32), variables, opt_state, key)
+        state = FitState(at_once.as_array(0, np.int32), variables, opt_state, key)
     else:
         start = state.step if isinstance(state.step, jax.core.Tracer) else int(np.min(state.step))
 
@@ -202,7 +202,7 @@ def _empty_info(total: int, given: PyTree) -> tuple[FitInfo, Callable[[FitInfo],
     if not at_once.is_known(given) or _divided(given):
         return FitInfo(*(jnp.zeros(total, jnp.float32) for _ in FitInfo._fields)), lambda info: info
     room = max(_FEW_STEPS, 1 << max(total - 1, 0).bit_length())
-    info = FitInfo(*(np.zeros(room, np.float32) for _ in FitInfo._fields))
+    info = FitInfo(*(at_once.as_array(np.zeros(room, np.float32)) for _ in FitInfo._fields))
     return info, lambda info: FitInfo(*jax.device_put([np.asarray(x)[:total] for x in info]))
 
 

@@ -100,7 +100,7 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
     """
     kept = _kept_by(owners[0])
     leaves, tree = jax.tree.flatten(args)
-    kind = owners[1:], tree, tuple(map(_type, leaves)), bool(jax.config.jax_enable_x64)
+    kind = owners[1:], tree, tuple(map(_type, leaves)), jax.dtypes.canonicalize_dtype(float)
     if kind not in kept:
         if len(kept) >= _KEPT:
             kept.clear()
@@ -195,9 +195,10 @@ class _Reader:
 
 def _value(literal: Literal) -> Any:
     """A literal as an argument of the same type: a Python number where the type is weak."""
-    if literal.aval.weak_type:
+    kind: Any = literal.aval
+    if kind.weak_type:
         return np.asarray(literal.val).item()
-    return np.asarray(literal.val, literal.aval.dtype)
+    return np.asarray(literal.val, kind.dtype)
 
 
 def _type(leaf: Any) -> tuple:

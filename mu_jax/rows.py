@@ -93,7 +93,7 @@ def _sorted(xp: Any, words: Any, n: int) -> Any:
 
 def _bits_are_stable(key: jax.Array) -> bool:
     default = str(jax.random.key_impl(key)) == "threefry2x32"
-    return default and bool(jax.config.jax_threefry_partitionable)
+    return default and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
 
 
 @functools.partial(jax.jit, static_argnums=2)

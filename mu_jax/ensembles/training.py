@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -122,14 +121,16 @@ def train(
     stacked = jax.eval_shape(jax.vmap(init), keys)
     recipe = _Recipe(
         model,
-        *(piece.computation for piece in pieces),
+        init=pieces[0].computation,
+        optimizer_init=pieces[1].computation,
+        optimizer_update=pieces[2].computation,
         gradients=gradients,
         epochs=epochs,
         batch_size=batch_size,
         layout=layout or choose_layout(stacked),
         mesh=mesh,
     )
-    run = _train if at_once.is_known((keys, weights, batches)) else _train.__wrapped__
+    run = _compiled_train if at_once.is_known((keys, weights, batches)) else _train
     return run(recipe, [piece.values for piece in pieces], batches, keys, weights)
 
 
@@ -147,7 +148,6 @@ class _Recipe(NamedTuple):
     mesh: Mesh | None
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _train(
     recipe: _Recipe, values: Sequence[tuple], batches: Batches, keys: jax.Array, weights: Any
 ) -> PyTree:
@@ -176,6 +176,9 @@ def _train(
 
     members = (keys,) if weights is None else (keys, weights)
     return map_models(one, *members, layout=recipe.layout, mesh=recipe.mesh)
+
+
+_compiled_train = jax.jit(_train, static_argnums=0)
 
 
 def unlearn(

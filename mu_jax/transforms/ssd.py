@@ -132,7 +132,8 @@ def ssd(
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
         part = collect(statistic, variables, forget)
-        full, read = full_importance, 0
+        full = full_importance
+        read: jax.Array | float = 0.0
         if full is None:
             sets = (forget, retain)
             full, read = _reference(statistic, variables, sets, part, retain_only=adaptive)
@@ -143,7 +144,8 @@ def ssd(
             )
         check_fingerprint(full, part.fingerprint)
 
-        total, threshold = full.weight, alpha
+        total = full.weight
+        threshold: Any = alpha
         if adaptive:
             if full_importance is None:
                 total = passes(full.weight, part.weight)
