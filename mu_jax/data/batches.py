@@ -188,7 +188,8 @@ def concatenate(first: Batches, second: Batches) -> Batches:
 def _taken(examples: PyTree, rows: Any) -> PyTree:
     if not at_once.on_host((examples, rows)):
         return jax.tree.map(lambda x: x[rows], examples)
-    found = jax.tree.map(lambda x: x[np.asarray(rows)], at_once.to_host(examples))
+    chosen = rows if isinstance(rows, slice) else np.asarray(rows)
+    found = jax.tree.map(lambda x: x[chosen], at_once.to_host(examples))
     return at_once.to_devices(found, like=examples)
 
 

@@ -179,8 +179,7 @@ def fit(
     check_params(model.params(variables if state is None else state.variables))
     if state is None:
         opt_state = initial_state(optimizer, model.params(variables))
-        step = at_once.as_array(np.zeros((), np.int32))
-        state = FitState(step, variables, opt_state, key)
+        state = FitState(at_once.as_array(0, np.int32), variables, opt_state, key)
     else:
         start = position_of(state.step)
     last, info = advance(

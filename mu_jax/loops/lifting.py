@@ -105,7 +105,7 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
         return _lift(function, *args)
     kept = _kept_by(owners[0])
     leaves, tree = jax.tree.flatten(args)
-    kind = owners[1:], tree, tuple(map(_type, leaves)), bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+    kind = owners[1:], tree, tuple(map(_type, leaves)), jax.dtypes.canonicalize_dtype(float)
     if kind not in kept:
         if len(kept) >= _KEPT:
             kept.clear()

@@ -141,7 +141,7 @@ def ssd(
             _warn_if_out_of_reach(alpha, forget, retain)
         part = collect(statistic, variables, forget)
         full: Any = full_importance
-        read: Any = 0
+        read: jax.Array | float = 0.0
         if full is None:
             sets = (forget, retain)
             full, read = _reference(statistic, variables, sets, part, retain_only=adaptive)

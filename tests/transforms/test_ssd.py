@@ -289,12 +289,21 @@ def test_a_grid_is_one_trace_and_one_pass():
     assert len(np.unique(found[1].edit.update_norm)) == len(ALPHAS)
 
 
+def loops_of(jaxpr):
+    """The loops over batches of a program, in the programs that it calls as well."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "jit" and eqn.params["name"] != "searchsorted":
+            yield from loops_of(eqn.params["jaxpr"].jaxpr)
+        elif eqn.primitive.name in ("while", "scan"):
+            yield eqn
+
+
 def test_a_grid_under_jit_keeps_its_loops_free_of_the_grid():
     def grid(variables, alphas, *sets):
         return jax.vmap(lambda alpha: mu.ssd(MODEL, alpha)(KEY, variables, *sets)[0])(alphas)
 
     program = jax.make_jaxpr(grid)(VARIABLES, ALPHAS[:4], *RAW.sets())
-    loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("while", "scan")]
+    loops = list(loops_of(program.jaxpr))
     assert len(loops) == 2
     carried = {var.aval.shape for eqn in loops for var in eqn.outvars}
     # The sums, their weight and the fingerprint: nothing has a leading axis of 4.
