@@ -6,8 +6,8 @@
     python -m experiments.unlearn --workdir=runs/digits --roll_back
 
 The version that serves is the parent of the new one. A collapsed model is published for inspection
-and never served (exit code 3), and so is one whose parent no longer serves when it is done (exit
-code 4). What an ancestor has forgotten is in no set of a later request. A run that was stopped
+and not served (exit code 3); so is one that has forgotten nothing, unless --serve_anyway; and so is
+one whose parent no longer serves when it is done (exit code 4). What an ancestor has forgotten is in no set of a later request. A run that was stopped
 resumes when the same command is given again.
 """
 
@@ -28,8 +28,10 @@ from experiments.lib.methods import METHODS, Request, complete, make_method, met
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
+from mu_jax.reporting import Metric
 from mu_jax.store.versions import Overtaken, Store
 
+_NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
 FLAGS = flags.FlagValues()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
@@ -49,6 +51,9 @@ DATA_DIR = flags.DEFINE_string(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the method.", lower_bound=0, flag_values=FLAGS)
 SWAP = flags.DEFINE_bool("swap", True, "Let the new version serve.", flag_values=FLAGS)
+SERVE_ANYWAY = flags.DEFINE_bool(
+    "serve_anyway", False, "Let a version serve that has forgotten nothing.", flag_values=FLAGS
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would be done, and stop.", flag_values=FLAGS
 )
@@ -95,7 +100,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
         )
         return 0
     like = jax.eval_shape(task.init, jax.random.key(0))
-    variables = store.restore(like=like)
+    before = store.restore(parent, like=like)
     identity = {
         "parent": parent,
         "method": METHOD.value,
@@ -105,11 +110,11 @@ def run(workdir: pathlib.Path, store: Store) -> int:
     }
     transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
     with stage(METHOD.value), mu.resumable(workdir / "state", config=identity):
-        variables, info = transform(jax.random.key(SEED.value), variables, forget, retain)
+        variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
     if not info.edit.finite:
         print(f"The unlearned model is not finite and is not kept; version {parent} keeps serving")
         return 3
-    metrics, collapse = scoring.score(task, variables, forget, retain, seed=SEED.value)
+    metrics, withheld = judged(task, (before, variables), forget, retain, info)
     version = store.publish(
         variables,
         parent=parent,
@@ -117,12 +122,32 @@ def run(workdir: pathlib.Path, store: Store) -> int:
         hyperparameters=method_arguments(task, METHOD.value),
         forgotten=ids,
         metrics=scoring.values(metrics),
-        note=f"{REQUEST.value}{'; collapsed: ' + collapse.reason if collapse.flag else ''}",
+        note=REQUEST.value,
+        withheld=withheld,
     )
     describe(info, metrics)
-    if collapse.flag:
+    return serve(store, version, parent)
+
+
+def judged(task: tasks.Task, models, forget, retain, info) -> tuple[dict[str, Metric], str]:
+    """The metrics of the new model, and why it should not serve; "" if it may."""
+    metrics, collapse = scoring.score(task, models[1], forget, retain, seed=SEED.value)
+    moved = float(info.edit.changed) > 0
+    changes, nothing = scoring.effect(task, models, forget, retain, moved=moved)
+    withheld = f"it has collapsed: {collapse.reason}" if collapse.flag else ""
+    if nothing.flag and not collapse.flag:
+        withheld = f"{_NOTHING}: {nothing.reason}"
+    return metrics | changes, withheld
+
+
+def serve(store: Store, version: int, parent: int | None) -> int:
+    """Let a published version serve if nothing speaks against it; the exit code."""
+    withheld = store.lineage(version)[0].withheld
+    if withheld and not (SERVE_ANYWAY.value and withheld.startswith(_NOTHING)):
+        advice = "; choose other hyper-parameters, or add --serve_anyway"
         print(
-            f"Version {version} has collapsed ({collapse.reason}); version {parent} keeps serving"
+            f"Version {version} is published for inspection and does not serve, since {withheld}; "
+            f"version {parent} keeps serving{advice if withheld.startswith(_NOTHING) else ''}"
         )
         return 3
     if SWAP.value:
@@ -133,7 +158,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
             return 4
     print(
         f"Version {version} is published{' and serving' if SWAP.value else ''}; "
-        f"compare it with retraining: python -m experiments.evaluate --workdir={workdir} "
+        f"compare it with retraining: python -m experiments.evaluate --workdir={WORKDIR.value} "
         f"--request={REQUEST.value}"
     )
     return 0

@@ -25,7 +25,7 @@ OWN = {
     "train": {"config", "seed", "workdir"},
     "unlearn": {
         *("data_dir", "dry_run", "method", "request", "roll_back", "seed", "set", "swap"),
-        "workdir",
+        *("serve_anyway", "workdir"),
     },
 }
 REQUIRED = {"evaluate": {"request", "workdir"}, "train": {"workdir"}, "unlearn": {"workdir"}}
