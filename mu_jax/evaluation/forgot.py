@@ -1,4 +1,4 @@
-"""Whether an unlearning run forgot anything at all, so that a run that did nothing is not served."""
+"""Whether an unlearning run forgot anything at all; a run that did nothing should not serve."""
 
 from __future__ import annotations
 

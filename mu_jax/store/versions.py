@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -266,11 +267,15 @@ class Store:
     def lineage(self, version: int) -> list[Version]:
         """Records of `version`, its parent, and so on to the model trained from scratch.
 
+        Where the pointer is damaged, none of them is said to serve.
+
         Raises:
             FileNotFoundError: there is no such version, or an ancestor is gone.
             ValueError: a version is its own ancestor.
         """
-        serving = self.serving()
+        serving: int | None = None
+        with contextlib.suppress(Damaged):  # what a version is, its own record says
+            serving = self.serving()
 
         def record(number: int) -> Version:
             self._require_known(number)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
 
 import pytest
 
 from experiments import train, unlearn
+from experiments.lib import scoring
 from experiments.lib.command_line import parse
 from mu_jax.store.versions import Store
 
-
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+NO_EPOCH = ["--method=finetune", "--set=epochs=0"]
+NO_RATE = ["--method=finetune", "--set=learning_rate=0"]
 
 
 def call(module, workdir: pathlib.Path, *arguments: str) -> int:
@@ -48,7 +51,7 @@ def workdir(trained, tmp_path):
         ("class:3", ["--method=ssd", "--set=alpha=1000"], "nothing: no weight changed"),
         pytest.param(
             "class:3",
-            ["--method=finetune", "--set=epochs=0"],
+            NO_EPOCH,
             "nothing: no weight changed",
             marks=SLOW,
         ),
@@ -78,3 +81,125 @@ def test_a_request_that_did_nothing_serves_where_it_is_wished(workdir):
     assert call(unlearn, workdir, *request) == 0
     store = Store(workdir / "store")
     assert store.serving() == 2 and "nothing" in store.history()[1].withheld
+
+
+STOPPED = ["--request=class:3", "--method=ssd"]
+
+
+def stop(monkeypatch, where, name, *, after: bool) -> None:
+    """The next call of a function kills the process, in the beginning or at its end."""
+    real = getattr(where, name)
+
+    def killed(*arguments, **keywords):
+        monkeypatch.undo()
+        if after:
+            real(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, name, killed)
+
+
+@pytest.fixture
+def stopped(workdir, monkeypatch):
+    """A working directory with a request that was killed before its publish."""
+    stop(monkeypatch, scoring, "score", after=False)
+    with pytest.raises(KeyboardInterrupt):
+        call(unlearn, workdir, *STOPPED)
+    (state,) = (workdir / "state").iterdir()
+    assert any(state.glob("loop-*")) and len(Store(workdir / "store").history()) == 1
+    return workdir
+
+
+def test_a_stopped_request_goes_on_and_then_leaves_nothing(stopped, capsys):
+    assert call(unlearn, stopped, *STOPPED) == 0
+    assert "Going on with the run that was stopped, begun 20" in capsys.readouterr().out
+    assert list((stopped / "state").iterdir()) == [] and Store(stopped / "store").serving() == 2
+
+
+def test_a_stopped_request_is_named_and_in_the_way_of_no_other(stopped, capsys):
+    assert call(unlearn, stopped, *STOPPED, "--set=alpha=4", "--noswap") == 0
+    said = capsys.readouterr().out
+    assert "A stopped run is pending since 20" in said and "--request=class:3 --method=ssd" in said
+    assert "this is a new run, since arguments.alpha changed" in said
+    assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--noswap") == 0
+    said = capsys.readouterr().out
+    assert "A stopped run is pending since 20" in said and "new run" not in said
+    assert len(list((stopped / "state").iterdir())) == 1
+
+
+def test_restart_deletes_what_stopped_requests_have_kept(stopped, capsys):
+    assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--restart") == 0
+    assert "pending" not in capsys.readouterr().out and list((stopped / "state").iterdir()) == []
+
+
+def test_changed_settings_are_not_resumed(stopped, capsys):
+    path = stopped / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"batch_size": 100}))
+    assert call(unlearn, stopped, *STOPPED) == 0
+    said = capsys.readouterr().out
+    assert "a new run, since config.batch_size changed" in said and "Going on" not in said
+
+
+def test_a_request_killed_after_its_publish_is_not_published_twice(workdir, monkeypatch):
+    stop(monkeypatch, Store, "publish", after=True)
+    with pytest.raises(KeyboardInterrupt):
+        call(unlearn, workdir, *STOPPED)
+    store = Store(workdir / "store")
+    assert (len(store.history()), store.serving()) == (2, 1)
+    assert call(unlearn, workdir, *STOPPED) == 0
+    assert (len(store.history()), store.serving()) == (2, 2)
+    assert list((workdir / "state").iterdir()) == []
+
+
+def test_a_training_killed_after_its_publish_is_not_published_twice(tmp_path, monkeypatch):
+    fast = ["--config.limit=300", "--config.training.epochs=1"]
+    stop(monkeypatch, Store, "publish", after=True)
+    with pytest.raises(KeyboardInterrupt):
+        call(train, tmp_path / "run", *fast)
+    assert call(train, tmp_path / "run", *fast) == 0
+    store = Store(tmp_path / "run/store")
+    assert (len(store.history()), store.serving()) == (1, 1)
+
+
+def test_the_same_request_at_once_is_one_sentence(workdir, monkeypatch, capsys):
+    codes = []
+    real = scoring.score
+
+    def meanwhile(*arguments, **keywords):
+        monkeypatch.undo()
+        codes.append(call(unlearn, workdir, *STOPPED))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(scoring, "score", meanwhile)
+    assert call(unlearn, workdir, *STOPPED) == 0 and codes == [2]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "found that another one is at it; wait until it has ended" in said
+    assert len(Store(workdir / "store").history()) == 2
+
+
+def test_two_trainings_at_once_are_one_sentence(tmp_path, monkeypatch, capsys):
+    fast = ["--config.limit=300", "--config.training.epochs=1"]
+    codes, real = [], scoring.quality
+
+    def meanwhile(*arguments, **keywords):
+        monkeypatch.undo()
+        codes.append(call(train, tmp_path / "run", *fast, "--seed=1"))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(scoring, "quality", meanwhile)
+    assert call(train, tmp_path / "run", *fast) == 0 and codes == [2]
+    assert "expected one process at a time for training in" in capsys.readouterr().err
+    assert len(Store(tmp_path / "run/store").history()) == 1
+
+
+def test_serve_names_a_version_and_repairs_the_pointer(workdir, capsys):
+    assert call(unlearn, workdir, "--request=class:3", "--set=alpha=1000") == 3
+    store = Store(workdir / "store")
+    assert call(unlearn, workdir, "--serve=2") == 3 and store.serving() == 1
+    assert call(unlearn, workdir, "--serve=2", "--serve_anyway") == 0 and store.serving() == 2
+    (workdir / "store/SERVING").write_text("{")
+    assert call(unlearn, workdir, *STOPPED) == 2
+    assert call(unlearn, workdir, "--serve=1") == 0 and store.serving() == 1
+    assert call(unlearn, workdir, "--serve=9") == 2
+    assert "expected version 9" in capsys.readouterr().err

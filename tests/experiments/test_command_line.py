@@ -22,10 +22,10 @@ OWN = {
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "workdir"},
     "regression": {"config", "seeds", "workdir"},
     "report": {"markdown"},
-    "train": {"config", "seed", "workdir"},
+    "train": {"config", "restart", "seed", "workdir"},
     "unlearn": {
         *("data_dir", "dry_run", "method", "request", "roll_back", "seed", "set", "swap"),
-        *("serve_anyway", "workdir"),
+        *("restart", "serve", "serve_anyway", "workdir"),
     },
 }
 REQUIRED = {"evaluate": {"request", "workdir"}, "train": {"workdir"}, "unlearn": {"workdir"}}
