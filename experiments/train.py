@@ -15,7 +15,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import pending, scoring
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, make_task, train
 from mu_jax.store import Store
@@ -25,9 +25,7 @@ CONFIG = define_config(FLAGS, "digits", "What to train.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the store goes.", required=True, flag_values=FLAGS
 )
-SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0, flag_values=FLAGS
-)
+SEED = define_seed(FLAGS, "Seed of initialisation and shuffling.")
 RESTART = flags.DEFINE_bool(
     "restart", False, "Delete what stopped runs have kept first.", flag_values=FLAGS
 )

@@ -25,7 +25,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import pending, scoring, tasks
-from experiments.lib.command_line import alone, start
+from experiments.lib.command_line import alone, define_seed, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
@@ -51,7 +51,7 @@ SET = flags.DEFINE_multi_string(
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where prepared datasets lie, if elsewhere now.", flag_values=FLAGS
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the method.", lower_bound=0, flag_values=FLAGS)
+SEED = define_seed(FLAGS, "Seed of the method.")
 SWAP = flags.DEFINE_bool("swap", True, "Let the new version serve.", flag_values=FLAGS)
 SERVE_ANYWAY = flags.DEFINE_bool(
     "serve_anyway", False, "Serve even a version that has forgotten nothing.", flag_values=FLAGS
