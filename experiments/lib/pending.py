@@ -5,7 +5,8 @@
         ...  # compute and publish, with identity=run.identity
 
 The state of a run lies in a folder of its own, so that a stopped run is in the way of no other, and
-it is deleted when the block ends: after the publish, not before.
+it is deleted when the block ends: after the publish, not before. A run that was killed between the
+two finds its version by `store.find(run.identity)`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ import numpy as np
 import mu_jax as mu
 from experiments.lib.tasks import Task
 from mu_jax import _files as files
-from mu_jax.store import Store
-from mu_jax.store.versions import Damaged
 
 _RECORD = "RUN.json"  # what, since, decides
 _ELSEWHERE = ("data_dir", "methods")  # the data and the arguments of the method are told by value
@@ -77,19 +76,6 @@ def fingerprint(tree: Any) -> str:
         found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         found.update(array.data if array.dtype.isbuiltin else array.tobytes())
     return found.hexdigest()
-
-
-def published(store: Store, run: Run, like: Any) -> int | None:
-    """The version that is the result of this run already, if it is there and intact.
-
-    A run that was killed after its publish does not publish again.
-    """
-    for version in reversed(store.history()):
-        if version.identity == run.identity and version.restorable:
-            with contextlib.suppress(Damaged):
-                store.restore(version.version, like=like)
-                return version.version
-    return None
 
 
 @contextlib.contextmanager

@@ -123,6 +123,18 @@ def test_lost_digests_are_noticed(store):
     assert float(store.restore(1, like=filled(0.0))["b"][0]) == 1.0
 
 
+def test_a_version_is_found_by_its_identity_if_it_is_intact(store):
+    assert store.find("ab") is None
+    for value in (2.0, 3.0):
+        store.publish(filled(value), parent=1, method="ssd", identity="ab")
+    store.publish(filled(4.0), parent=1, method="ssd", identity="cd")
+    assert store.find("ab") == 3
+    (store.directory / "versions/00000003/DIGESTS.json").unlink()
+    assert (store.find("ab"), store.find("cd"), store.find("ef")) == (2, 4, None)
+    store.prune(keep=2)
+    assert store.find("ab") is None and Store(store.directory / "none").find("ab") is None
+
+
 def test_the_arrays_of_another_version_are_refused(store):
     store.publish(filled(2.0), parent=1, method="ssd")
     versions = store.directory / "versions"
