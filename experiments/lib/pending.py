@@ -125,7 +125,7 @@ def _begin(run: Run, restart: bool) -> None:
             continue
         try:
             with files.exclusive(folder, wait=False):
-                if restart:
+                if restart or {entry.name for entry in folder.iterdir()} <= {".lock"}:
                     _delete(folder)
                 elif (found := _read(folder)) is not None:
                     print(_sentence(run, found), flush=True)

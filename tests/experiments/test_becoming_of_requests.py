@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from experiments import train, unlearn
 from experiments.lib import scoring
 from experiments.lib.command_line import parse
+from experiments.lib.running import write_records
+from mu_jax import reporting
 from mu_jax.store.versions import Store
 
 SLOW = pytest.mark.slow
@@ -203,3 +207,27 @@ def test_serve_names_a_version_and_repairs_the_pointer(workdir, capsys):
     assert call(unlearn, workdir, "--serve=1") == 0 and store.serving() == 1
     assert call(unlearn, workdir, "--serve=9") == 2
     assert "expected version 9" in capsys.readouterr().err
+
+
+def test_two_evaluations_at_once_leave_a_whole_file(tmp_path):
+    path = tmp_path / "evaluation.jsonl"
+    sets = [
+        [
+            reporting.Record("retrain", reporting.ForgetSet(name, 1, "ab"), seed)
+            for seed in range(size)
+        ]
+        for name, size in (("one", 300), ("two", 5))
+    ]
+    whole = {write_records(path, records).read_text() for records in sets}
+    done = threading.Event()
+
+    def write(records):
+        while not done.is_set():
+            write_records(path, records)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(write, records) for records in sets]
+        found = {path.read_text() for _ in range(300)}
+        done.set()
+    assert all(job.result() is None for job in jobs) and found <= whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.jsonl"]
