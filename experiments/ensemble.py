@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
@@ -36,7 +36,7 @@ REQUEST = flags.DEFINE_string(
 FRACTION = flags.DEFINE_float(
     "fraction", None, "Train each model on its own subset of this size.", flag_values=FLAGS
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the ensemble.", lower_bound=0, flag_values=FLAGS)
+SEED = define_seed(FLAGS, "Seed of the ensemble.")
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the margins of the models to this .npz file.", flag_values=FLAGS
 )

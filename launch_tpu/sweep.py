@@ -24,6 +24,7 @@ import jax
 from absl import app, flags
 
 from experiments import tuning
+from experiments.lib.paths import check_place
 from experiments.lib.running import exit_with_sentence, flags_only
 from experiments.lib.tasks import Task
 from experiments.trials import Trial, run_trial
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
     """Read the sweep, refuse what is wrong with it, take part, and say what came of it."""
     flags_only(argv, "--sweep=")
     with exit_with_sentence():
+        check_place(WORKDIR.value)
         sweep = worklist.read(SWEEP.value)
         task = worklist.read_task(sweep, DATA_DIR.value)
         trials = worklist.tuning_trials(sweep, task)

@@ -103,6 +103,41 @@ def collapse_of_regression(outputs: np.ndarray) -> evaluation.Collapse:
     return evaluation.Collapse(bool(constant), reason)
 
 
+def effect(
+    task: Task,
+    models: tuple[PyTree, PyTree],
+    forget: mu.Batches,
+    retain: mu.Batches,
+    *,
+    moved: bool,
+) -> tuple[dict[str, Metric], evaluation.NothingForgotten]:
+    """What a request changed on the forget set, and whether nothing was forgotten at all.
+
+    Args:
+      models: the variables before and after. moved: whether a weight differs between them.
+    """
+    parts = [collect_outputs(task, variables, forget) for variables in models]
+    losses = [_one_loss_each(task, part) for part in parts]
+    names = ("forget loss before", "forget loss")
+    metrics = {name: Metric(each.mean(), n=each.size) for name, each in zip(names, losses)}
+    if task.info.task != "classification":
+        return metrics, evaluation.nothing_forgotten(*losses, moved=moved)
+    before, after = (part.outputs.argmax(-1) == part.targets for part in parts)
+    found = evaluation.nothing_forgotten(
+        *losses,
+        moved=moved,
+        correct_before=before,
+        correct_after=after,
+        unretained=~np.isin(parts[0].targets, np.asarray(retain.targets)),
+    )
+    return metrics, found
+
+
+def _one_loss_each(task: Task, part: Split) -> np.ndarray:
+    find = mu.losses.squared_error if task.info.task == "regression" else example_losses
+    return np.asarray(find(*part)).reshape(len(part.targets), -1).mean(1)
+
+
 def _scored(task, parts, seed):
     if task.info.task == "regression":
         return _regression(parts, seed)

@@ -34,6 +34,7 @@ from mu_jax.evaluation.divergence import (
     zrf,
     zrf_as_published,
 )
+from mu_jax.evaluation.forgot import NothingForgotten, nothing_forgotten
 from mu_jax.evaluation.gaps import AverageGap, average_gap, tug_of_war
 from mu_jax.evaluation.intervals import (
     Interval,
@@ -97,6 +98,7 @@ __all__ = [
     "LossMia",
     "MembershipScores",
     "Nomus",
+    "NothingForgotten",
     "PairedDistance",
     "RegressionErrors",
     "RegressionMia",
@@ -154,6 +156,7 @@ __all__ = [
     "nomus",
     "nomus_floor",
     "nomus_gap",
+    "nothing_forgotten",
     "paired_distance",
     "paired_interval",
     "pairwise_floor",
