@@ -44,6 +44,17 @@ def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) ->
     return 0.5 * jnp.ones_like(mu.outputs(model, variables, examples))
 
 
+# Every law runs over every transform on raw arrays. The frameworks, which differ in the model
+# and not in the method, run over these; the product is slow. One that reads both sets once, one
+# that takes one step, one that fits, one of several phases, and one that starts anew.
+_REPRESENTATIVES = ("ssd", "iau", "finetune", "scrub", "retrain")
+
+
+def among(*patterns: str) -> tuple[str, ...]:
+    """Patterns for `pytest.mark.quick`: the representatives' cases whose ids end so."""
+    return tuple(f"{name}-{each}" for name in _REPRESENTATIVES for each in patterns or "*")
+
+
 # Further ways to call a transform that must obey the contract as well.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import arguments, every, factories
+from recipes import among, arguments, every, factories
 from small_models import setting
 from trees import assert_identical, is_one_sentence, snapshot
 
@@ -33,6 +33,7 @@ def test_a_parameter_that_the_table_lacks_is_named():
     assert is_one_sentence(str(e.value))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "bfloat16", "linen", "nnx", "cnn"])
 @every(variants=False)
 def test_same_tree_out(case, name):
@@ -45,6 +46,7 @@ def test_same_tree_out(case, name):
     assert jax.tree.leaves(after) == jax.tree.leaves(jax.eval_shape(lambda: variables))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "linen"])
 @every()
 def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
@@ -60,6 +62,7 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     assert_identical(case.build(chosen)(*given), (after, info))
 
 
+@pytest.mark.quick("*-nnx", *among())
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
 @every(variants=False)
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):
@@ -75,6 +78,7 @@ def test_statistics_move_only_where_training_mode_is_the_default(case, name):
             assert np.all(np.asarray(a) != np.asarray(b))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "cnn"])
 @every()
 def test_pure(case, name):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from recipes import every
+from recipes import among, every
 from small_models import setting
 
 import mu_jax as mu
@@ -26,6 +26,7 @@ def by_name(params):
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.quick("*-raw-*", *among())
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]
 )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from recipes import ARGUMENTS, every
+from recipes import ARGUMENTS, among, every
 from small_models import setting
 from test_composing import numbers
 
@@ -34,6 +34,7 @@ def test_no_tracer_outlives_jit(case):
         jax.jit(case.build(setting("raw")))(*given())
 
 
+@pytest.mark.quick("*-eager", *among())
 @pytest.mark.parametrize("call", ["eager", "jit"])
 @every(variants=False)
 def test_no_tracer_outlives_vmap_over_hyper_parameters(case, call):
