@@ -4,6 +4,7 @@ Eight CPU devices, a compilation cache, warnings as errors. Programs are compile
 optimized, except where tests that are slow run alone: some of those measure speed.
 """
 
+import collections
 import fnmatch
 import gc
 import os
@@ -33,28 +34,51 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Marks cases slow that `quick` does not name; keeps what shares programs in one process."""
     for item in items:
-        patterns = [pattern for mark in item.iter_markers("quick") for pattern in mark.args]
-        if patterns and not any(fnmatch.fnmatch(item.callspec.id, each) for each in patterns):
+        if patterns(item) and not any(map(matches(item), patterns(item))):
             item.add_marker(pytest.mark.slow)
         item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=place)
+    if not any("::" in str(each) for each in config.args):  # else not all cases are here
+        require_quick_cases(items)
+    items.sort(key=lambda item: group(item) if method(item) else "")
+
+
+def patterns(item):
+    return [pattern for mark in item.iter_markers("quick") for pattern in mark.args]
+
+
+def matches(item):
+    return lambda pattern: fnmatch.fnmatch(item.callspec.id, pattern)
+
+
+def method(item):
+    """The name of the method in a law; None elsewhere."""
+    case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return case.factory.__name__ if case and item.path.parent.name == "contract" else None
 
 
 def group(item):
     """A method for the laws, so that these share its programs; else the file."""
-    case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-    if case is not None and item.path.parent.name == "contract":
-        return f"laws of {case.factory.__name__}"
-    return item.path.relative_to(ROOT).as_posix()
+    name = method(item)
+    return f"laws of {name}" if name else item.path.relative_to(ROOT).as_posix()
 
 
-def place(item):
-    """Laws together, by method; all else where it was."""
-    name = group(item)
-    return name if name.startswith("laws of") else ""
+def require_quick_cases(items):
+    """Every pattern of `quick` names a case, and every law has a quick case for every method."""
+    tests = collections.defaultdict(list)
+    for item in items:
+        tests[item.path.name, getattr(item, "originalname", item.name)].append(item)
+    for (file, name), cases in tests.items():
+        lost = [p for p in patterns(cases[0]) if not any(matches(item)(p) for item in cases)]
+        quick = {method(item) for item in cases if not item.get_closest_marker("slow")}
+        lost += sorted({method(item) for item in cases} - quick - {None})
+        if lost:
+            raise pytest.UsageError(
+                f"expected quick cases of {name} in {file} for {', '.join(lost)}, found none: "
+                "name them in pytest.mark.quick"
+            )
 
 
 def pytest_collection_finish():
