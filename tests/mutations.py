@@ -151,9 +151,19 @@ def row(mutation: Mutation) -> tuple[bool, str]:
         found = "**survived**"
     elif code == 1 and test:
         found = f"`{test[1].removeprefix('tests/')}`"
+        require_passing(test[1])
     else:
         raise SystemExit(f"expected tests to pass or fail, found exit code {code}:\n{output}")
     return code != 0, f"| {mutation.name} | `{mutation.file}` | {found} | {seconds:.0f} |"
+
+
+def require_passing(test: str) -> None:
+    """A test that fails on the library as it is has noticed nothing."""
+    code, output, _ = tested((test,), ROOT)
+    if code:
+        raise SystemExit(
+            f"expected {test} to pass before the mutation, found that it fails:\n{output}"
+        )
 
 
 def main(only: list[str]) -> int:

@@ -23,9 +23,12 @@ WHOLE = [
 
 
 # Quick: every transform on explicit axes, and some on automatic ones and with convolutions.
-@pytest.mark.quick("*-raw-explicit-2-jit", *among("raw-auto-8-eager", "cnn-explicit-4-jit"))
+@pytest.mark.quick(
+    "*-raw-explicit-2-jit",
+    *among("raw-auto-8-eager", "cnn-explicit-4-jit", methods=("ssd", "finetune")),
+)
 @pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
-@every(variants=False)
+@every(variants="none")
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
     # Rows that fill a batch up reach no sum, but in training mode they reach a batch
@@ -49,13 +52,15 @@ DIVIDED = [
 
 
 # Quick: every transform on automatic axes, and some on explicit ones.
-@pytest.mark.quick("*-raw-auto-2x2-jit", *among("raw-explicit-1x2-jit"))
+@pytest.mark.quick(
+    "*-raw-auto-2x2-jit", *among("raw-explicit-1x2-jit", methods=("ssd", "finetune"))
+)
 @pytest.mark.parametrize(
     ("name", "kind", "shape", "call"),
     DIVIDED,
     ids=lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-@every(variants=False)
+@every(variants="none")
 def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, shape, call):
     chosen = setting(name)
     key, variables, sets = jax.random.key(3), chosen.variables, chosen.sets(batch_size=8)

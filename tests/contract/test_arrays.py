@@ -35,7 +35,7 @@ def test_a_parameter_that_the_table_lacks_is_named():
 
 @pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "bfloat16", "linen", "nnx", "cnn"])
-@every(variants=False)
+@every(variants="none")
 def test_same_tree_out(case, name):
     chosen = setting(name)
     variables = chosen.variables
@@ -48,7 +48,7 @@ def test_same_tree_out(case, name):
 
 @pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "linen"])
-@every()
+@every(variants="slow")
 def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     chosen = setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
@@ -64,7 +64,7 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
 
 @pytest.mark.quick("*-nnx", *among())
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
-@every(variants=False)
+@every(variants="none")
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):
     chosen = setting(name)
     transform = jax.jit(case.build(chosen))
@@ -80,7 +80,7 @@ def test_statistics_move_only_where_training_mode_is_the_default(case, name):
 
 @pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "cnn"])
-@every()
+@every(variants="slow")
 def test_pure(case, name):
     chosen = setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())

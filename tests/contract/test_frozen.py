@@ -30,7 +30,7 @@ def by_name(params):
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]
 )
-@every(variants=False)
+@every(variants="none")
 def test_masked_leaves_keep_every_bit(case, name, optimizer):
     chosen = setting(name)
     changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
@@ -46,7 +46,7 @@ def test_masked_leaves_keep_every_bit(case, name, optimizer):
     assert set(by_name(info.edit.changed_by_leaf)) == set(filter(is_head, before))
 
 
-@every(variants=False)
+@every(variants="none")
 def test_a_tree_of_bools_is_the_same_mask(case):
     chosen = setting("raw")
     given = (jax.random.key(3), chosen.variables, *chosen.sets())

@@ -48,7 +48,7 @@ def arrays(chosen):
 
 @pytest.mark.quick("*-arrays-*", *among())
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
-@every(variants=False)
+@every(variants="none")
 def test_resumed_is_bit_identical(case, source, share, tmp_path):
     chosen = setting("raw")
     transform = case.build(chosen)

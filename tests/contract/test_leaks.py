@@ -36,7 +36,7 @@ def test_no_tracer_outlives_jit(case):
 
 @pytest.mark.quick("*-eager", *among())
 @pytest.mark.parametrize("call", ["eager", "jit"])
-@every(variants=False)
+@every(variants="none")
 def test_no_tracer_outlives_vmap_over_hyper_parameters(case, call):
     chosen = setting("raw")
     names = numbers(case)
@@ -132,7 +132,7 @@ def test_a_second_model_would_be_seen():
     assert list(shadowing(source)) == ["ssd, line 2"]
 
 
-@every(variants=False)
+@every(variants="none")
 def test_a_restricted_model_reaches_all_of_a_method(case):
     """The factory runs again with the model that the transform was given."""
     chosen = setting("raw")
