@@ -92,7 +92,7 @@ def run(config, request: str) -> None:
 
     path = write_records(workdir / "results.jsonl", results)
     write_config(workdir, config)
-    publish(Store(workdir / "store"), task, models, results, table, forget_set)
+    publish(Store(workdir / "store"), task, models, results, table, ids)
     if MODELS.value:
         directory = workdir / "ensembles"
         originals = train_population(
@@ -165,7 +165,7 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
     return rows, models
 
 
-def publish(store: Store, task: Task, models: dict, results, table, forget_set) -> None:
+def publish(store: Store, task: Task, models: dict, results, table, ids) -> None:
     """Publish the models of the first seed, and serve the one with the smallest average gap."""
     found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
     parent = store.publish(
@@ -179,7 +179,7 @@ def publish(store: Store, task: Task, models: dict, results, table, forget_set) 
             parent=parent,
             method=name,
             hyperparameters=method_arguments(task, name),
-            forget_digest=forget_set.hash,
+            forgotten=ids,
             metrics=found[name],
         )
     best = [row.label for row in table.rows if row.best and row.label in versions]

@@ -209,6 +209,7 @@ FLOORS = (
         "_files",
         "_nnx",
         "_tracing",
+        "_at_once",
         "data",
         "losses",
         "model",

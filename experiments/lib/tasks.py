@@ -174,6 +174,22 @@ def split(task: Task, ids: np.ndarray) -> tuple[mu.Batches, mu.Batches]:
     return forget, retain.take(np.flatnonzero(~overlapping))
 
 
+def without(task: Task, forgotten: np.ndarray) -> Task:
+    """The task without examples that are forgotten: no set, statistic or training sees them."""
+    if not forgotten.size:
+        return task
+    index, source = np.asarray(task.train.index), task.sources["train"]
+    gone = np.isin(index, forgotten)
+    if "start" in source.attributes:
+        gone |= np.isin(index, datasets.overlapping_windows(source, forgotten))
+    if gone.all():
+        raise ValueError(
+            f"expected training examples that are not forgotten, found none of {gone.size} left; "
+            "retire the model"
+        )
+    return dataclasses.replace(task, train=task.train.take(np.flatnonzero(~gone)))
+
+
 def in_units(task: Task, values: np.ndarray) -> np.ndarray:
     """Targets or predictions of a regression in original units, where the dataset knows them."""
     scale, mean = task.info.target_scale, task.info.target_mean

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax._callables import hashable
-from mu_jax._tracing import cached
+from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_params
+from mu_jax.loops import lifting
 from mu_jax.loops.scan import fold, num_batches
-from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.mesh.shards import bare, on_automatic_axes
 from mu_jax.model import Model, path_name
 
 PyTree = Any
@@ -176,11 +178,12 @@ def fit(
     start: int | jax.Array = 0
     check_params(model.params(variables if state is None else state.variables))
     if state is None:
-        opt_state = optimizer.init(model.params(variables))
-        state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
+        opt_state = initial_state(optimizer, model.params(variables))
+        step = at_once.as_array(np.zeros((), np.int32))
+        state = FitState(step, variables, opt_state, key)
     else:
         start = position_of(state.step)
-    return advance(
+    last, info = advance(
         model,
         objective,
         optimizer,
@@ -193,6 +196,7 @@ def fit(
         shuffle=shuffle,
         update_mask=update_mask,
     )
+    return last, trimmed(info, stop)
 
 
 def with_batch_size(batches: Any, batch_size: int | None) -> Any:
@@ -222,9 +226,28 @@ def position_of(step: jax.Array) -> int | jax.Array:
     return step if isinstance(step, jax.core.Tracer) else int(np.min(step))
 
 
+_FEW_STEPS = 1024
+
+
 def no_info(steps: int) -> FitInfo:
-    """The report of a fit before its first step."""
-    return FitInfo(*(jnp.zeros(steps, jnp.float32) for _ in FitInfo._fields))
+    """The report of a fit before its first step, with room for at least so many steps.
+
+    The room is a power of two, so that runs of other lengths are the same program.
+    """
+    room = max(_FEW_STEPS, 1 << max(steps - 1, 0).bit_length())
+    return FitInfo(*(at_once.as_array(np.zeros(room, np.float32)) for _ in FitInfo._fields))
+
+
+def trimmed(info: FitInfo, steps: int) -> FitInfo:
+    """The report of the steps, without the room that was left."""
+    if at_once.on_host(info) and not _divided(info):
+        return FitInfo(*jax.device_put([np.asarray(x)[..., :steps] for x in info]))
+    return FitInfo(*(x[..., :steps] for x in info))
+
+
+def _divided(tree: PyTree) -> bool:
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    return any(len(x.sharding.device_set) > 1 for x in arrays)
 
 
 def advance(
@@ -250,21 +273,30 @@ def advance(
         traced; no step is taken where `start >= stop`.
     """
     state = carry[0]
-    mask = None if update_mask is None else _checked(update_mask, model.params(state.variables))
+    params = model.params(state.variables)
+    mask = None if update_mask is None else _checked(update_mask, params)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
         epochs = -(-int(stop) // (num_batches(batches) or 1))
-    return fold(
-        _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain)),  # type: ignore[arg-type]
-        carry,
-        batches,
-        frozen or {},
-        mask,
-        epochs=epochs,
-        start=start,
-        stop=stop,  # type: ignore[arg-type]
-        key=state.key if shuffle else None,
-    )
+
+    def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
+        return fold(
+            _fit_step(model, hashable(objective), update, hashable(gradients or plain)),  # type: ignore[arg-type]
+            carry,
+            batches,
+            frozen or {},
+            mask,
+            values,
+            epochs=epochs,
+            start=start,
+            stop=stop,  # type: ignore[arg-type]
+            key=state.key if shuffle else None,
+        )
+
+    try:
+        return run(*lifted_update(optimizer, params, state.opt_state))
+    except lifting.OtherTypes:  # gradients that are not of the types of the parameters
+        return run(_plain_update(optimizer), ())
 
 
 def _checked(mask: PyTree, params: PyTree) -> PyTree:
@@ -279,7 +311,7 @@ def _checked(mask: PyTree, params: PyTree) -> PyTree:
                 f"expected an update_mask of shape {param.shape} or () for "
                 f"{path_name(path)!r}, found {found}: give one entry per parameter, or one per leaf"
             )
-        return jnp.asarray(mask, bool)
+        return at_once.as_array(mask, bool)
 
     return jax.tree_util.tree_map_with_path(leaf, params, mask, is_leaf=lambda x: x is None)
 
@@ -289,17 +321,41 @@ def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
     return tree if mask is None else jax.tree.map(jnp.where, mask, tree, other)
 
 
-@cached(maxsize=256)
-def _fit_step(
-    model: Model,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    gradients: Gradients,
-) -> Callable:
-    """One step as the same function object each time, so that it compiles once."""
-    update = optax.with_extra_args_support(optimizer).update
+def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
+    """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
+    if not at_once.on_host(params) or _divided(params) or holds_tracer(optimizer):
+        return optimizer.init(params)
+    return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
 
-    def step(carry, batch, frozen, mask):
+
+Update = Callable[..., tuple[optax.Updates, optax.OptState]]
+
+
+def lifted_update(
+    optimizer: optax.GradientTransformation, params: PyTree, opt_state: optax.OptState
+) -> lifting.Lifted:
+    """The optimizer's update, of `(grads, state, params, loss)`, as a computation and numbers."""
+    update = optax.with_extra_args_support(optimizer).update
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    return lifting.lift(
+        lambda grads, state, params, value: update(grads, state, params, value=value),
+        *bare((params, opt_state, params)),
+        loss,
+        owners=(optimizer.update,),
+    )
+
+
+@cached(maxsize=64)
+def _plain_update(optimizer: optax.GradientTransformation) -> Update:
+    update = optax.with_extra_args_support(optimizer).update
+    return lambda values, grads, state, params, value: update(grads, state, params, value=value)
+
+
+@cached(maxsize=256)
+def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
+    """One step as the same function object each time, so that it compiles once."""
+
+    def step(carry, batch, frozen, mask, values):
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
@@ -310,7 +366,7 @@ def _fit_step(
 
         grads, found, moved = gradients(terms, params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
-        updates, opt_state = update(grads, state.opt_state, params, value=loss)
+        updates, opt_state = update(values, grads, state.opt_state, params, loss)
         # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
         params = _choose(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
@@ -319,8 +375,8 @@ def _fit_step(
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen, mask):
-        return on_automatic_axes(step, carry, batch, frozen, mask, like=carry)
+    def step_anywhere(carry, batch, frozen, mask, values):
+        return on_automatic_axes(step, carry, batch, frozen, mask, values, like=carry)
 
     return step_anywhere
 

@@ -18,7 +18,7 @@ from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.losses import weighted_sum
-from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.statistics import collect, mean_gradient
@@ -148,7 +148,7 @@ def salun(
             (forget, retain),
             steps=sum(state.steps),
             example_passes=saliency.weight + sum(fit.examples.sum() for fit in info.fits),
-            details=SalUnInfo(info.fits[0], info.fits[1], edits.mean(mask)),
+            details=SalUnInfo(info.fits[0], info.fits[1], _share(mask)),
         )
 
     return unlearn
@@ -173,6 +173,11 @@ def saliency_mask(saliency: PyTree, fraction: jax.Array | float) -> PyTree:
     size = sum(leaf.size for leaf in jax.tree.leaves(saliency))
     number = int(size * fraction) if isinstance(fraction, float | int) else size * fraction
     return _largest(saliency, jnp.asarray(number, jnp.int32))
+
+
+@reduction
+def _share(xp: Any, mask: PyTree) -> jax.Array:
+    return edits.mean(mask, xp=xp)
 
 
 @jax.jit
