@@ -99,7 +99,8 @@ def describe(task: Task, outputs: np.ndarray, what: str) -> None:
 
 def _quality(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, str]:
     if task.info.task == "classification":
-        return outputs.argmax(-1) == targets, "accuracy"
+        correct = outputs.argmax(-1) == targets
+        return np.where(np.isnan(outputs).any(-1), np.nan, correct), "accuracy"
     predictions = (point(found, targets) for found in outputs)
     return np.stack([mu.losses.squared_error(found, targets) for found in predictions]), (
         "squared error"

@@ -71,9 +71,12 @@ def quality(task: Task, part: Split, name: str) -> dict[str, float]:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-    """Accuracy of one model on classes [n]; on labels of yes and no [n, K] their mean accuracy."""
+    """Accuracy of one model on classes [n]; on labels of yes and no [n, K] their mean accuracy.
+
+    NaN where an output is NaN: it would count as a "no", and be right where that is the label.
+    """
     if targets.ndim > 1:
-        return float(((outputs > 0) == targets).mean())
+        return float(np.where(np.isnan(outputs), np.nan, (outputs > 0) == targets).mean())
     return float(evaluation.accuracy(outputs, targets))
 
 
@@ -137,7 +140,7 @@ def membership(forget_losses, test_losses, seed) -> Metric:
         attack = evaluation.loss_mia(forget_losses, test_losses, seed=seed)
     except ValueError as error:
         return missing(str(error), unit="fraction")
-    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_std, unit="fraction")
+    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_stderr, unit="fraction")
 
 
 def _of_classes(part: Split, classes: np.ndarray) -> Split:

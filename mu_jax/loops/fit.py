@@ -383,10 +383,13 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
 
 def total(terms: Terms) -> jax.Array:
     """`sum_t scale_t sum_t / weight_t`; a term without examples counts 0."""
-    parts = [
-        term.scale * term.sum / jnp.where(term.weight > 0, term.weight, 1)
-        for term in terms.values()
-    ]
+
+    def part(term):
+        dtype = jnp.result_type(term.sum)
+        scale, weight = (jnp.asarray(x, dtype) for x in (term.scale, term.weight))
+        return scale * term.sum / jnp.where(weight > 0, weight, 1)
+
+    parts = [part(term) for term in terms.values()]
     return functools.reduce(jnp.add, parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ class Accumulator:
 
     Attributes:
       sum: tree of float32 sums (float64 for float64 parameters).
-      weight: f32, what to divide by: total weight of examples, or number of groups.
+      weight: what to divide by: total weight of examples, or number of groups; f32, or f64 for
+        float64 parameters.
       fingerprint: u32[2] of the parameters it was computed at; it is stale for any other.
       definition: what was summed, such as 'importance: per_example'.
     """
@@ -118,13 +120,14 @@ class Statistic:
         params = self.params(variables)
         check_params(params)
         words = fingerprint(params)
-        return Accumulator(_zeros(params), _nothing(), words, self.definition)
+        return Accumulator(_zeros(params), zero_weight(params), words, self.definition)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch."""
         added, weight = self.terms(variables, batch)
         total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, added)
-        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
+        weight = acc.weight + weight.astype(acc.weight.dtype)
+        return dataclasses.replace(acc, sum=total, weight=weight)
 
     def finalize(self, acc: Accumulator) -> PyTree:
         """The mean, a tree shaped like the parameters."""
@@ -135,14 +138,16 @@ class Statistic:
         return dataclasses.replace(self, **changes)
 
 
-def _nothing() -> jax.Array:
-    """The empty weight, f32[]."""
-    return jax.device_put(np.float32(0))
-
-
 def sum_dtype(dtype: Any) -> Any:
     """Float32, or float64 for float64 parameters."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def zero_weight(params: PyTree) -> jax.Array:
+    """The weight of an empty sum, in the widest float type of its leaves."""
+    leaves = (sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(params))
+    widest = jnp.finfo(functools.reduce(jnp.promote_types, leaves, jnp.float32)).dtype
+    return at_once.as_array(np.zeros((), widest))
 
 
 @reduction

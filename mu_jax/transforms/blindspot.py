@@ -175,7 +175,7 @@ def blindspot(
             batch_size=recipe.batch_size,
             frozen={
                 "teacher": teacher.variables,
-                "attention_weight": number(recipe.attention_weight, jnp.float32),
+                "attention_weight": number(recipe.attention_weight, float),
             },
         )
         after = student.variables

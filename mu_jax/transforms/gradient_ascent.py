@@ -15,7 +15,7 @@ from mu_jax.data.blocks import alike
 from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import Gradients, Objective, Term, Terms, fit
 from mu_jax.loops.labels import check_labels, counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
@@ -102,5 +102,5 @@ class _Capped:
         )
         batch = counted(self.model, batch)
         losses = jnp.minimum(self.model.per_example(outputs, batch), frozen["cap"])
-        term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
+        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight), -1.0)
         return {"loss": term}, variables

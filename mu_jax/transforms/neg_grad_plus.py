@@ -17,7 +17,7 @@ from mu_jax.data.forget_retain import Data, marked_mix, readable
 from mu_jax.loops.fit import Gradients, Term, Terms, fit
 from mu_jax.loops.labels import check_labels, counted, weights
 from mu_jax.loops.predict import all_targets
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
@@ -122,11 +122,12 @@ def _weight(model: Model, examples: Data) -> jax.Array | np.ndarray:
 
 @reduction
 def _scales(xp, weights, forget_weight, cap) -> dict[str, jax.Array]:
-    n_forget, n_retain = (weight.sum() for weight in weights)
+    wide = jax.dtypes.canonicalize_dtype(float)
+    n_forget, n_retain = (weight.sum(dtype=wide) for weight in weights)
     return {
         "retain": (1 - forget_weight) * (n_forget + n_retain) / n_retain,
         "forget": -forget_weight * (n_forget + n_retain) / n_forget,
-        "cap": xp.asarray(cap, jnp.float32),
+        "cap": xp.asarray(cap, wide),
     }
 
 
@@ -147,7 +148,7 @@ class _Contrast:
         batch = counted(self.model, batch._replace(targets=labels))
         losses = self.model.per_example(outputs, batch)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        total, capped = batch.weight.sum(), jnp.minimum(losses, frozen["cap"])
+        total, capped = total_weight(batch.weight), jnp.minimum(losses, frozen["cap"])
         return {
             "retain": Term(weighted_sum(losses, to_retain), total, frozen["retain"]),
             "forget": Term(weighted_sum(capped, to_forget), total, frozen["forget"]),

@@ -17,7 +17,7 @@ from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -223,4 +223,5 @@ class _Relabeled:
 
         labels = jax.vmap(draw)(batch.index, batch.targets)
         losses = self.model.per_example(outputs, batch._replace(targets=labels))
-        return {"loss": Term(weighted_sum(losses, batch.weight), batch.weight.sum())}, variables
+        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight))
+        return {"loss": term}, variables

@@ -212,12 +212,19 @@ GOOD = np.random.default_rng(0).normal(size=(40, 8))
         (GOOD[:31], GOOD[:31], "at least 32 models of each kind, found 31"),
         (GOOD, np.where(GOOD > 2, np.nan, GOOD), "finite margins"),
         (GOOD * 0, GOOD * 0, "one value for all of them on 8 examples"),
+        (1 + GOOD * 1e-9, 1 - GOOD * 1e-9, "in float32 on 8 examples, whose margins differ by at"),
     ],
 )
 def test_bad_margins_are_refused(oracle, unlearned, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluation.forgetting_quality(oracle, unlearned)
     assert "\n" not in str(error.value)
+
+
+def test_margins_too_alike_for_any_threshold_are_not_called_equal():
+    close = 1e-9 * (GOOD > 1)
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"in float64 .* at most 1\.0e-09"):
+        evaluation.forgetting_quality(close, close[::-1])
 
 
 def test_fewer_models_can_be_asked_for_but_not_fewer_than_three():
@@ -245,3 +252,12 @@ def test_bad_accuracies_are_refused(changed, message):
     }
     with pytest.raises(ValueError, match=message):
         evaluation.competition_score(0.2, **(good | changed))
+
+
+def test_margins_closer_than_the_thresholds_are_not_said_to_be_equal():
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        oracle, unlearned = 2 + 1e-9 * random.uniform(size=(2, 40, 3))
+        with pytest.raises(ValueError, match=r"differ by at most 9.9e-10 and thresholds") as error:
+            evaluation.forgetting_quality(oracle, unlearned)
+    assert "one value" not in str(error.value)
