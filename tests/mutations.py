@@ -35,8 +35,8 @@ MUTATIONS = (
     Mutation(
         "an edit of the wrong sign",
         "mu_jax/edits.py",
-        "(jnp.minimum(beta, upper) - 1) * wide",
-        "(1 - jnp.minimum(beta, upper)) * wide",
+        "(xp.minimum(beta, upper) - 1) * wide",
+        "(1 - xp.minimum(beta, upper)) * wide",
         ("tests/test_edits.py", "tests/transforms/test_ssd.py"),
     ),
     Mutation(
@@ -48,8 +48,8 @@ MUTATIONS = (
     ),
     Mutation(
         "padding counts",
-        "mu_jax/data/batches.py",
-        "jnp.where(valid, weight, 0)",
+        "mu_jax/data/rows.py",
+        "xp.where(valid, weight, 0)",
         "weight",
         ("tests/data",),
     ),
@@ -77,9 +77,9 @@ MUTATIONS = (
     Mutation(
         "squares of sums, not sums of squares",
         "mu_jax/statistics/importance.py",
-        "return reduce(group_losses, params, groups, weight), weight.sum()",
+        "return reduce(group_losses, params, groups, weight), total_weight(weight)",
         "grad = jax.grad(lambda p: weighted_sum(group_losses(p, groups), weight))(params)\n"
-        "        return jax.tree.map(jnp.square, grad), weight.sum()",
+        "        return jax.tree.map(jnp.square, grad), total_weight(weight)",
         ("tests/statistics",),
     ),
     Mutation(
