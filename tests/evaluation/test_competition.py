@@ -75,6 +75,7 @@ def shifted_gaussians(models, seed=0):
     return oracle, unlearned + np.array([0, 0, 0.2, 0.5, 1, 2, 4, 0])
 
 
+@pytest.mark.quick("40-1")
 @pytest.mark.parametrize("models, seed", [(96, 0), (40, 1)])
 def test_equals_the_released_procedure_rule_by_rule(models, seed):
     oracle, unlearned = shifted_gaussians(models, seed)

@@ -18,6 +18,7 @@ def mean_loss(chosen, variables, data):
     return float(chosen.model.losses(variables, data).mean())
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
 def test_the_retain_loss_falls(name):
     chosen = setting(name)

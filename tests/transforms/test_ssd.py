@@ -195,6 +195,7 @@ def test_groups_are_read_in_the_order_retain_then_forget():
     assert found[1].example_passes == 4 * (2 + 6)
 
 
+@pytest.mark.slow
 def test_groups_over_a_mesh_equal_one_device():
     sets = RAW.sets(batch_size=5)
     unlearn = mu.ssd(MODEL, 1.5, definition="grouped", group_size=3)
