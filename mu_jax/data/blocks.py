@@ -16,7 +16,7 @@ import numpy as np
 
 from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batch, Batches, round_up
-from mu_jax.data.rows import Rows, epoch_order, rows_at
+from mu_jax.data.rows import EpochOrders, Rows, rows_at
 
 PyTree = Any
 
@@ -43,12 +43,13 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
     if read is _read_host:
         examples = at_once.to_host(examples)
     number, order = None, None
+    draw = None if key is None else EpochOrders(key, batches.num_examples)
     for first in range(start, stop, length):
         used = min(length, stop - first)
         parts = []
         for epoch, steps in _by_epoch(first, first + used, batches.num_batches):
-            if key is not None and epoch != number:
-                number, order = epoch, epoch_order(key, epoch, batches.num_examples)
+            if draw is not None and epoch != number:
+                number, order = epoch, draw(epoch)
             parts.append(_rows(batches, steps, order))
         rows = Rows(*(np.concatenate(part) for part in zip(*parts)))
         yield Block(read(examples, _filled_up(rows, length), batches), used)

@@ -73,16 +73,32 @@ def random_order(key: jax.Array, n: int) -> jax.Array:
     return _sorted(jnp, jax.random.bits(key, (n,), jnp.uint32), n)
 
 
-def epoch_order(key: jax.Array, epoch: int, n: int) -> np.ndarray:
-    """`random_order(fold_in(key, epoch), n)` on the host, from one program for many `n`.
+class EpochOrders:
+    """`random_order(fold_in(key, epoch), n)` by epoch, on the host, from one program for many `n`.
 
     The random bits of a row do not depend on how many rows there are, as long as JAX's generator
     is the one it has by default; for others, and beyond 65,536 rows, each `n` is a small program.
+    Bits of small sets are drawn for many epochs at once.
     """
-    if n > _PACKED or not _bits_are_stable(key):
-        return np.asarray(_order(key, epoch, n))
-    size = next(size for size in (2**12, _PACKED) if n <= size)
-    return _sorted(np, np.asarray(_words(key, epoch, size))[:n], n)
+
+    def __init__(self, key: jax.Array, n: int) -> None:
+        self._key, self._n, self._first = key, n, -1
+        self._words = np.zeros((0, n), np.uint32)
+        self._stable = n <= _PACKED and _bits_are_stable(key)
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """The order in an epoch, i32[n]."""
+        if not self._stable:
+            return np.asarray(_order(self._key, epoch, self._n))
+        size = next(size for size in _SIZES if self._n <= size)
+        count = _PACKED // size
+        if epoch // count != self._first:
+            self._first = epoch // count
+            self._words = np.asarray(_words(self._key, self._first * count, count, size))
+        return _sorted(np, self._words[epoch % count, : self._n], self._n)
+
+
+_SIZES = (2**9, 2**12, _PACKED)
 
 
 def _sorted(xp: Any, words: Any, n: int) -> Any:
@@ -96,9 +112,12 @@ def _bits_are_stable(key: jax.Array) -> bool:
     return default and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _words(key: jax.Array, epoch: int, size: int) -> jax.Array:
-    return jax.random.bits(jax.random.fold_in(key, epoch), (size,), jnp.uint32)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _words(key: jax.Array, first: int, count: int, size: int) -> jax.Array:
+    def words(epoch):
+        return jax.random.bits(jax.random.fold_in(key, epoch), (size,), jnp.uint32)
+
+    return jax.vmap(words)(first + jnp.arange(count))
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -9,7 +9,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.data.blocks import alike, blocks
-from mu_jax.data.rows import epoch_order, random_order
+from mu_jax.data.rows import EpochOrders, random_order
 
 
 def data(n, batch_size, weight=None, multiple=1):
@@ -63,8 +63,16 @@ def test_a_small_set_is_not_filled_up_to_a_huge_batch():
 def test_the_order_on_the_host_is_the_order_in_a_program(n):
     key = jax.random.key(5)
     expected = random_order(jax.random.fold_in(key, 2), n)
-    np.testing.assert_array_equal(epoch_order(key, 2, n), expected)
+    np.testing.assert_array_equal(EpochOrders(key, n)(2), expected)
     assert np.array_equal(np.sort(expected), np.arange(n))
+
+
+def test_the_orders_of_many_epochs():
+    key = jax.random.key(5)
+    orders = EpochOrders(key, 500)
+    for epoch in (0, 1, 127, 128, 300, 2):
+        expected = random_order(jax.random.fold_in(key, epoch), 500)
+        np.testing.assert_array_equal(orders(epoch), expected)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +80,13 @@ def test_the_order_on_the_host_is_the_order_in_a_program(n):
 )
 def test_the_order_is_the_same_for_other_keys(make):
     expected = random_order(jax.random.fold_in(make(), 1), 33)
-    np.testing.assert_array_equal(epoch_order(make(), 1, 33), expected)
+    np.testing.assert_array_equal(EpochOrders(make(), 33)(1), expected)
 
 
 def test_the_order_is_the_same_without_stable_bits():
     with jax.threefry_partitionable(False):
         expected = random_order(jax.random.fold_in(jax.random.key(2), 1), 33)
-        np.testing.assert_array_equal(epoch_order(jax.random.key(2), 1, 33), expected)
+        np.testing.assert_array_equal(EpochOrders(jax.random.key(2), 33)(1), expected)
 
 
 def test_blocks_are_gathered_on_a_device_as_on_the_host(monkeypatch):
