@@ -10,7 +10,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.attribution import group_effects
-from mu_jax.loops.fit import Term, total
+from mu_jax.loops.gradients import Term, total
 from mu_jax.probes import relearning_curve, worst_case_set
 
 N, FORGET = 7, 2

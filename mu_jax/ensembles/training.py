@@ -14,7 +14,8 @@ from mu_jax import _at_once as at_once
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
 from mu_jax.loops import lifting
-from mu_jax.loops.fit import Gradients, fit, lifted_update
+from mu_jax.loops.fit import fit, lifted_update
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised

@@ -17,7 +17,6 @@ from mu_jax.data.batches import Batch, Batches
 from mu_jax.loops.fit import (
     FitInfo,
     FitState,
-    Gradients,
     Objective,
     advance,
     initial_state,
@@ -27,6 +26,7 @@ from mu_jax.loops.fit import (
     trimmed,
     with_batch_size,
 )
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.scan import is_recording
 from mu_jax.mesh.shards import enter
 from mu_jax.model import Model

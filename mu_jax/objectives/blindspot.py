@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
 from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.mesh.shards import bare

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model

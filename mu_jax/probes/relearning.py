@@ -16,7 +16,8 @@ from mu_jax import losses
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.loops.fit import Term, Terms, fit, plain
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Term, Terms, plain
 from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model

@@ -13,7 +13,8 @@ import optax
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.blocks import alike
 from mu_jax.data.checks import check_range
-from mu_jax.loops.fit import Gradients, Objective, Term, Terms, fit
+from mu_jax.loops.fit import Objective, fit
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model

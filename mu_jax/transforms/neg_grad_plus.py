@@ -14,7 +14,8 @@ import optax
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, marked_mix, readable
-from mu_jax.loops.fit import Gradients, Term, Terms, fit
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted, weights
 from mu_jax.loops.predict import all_targets
 from mu_jax.losses import total_weight, weighted_sum

@@ -14,7 +14,8 @@ import optax
 from mu_jax import edits
 from mu_jax.data.batches import Batch
 from mu_jax.data.checks import check_range
-from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.fit import FitInfo
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.losses import total_weight, weighted_sum

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batch, Batches, check_weight, in_memory
-from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.fit import FitInfo
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.loops.predict import outputs

@@ -13,7 +13,7 @@ from small_models import setting
 from test_composing import numbers
 
 import mu_jax as mu
-from mu_jax.loops.fit import micro_batches, sam
+from mu_jax.loops.gradients import micro_batches, sam
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)

@@ -9,7 +9,7 @@ from small_models import setting
 from trees import assert_close
 
 import mu_jax as mu
-from mu_jax.loops.fit import Term, micro_batches, plain, total
+from mu_jax.loops.gradients import Term, micro_batches, plain, total
 from mu_jax.loops.restriction import restricted_loss, safe_sqrt, unit
 from mu_jax.losses import cross_entropy, weighted_sum
 

@@ -8,7 +8,7 @@ from small_models import setting
 from trees import assert_close, assert_identical
 
 import mu_jax as mu
-from mu_jax.loops.fit import sam
+from mu_jax.loops.gradients import sam
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1, momentum=0.9)
