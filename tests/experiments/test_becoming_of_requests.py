@@ -20,6 +20,7 @@ from mu_jax.store.versions import Store
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 NO_EPOCH = ["--method=finetune", "--set=epochs=0"]
+TINY_RATE = ["--method=finetune", "--set=learning_rate=1e-6"]
 NO_RATE = ["--method=finetune", "--set=learning_rate=0"]
 
 
