@@ -20,6 +20,7 @@ from mu_jax.store.versions import Store
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 NO_EPOCH = ["--method=finetune", "--set=epochs=0"]
+TINY_RATE = ["--method=finetune", "--set=learning_rate=1e-6"]
 NO_RATE = ["--method=finetune", "--set=learning_rate=0"]
 
 
@@ -50,6 +51,8 @@ def workdir(trained, tmp_path):
     "request_, arguments, reason",
     [
         ("class:3", ["--method=ssd"], None),
+        pytest.param("random:0.05", TINY_RATE, "forgotten examples changed by", marks=SLOW),
+        pytest.param("random:0.05:seed=10", ["--method=ssd"], None, marks=SLOW),
         pytest.param("random:0.05:seed=0", ["--method=ssd"], None, marks=SLOW),
         ("class:3", ["--method=iau"], "it has forgotten nothing: accuracy"),
         ("class:3", ["--method=ssd", "--set=alpha=1000"], "nothing: no weight changed"),
