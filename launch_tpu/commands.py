@@ -95,7 +95,11 @@ def join(argv: Iterable[str]) -> str:
 
 
 def render(steps: Sequence[Command | Listing]) -> str:
-    """Commands as a bash script that does the same; comments say why, and how to undo."""
+    """Commands as a bash script that does the same; comments say why, and how to undo.
+
+    Every word of a command is quoted, whatever it holds, and a file ends at a line that is none of
+    its own: what is piped to a shell runs these commands and nothing else.
+    """
     return "\n".join(_render(number, step) for number, step in enumerate(steps, start=1))
 
 
@@ -112,10 +116,18 @@ def _render(number: int, step: Command | Listing) -> str:
         lines += [f"#    repeated until {_words(step.until)}"]
     if step.file:
         path, text = step.file
-        folder = path.rpartition("/")[0]
-        lines += [f"mkdir -p {quote(folder)} && cat > {quote(path)} <<'END_OF_FILE'"]
-        lines += [f"{text}END_OF_FILE"]
+        folder, end = path.rpartition("/")[0], _end_of(text)
+        lines += [f"mkdir -p {quote(folder)} && cat > {quote(path)} <<'{end}'"]
+        lines += [f"{text}{end}"]
     return "\n".join([*lines, _folded(step.argv)]) + "\n"
+
+
+def _end_of(text: str) -> str:
+    """A line that ends a file and is none of its lines."""
+    end = "END_OF_FILE"
+    while end in text.splitlines():
+        end += "_"
+    return end
 
 
 def _words(until: Until) -> str:
@@ -126,7 +138,7 @@ def _words(until: Until) -> str:
 
 def _folded(argv: Argv) -> str:
     """A command with one flag a line."""
-    lines = [[argv[0]]]
+    lines = [[quote(argv[0])]]
     for word in argv[1:]:
         if word.startswith("--") and word != "--" and len(argv) > 6:
             lines.append([])

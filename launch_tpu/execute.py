@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -41,10 +42,8 @@ def in_shell(argv: Argv, quiet: bool) -> Result:
     pipe = subprocess.PIPE if quiet else None
     try:
         process = subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True)
-    except FileNotFoundError:
-        raise LaunchError(
-            f"expected the program {argv[0]} on PATH, found none; install it", 127
-        ) from None
+    except OSError as error:
+        raise _not_started(argv[0], error) from None
     try:
         output, errors = process.communicate()
     except BaseException:
@@ -52,6 +51,17 @@ def in_shell(argv: Argv, quiet: bool) -> Result:
         raise
     code = process.returncode
     return Result(code if code >= 0 else 128 - code, output or "", errors or "")
+
+
+def _not_started(program: str, error: OSError) -> LaunchError:
+    """Why a program did not start, with the exit code that a shell has for it."""
+    if isinstance(error, FileNotFoundError) and shutil.which(program) is None:
+        return LaunchError(f"expected the program {program} on PATH, found none; install it", 127)
+    return LaunchError(
+        f"expected to run the program {program}, found that the system refuses it "
+        f"({error.strerror}); see `ls -l` of it and its first line",
+        126,
+    )
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -240,10 +250,16 @@ def _await(step: Command, run: Run, say: Callable[[str], None], pause: float) ->
 
 def _write(file: File) -> None:
     path = Path(file.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
-    scratch.write_text(file.text)
-    os.replace(scratch, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(file.text)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise LaunchError(
+            f"expected to write {path} in {Path.cwd()}, found that the system refuses it "
+            f"({error.strerror}); launch from a directory of your own"
+        ) from None
 
 
 def _short(argv: Argv) -> str:

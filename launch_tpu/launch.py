@@ -20,7 +20,9 @@ input, or that of the command that failed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> None:
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _check_flags()
         verbs[argv[1]](_specification(SPEC.value))
     except (ValueError, FileNotFoundError) as error:
         _fail(str(error), 2)
@@ -60,6 +63,13 @@ def main(argv: list[str]) -> None:
         _fail(str(error), error.code)
     except KeyboardInterrupt:
         _fail("interrupted; nothing that was made remains", 130)
+
+
+def _check_flags() -> None:
+    if BUDGET.value is not None and not math.isfinite(BUDGET.value):
+        raise ValueError(
+            f"expected a number as --budget_chip_hours, found {BUDGET.value}; no cost is above it"
+        )
 
 
 def _specification(path: str) -> Spec:
@@ -72,7 +82,8 @@ def _specification(path: str) -> Spec:
 
 def _up(spec: Spec) -> None:
     steps = plans.plan(spec)
-    print(f"{spec.name}: {plans.cost(spec)}", flush=True)
+    mark = "# " if DRY_RUN.value else ""  # a dry run is a script from its first line on
+    print(f"{mark}{spec.name}: {plans.cost(spec)}", flush=True)
     if not _shown(steps):
         _check_budget(spec)
         execute.up(steps, say=_say)
@@ -131,7 +142,11 @@ def _agree_to_reap(deletions: str) -> bool:
 
 
 def _agree(question: str) -> bool:
-    return sys.stdin.isatty() and input(f"{question} [yes/no] ").strip().lower() in ("y", "yes")
+    if not sys.stdin.isatty():
+        return False
+    with contextlib.suppress(EOFError):
+        return input(f"{question} [yes/no] ").strip().lower() in ("y", "yes")
+    return False
 
 
 def _check_gone(failed: list[tuple[str, ...]]) -> None:

@@ -21,6 +21,7 @@ _GENERATIONS = {
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?")
 _WORDS = re.compile(r"[-a-z0-9.:]+")
 _LONGEST_HOURS = 7 * 24
+_SHORTEST_HOURS = 1 / 60  # no host starts in less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Spec:
       name: of the job and of all that is made for it; at most 32 of a-z, 0-9 and `-`.
       module: what every host runs, as after `python -m`.
       topology: of one slice, `v6e:4x4`.
-      max_hours: after so many hours the hosts are gone, whatever happens; at most 168.
+      max_hours: after so many hours the hosts are gone, whatever happens; from a minute to 168.
       workdir: where the job keeps its state, appended to its flags as `--workdir=`; a directory
         that outlives the hosts and that all of them share, with atomic renames (NFS).
       engine: `queued_resources` (v4 to v6e), `instance_groups` (v5p and later), `xpk` (a GKE
@@ -114,16 +115,23 @@ def read_spec(path: str | Path, **changes: Any) -> Spec:
 
     Raises:
       FileNotFoundError: there is no file.
-      ValueError: it is not a JSON object, a field is unknown, missing, or of another type, or the
-        specification is impossible.
+      ValueError: it is not a JSON object, a field is unknown, missing, twice there or of another
+        type, or the specification is impossible.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a specification at {path}, found none; check the path")
     try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected JSON in {path}, found {error}; correct it") from error
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"expected a specification at {path}, found none; check the path"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"expected a specification at {path}, found what cannot be read ({error.strerror}); "
+            "check the path"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"expected JSON in {path}, found {error}; correct it") from None
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object in {path}, found {type(found).__name__}")
     return from_dict({**found, **changes})
@@ -149,6 +157,15 @@ def from_dict(found: dict[str, Any]) -> Spec:
             f"expected {', '.join(required)} in a specification, found no {missing[0]!r}; add it"
         )
     return Spec(**{name: _typed(fields[name], value) for name, value in found.items()})
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which a name twice would silently drop the first value."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected every field once, found {name!r} again; remove one")
+    return dict(pairs)
 
 
 def _typed(field: dataclasses.Field, value: Any) -> Any:
@@ -179,25 +196,45 @@ def _check_words(spec: Spec) -> None:
             )
     if any("\n" in line for line in spec.setup):
         raise ValueError("expected one line in each item of 'setup', found a newline; split it")
-    if not spec.module:
-        raise ValueError("expected a module to run, found none; set 'module'")
     if not spec.workdir or "://" in spec.workdir:
         raise ValueError(
             "expected a workdir on a file system that the hosts share, found "
             f"{spec.workdir!r}; mount one in 'setup' (object stores have no atomic renames)"
         )
+    _check_programs(spec)
+
+
+def _check_programs(spec: Spec) -> None:
+    for name, what in (("module", "a module to run"), ("python", "the interpreter of the hosts")):
+        value = getattr(spec, name)
+        if not value.strip() or value.startswith("-"):
+            raise ValueError(f"expected {what}, found {value!r}; set {name!r}")
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if any("\0" in word for word in (value if isinstance(value, tuple) else [str(value)])):
+            raise ValueError(
+                f"expected text in {field.name!r}, found a character of code 0, which no program "
+                "can be given; remove it"
+            )
 
 
 def _check_limits(spec: Spec) -> None:
     for name in ("max_hours", "queue_hours"):
-        if not 0 < getattr(spec, name) <= _LONGEST_HOURS:
+        if not _SHORTEST_HOURS <= getattr(spec, name) <= _LONGEST_HOURS:
             raise ValueError(
-                f"expected {name!r} above 0 and at most {_LONGEST_HOURS}, found "
+                f"expected {name!r} of at least a minute and at most {_LONGEST_HOURS} hours, found "
                 f"{getattr(spec, name)}; set a limit"
             )
     for name in ("slices", "join_seconds"):
         if getattr(spec, name) < 1:
-            raise ValueError(f"expected {name!r} of at least 1, found {getattr(spec, name)}")
+            raise ValueError(
+                f"expected {name!r} of at least 1, found {getattr(spec, name)}; correct it"
+            )
+    if spec.join_seconds > _LONGEST_HOURS * 3600:
+        raise ValueError(
+            f"expected 'join_seconds' of at most {_LONGEST_HOURS * 3600}, found "
+            f"{spec.join_seconds}; the hosts are gone before"
+        )
 
 
 def _check_engine(spec: Spec) -> None:
@@ -223,6 +260,11 @@ def _check_engine(spec: Spec) -> None:
             f"expected one slice with the engine instance_groups, found {spec.slices}; use xpk"
         )
     if spec.engine != "local":
+        if not spec.workdir.startswith("/"):
+            raise ValueError(
+                f"expected an absolute workdir with the engine {spec.engine}, found "
+                f"{spec.workdir!r}; the hosts start in a directory of their own"
+            )
         for name in ("project", "zone", "runtime"):
             if not getattr(spec, name):
                 raise ValueError(

@@ -18,6 +18,8 @@ import threading
 import traceback
 from typing import NoReturn
 
+from launch_tpu import arguments
+
 _TIMED_OUT = 124
 
 
@@ -43,10 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", type=int, required=True, help="hosts of the job")
-    parser.add_argument("--devices", type=int, required=True, help="devices of all hosts together")
-    parser.add_argument("--join_seconds", type=int, default=300, help="wait for the others so long")
-    parser.add_argument("--max_seconds", type=int, required=True, help="end after so long")
+    parser.add_argument("--processes", type=arguments.count, required=True, help="hosts of the job")
+    parser.add_argument(
+        "--devices", type=arguments.count, required=True, help="devices of all hosts together"
+    )
+    parser.add_argument(
+        "--join_seconds", type=arguments.count, default=300, help="wait for the others so long"
+    )
+    parser.add_argument(
+        "--max_seconds", type=arguments.count, required=True, help="end after so long"
+    )
     parser.add_argument("--module", required=True, help="what to run, as after python -m")
     parser.add_argument("flags", nargs="*", help="flags of the module, after --")
     return parser

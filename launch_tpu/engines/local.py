@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from launch_tpu import scripts
+from launch_tpu import arguments, scripts
 from launch_tpu.commands import Command, labels
 from launch_tpu.spec import Spec
 
@@ -63,12 +63,19 @@ def run_together(argv: list[str], *, processes: int, seconds: float) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [
-        subprocess.Popen(argv, env={**os.environ, **_environment(port, processes, index)})
-        for index in range(processes)
-    ]
+    started: list[subprocess.Popen] = []
     try:
+        for index in range(processes):
+            environment = {**os.environ, **_environment(port, processes, index)}
+            started.append(subprocess.Popen(argv, env=environment))
         return _first_failure(started, time.monotonic() + seconds)
+    except OSError as error:
+        print(
+            f"error: expected to run the program {argv[0]}, found that the system refuses it "
+            f"({error.strerror}); check 'python' of the specification",
+            file=sys.stderr,
+        )
+        return 127 if isinstance(error, FileNotFoundError) else 126
     finally:
         for process in started:
             process.kill()
@@ -99,8 +106,8 @@ def _first_failure(started: list[subprocess.Popen], deadline: float) -> int:
 def main() -> int:
     """Parse the command line and run the processes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--processes", type=int, required=True)
-    parser.add_argument("--max_seconds", type=float, required=True)
+    parser.add_argument("--processes", type=arguments.count, required=True)
+    parser.add_argument("--max_seconds", type=arguments.seconds, required=True)
     parser.add_argument("--labels", help="shown in the list of processes, otherwise unused")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()

@@ -114,9 +114,10 @@ def test_a_bad_state_undoes_the_creation(cloud, state):
 
 def test_the_queue_takes_too_long(cloud):
     fake = cloud(states=["WAITING_FOR_RESOURCES"])
-    spec = from_dict({**JOB, "queue_hours": 1e-5})
+    steps = plans.plan(SPEC)
+    steps[1] = steps[1]._replace(until=steps[1].until._replace(seconds=0))
     with pytest.raises(execute.LaunchError, match="found WAITING_FOR_RESOURCES; raise queue_hours"):
-        launch(spec)
+        execute.up(steps, say=lambda _: None, first_pause=0)
     assert fake.made == []
 
 
@@ -282,6 +283,28 @@ def test_a_program_that_is_not_there():
         execute.up([Command(("no-such-gcloud",), "try")], say=lambda _: None)
 
 
+@pytest.mark.parametrize("broken", ["mode", "interpreter", "folder"])
+def test_a_program_that_does_not_start(broken, tmp_path, monkeypatch):
+    program = tmp_path / "gcloud"
+    if broken == "folder":
+        program = tmp_path / "file" / "gcloud"
+        program.parent.write_text("")
+    else:
+        program.write_text("#!/no/such/interpreter\n")
+        program.chmod(0o644 if broken == "mode" else 0o755)
+    with pytest.raises(execute.LaunchError, match="found that the system refuses it") as error:
+        execute.up([Command((str(program),), "try")], say=lambda _: None)
+    assert error.value.code == 126 and str(program) in str(error.value)
+
+
+def test_a_file_that_cannot_be_written(cloud):
+    fake = cloud()
+    (fake.state.parent / ".launch_tpu").write_text("")
+    with pytest.raises(execute.LaunchError, match=r"expected to write \.launch_tpu/digits/start"):
+        launch()
+    assert verbs(fake) == ["describe", "describe"]
+
+
 def binary(fake, spec, *arguments, **options):
     """The launcher as a user starts it."""
     path = fake.state.parent / "job.json"
@@ -308,9 +331,14 @@ def test_the_binary_runs_nothing_without_a_budget(tmp_path):
     assert "expected a yes or a budget" in done.stderr and done.stderr.count("\n") == 1
     done = binary(fake, JOB, "--budget_chip_hours=63", "up")
     assert done.returncode == 2 and "expected at most 63 chip-hours" in done.stderr
+    for number in ("nan", "inf"):
+        done = binary(fake, JOB, f"--budget_chip_hours={number}", "up")
+        assert done.returncode == 2 and done.stderr.startswith("error: expected a number as --bud")
     done = binary(fake, JOB, "--dry_run", "up")
     assert done.returncode == 0
-    assert done.stdout.endswith(render(plans.plan(from_dict(JOB))))
+    first, _, rest = done.stdout.partition("\n")
+    assert first == "# digits: at most 16 v6e chips x 4 h = 64 chip-hours"
+    assert rest == render(plans.plan(from_dict(JOB)))
     assert fake.calls() == []
 
 

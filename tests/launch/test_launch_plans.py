@@ -127,6 +127,48 @@ def test_flags_come_through_two_shells_unchanged():
     assert done.stdout.split("\0")[:-1] == list(scripts.worker(spec))
 
 
+def recorder(path):
+    """A program that writes down its arguments."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('#!/bin/bash\nprintf "%s\\0" "$0" "$@" > "$RECORD"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def piped(text, tmp_path):
+    """What bash does with a text as its input; the arguments of the program that it ran last."""
+    record, folder = tmp_path / "record", tmp_path / "launched"
+    folder.mkdir()
+    subprocess.run(
+        ["bash"],
+        input=text,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "RECORD": str(record)},
+        cwd=folder,
+        text=True,
+        check=True,
+    )
+    return record.read_text().split("\0")[:-1], sorted(str(p) for p in folder.rglob("*"))
+
+
+def test_a_dry_run_that_is_piped_to_a_shell_runs_no_part_of_a_word(tmp_path):
+    python = recorder(tmp_path / "my env" / "python$(touch broken); touch broken #'")
+    spec = from_dict({**JOB, "engine": "local", "python": python, "flags": AWKWARD})
+    steps = plans.plan(spec)
+    assert piped(render(steps), tmp_path) == (list(steps[0].argv), [])
+
+
+def test_no_line_of_the_setup_ends_the_file_that_holds_it(tmp_path):
+    recorder(tmp_path / "bin" / "gcloud")
+    setup = ["END_OF_FILE", "touch broken", "END_OF_FILE_", "cat <<'END_OF_FILE'", "a"]
+    spec = from_dict({**JOB, "setup": setup})
+    step = plans.plan(spec)[0]
+    (_, *arguments), made = piped(render([step]), tmp_path)
+    written = tmp_path / "launched" / step.file.path
+    assert arguments == list(step.argv[1:]) and str(written) in made
+    assert written.read_text() == step.file.text
+    assert [path for path in made if path.endswith("broken")] == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs the Google Cloud CLI")
 def test_gcloud_knows_every_flag(tmp_path):

@@ -28,6 +28,23 @@ def test_no_file_and_no_json(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object"):
         read_spec(tmp_path / "list.json")
+    with pytest.raises(ValueError, match="found what cannot be read"):
+        read_spec(tmp_path)
+    for text in (b"\xff{}", b"[" * 100_000):
+        (tmp_path / "odd.json").write_bytes(text)
+        with pytest.raises(ValueError, match="expected JSON in"):
+            read_spec(tmp_path / "odd.json")
+
+
+def test_a_field_that_is_there_twice(tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(JOB).removesuffix("}") + ', "max_hours": 168}')
+    with pytest.raises(ValueError, match="expected every field once, found 'max_hours' again"):
+        read_spec(path)
+
+
+def test_a_relative_workdir_on_this_machine():
+    assert from_dict({**JOB, "engine": "local", "workdir": "runs/digits"}).workdir == "runs/digits"
 
 
 @pytest.mark.parametrize(
@@ -37,9 +54,14 @@ def test_no_file_and_no_json(tmp_path):
         ({"zzz": 1}, "found 'zzz'; choose among name, "),
         ({"max_hours": "4"}, "expected a float as 'max_hours', found '4'"),
         ({"max_hours": True}, "expected a float as 'max_hours', found True"),
-        ({"max_hours": 0}, "expected 'max_hours' above 0 and at most 168, found 0"),
-        ({"max_hours": float("nan")}, "expected 'max_hours' above 0"),
-        ({"queue_hours": 1e9}, "expected 'queue_hours' above 0 and at most 168"),
+        (
+            {"max_hours": 0},
+            "expected 'max_hours' of at least a minute and at most 168 hours, found 0",
+        ),
+        ({"max_hours": 1e-9}, "expected 'max_hours' of at least a minute"),
+        ({"queue_hours": 1e-5}, "expected 'queue_hours' of at least a minute"),
+        ({"max_hours": float("nan")}, "expected 'max_hours' of at least a minute"),
+        ({"queue_hours": 1e9}, "expected 'queue_hours' of at least a minute and at most 168"),
         ({"slices": 0}, "expected 'slices' of at least 1, found 0"),
         ({"spot": 1}, "expected a bool as 'spot', found 1"),
         ({"flags": "--a"}, "expected a list of strings as 'flags'"),
@@ -56,7 +78,16 @@ def test_no_file_and_no_json(tmp_path):
         ({"engine": "slurm"}, "expected an engine among"),
         ({"project": ""}, "expected 'project' with the engine queued_resources"),
         ({"workdir": "gs://bucket/run"}, "object stores have no atomic renames"),
-        ({"module": ""}, "expected a module to run"),
+        ({"module": ""}, "expected a module to run, found ''"),
+        ({"module": "-c"}, "expected a module to run, found '-c'"),
+        ({"python": ""}, "expected the interpreter of the hosts, found ''; set 'python'"),
+        ({"python": " "}, "expected the interpreter of the hosts, found ' '"),
+        ({"python": "-c"}, "expected the interpreter of the hosts, found '-c'"),
+        ({"workdir": "runs/digits"}, "expected an absolute workdir with the engine queued_resou"),
+        ({"workdir": "~/digits", "engine": "xpk"}, "expected an absolute workdir with the engine"),
+        ({"flags": ["--a=\0"]}, "expected text in 'flags', found a character of code 0"),
+        ({"setup": ["a\0b"]}, "expected text in 'setup', found a character of code 0"),
+        ({"join_seconds": 10**12}, "expected 'join_seconds' of at most 604800"),
     ],
 )
 def test_bad_specifications(change, sentence):

@@ -162,6 +162,36 @@ def test_local_processes_end_together(tmp_path):
     assert local.run_together(stuck, processes=2, seconds=0.3) == 124
 
 
+def test_a_program_that_does_not_start_here(tmp_path, capfd):
+    assert local.run_together([str(tmp_path / "none")], processes=2, seconds=5) == 127
+    assert local.run_together([str(tmp_path)], processes=2, seconds=5) == 126
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: expected to run") for line in lines)
+
+
+NUMBERS = {"--processes": "1", "--devices": "1", "--max_seconds": "60", "--join_seconds": "60"}
+
+
+@pytest.mark.parametrize("module", ["launch_tpu.worker", "launch_tpu.engines.local"])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--processes", "0"), ("--processes", "-1"), ("--max_seconds", "0"), ("--max_seconds", "nan")],
+)
+def test_numbers_that_would_run_nothing(module, flag, value):
+    numbers = {**NUMBERS, flag: value}
+    if module.endswith("local"):
+        rest = ["--", sys.executable, "-c", "print(1)"]
+        numbers = {k: v for k, v in numbers.items() if k in ("--processes", "--max_seconds")}
+    else:
+        rest = ["--module=tokenize", "--", "-h"]
+    given = [f"{name}={number}" for name, number in numbers.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *given, *rest], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"argument {flag}: expected " in done.stderr and "Traceback" not in done.stderr
+
+
 def test_no_more_local_processes_than_this_machine_bears():
     from launch_tpu import plan as plans
     from launch_tpu.spec import from_dict
