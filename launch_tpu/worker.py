@@ -18,7 +18,7 @@ import threading
 import traceback
 from typing import NoReturn
 
-from launch_tpu import arguments
+from launch_tpu.arguments import count
 
 _TIMED_OUT = 124
 
@@ -45,16 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--processes", type=arguments.count, required=True, help="hosts of the job")
+    parser.add_argument("--processes", type=count, required=True, help="hosts of the job")
     parser.add_argument(
-        "--devices", type=arguments.count, required=True, help="devices of all hosts together"
+        "--devices", type=count, required=True, help="devices of all hosts together"
     )
     parser.add_argument(
-        "--join_seconds", type=arguments.count, default=300, help="wait for the others so long"
+        "--join_seconds", type=count, default=300, help="wait for the others so long"
     )
-    parser.add_argument(
-        "--max_seconds", type=arguments.count, required=True, help="end after so long"
-    )
+    parser.add_argument("--max_seconds", type=count, required=True, help="end after so long")
     parser.add_argument("--module", required=True, help="what to run, as after python -m")
     parser.add_argument("flags", nargs="*", help="flags of the module, after --")
     return parser
