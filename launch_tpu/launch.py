@@ -13,9 +13,9 @@ down    deletes what there is of the job.
 reap    deletes everything that carries our label in the project and zone, whoever launched it; it
         shows the names and asks before.
 
-The specification is a JSON file with the fields of launch_tpu.spec.Spec, among them max_hours,
-without which nothing starts. docs/launch.md has one for every engine. The exit code is 0, 2 for bad
-input, or that of the command that failed.
+The specification is a JSON file with the fields of launch_tpu.hosts.spec.Spec, among them
+max_hours, without which nothing starts. docs/launch.md has one for every engine. The exit code is
+0, 2 for bad input, or that of the command that failed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from launch_tpu import execute
-from launch_tpu import plan as plans
-from launch_tpu.commands import Command, Listing, render
-from launch_tpu.spec import ENGINES, Spec, read_spec
+from launch_tpu.hosts import execute
+from launch_tpu.hosts import plan as plans
+from launch_tpu.hosts.commands import Command, Listing, render
+from launch_tpu.hosts.spec import ENGINES, Spec, read_spec
 
 SPEC = flags.DEFINE_string("spec", None, "JSON file that says what to run, where, and how long.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands as a script and run none.")

@@ -25,7 +25,8 @@ from ml_collections import ConfigDict, config_flags
 from experiments.methods import METHODS, method_arguments
 from experiments.running import exit_with_sentence
 from experiments.tasks import lookup
-from launch_tpu import compiled, programs, projection, topologies, worklist
+from launch_tpu import worklist
+from launch_tpu.compile import compiled, programs, projection, topologies
 from mu_jax import durable
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Model, data and methods.")

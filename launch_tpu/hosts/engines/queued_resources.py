@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launch_tpu import scripts
-from launch_tpu.commands import LABEL, Argv, Command, Listing, Until, labels
-from launch_tpu.spec import Spec
+from launch_tpu.hosts import scripts
+from launch_tpu.hosts.commands import LABEL, Argv, Command, Listing, Until, labels
+from launch_tpu.hosts.spec import Spec
 
 _GROUP = ("gcloud", "compute", "tpus", "queued-resources")
 _FAILED = frozenset({"FAILED", "SUSPENDING", "SUSPENDED", "DELETING"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
-from launch_tpu.commands import Argv, Command, Listing
-from launch_tpu.engines import instance_groups, local, queued_resources, xpk
-from launch_tpu.spec import Spec
+from launch_tpu.hosts.commands import Argv, Command, Listing
+from launch_tpu.hosts.engines import instance_groups, local, queued_resources, xpk
+from launch_tpu.hosts.spec import Spec
 
 _ENGINES: dict[str, ModuleType] = {
     "queued_resources": queued_resources,
@@ -21,7 +21,7 @@ def plan(spec: Spec) -> list[Command]:
     """The commands that make the hosts, run the job on them and give them back, in order.
 
     Example:
-      >>> from launch_tpu.spec import Spec
+      >>> from launch_tpu.hosts.spec import Spec
       >>> job = Spec("digits", "experiments.train", "v6e:1x1", 0.5, "runs/digits", engine="local")
       >>> [command.purpose for command in plan(job)]
       ['run the job as 1 processes on this machine, at most 0.5 h']

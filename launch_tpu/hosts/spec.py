@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from launch_tpu.slices import Slice, parse
+from launch_tpu.compile.slices import Slice, parse
 
 ENGINES = ("queued_resources", "instance_groups", "xpk", "local")
 _GENERATIONS = {

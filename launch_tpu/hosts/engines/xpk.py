@@ -6,9 +6,9 @@ nodes have a lifetime. In an existing cluster only the job is made and deleted.
 
 from __future__ import annotations
 
-from launch_tpu import scripts
-from launch_tpu.commands import LABEL, Argv, Command, Listing, labels
-from launch_tpu.spec import Spec
+from launch_tpu.hosts import scripts
+from launch_tpu.hosts.commands import LABEL, Argv, Command, Listing, labels
+from launch_tpu.hosts.spec import Spec
 
 _PREFIX = "mu-jax-"  # a job in a cluster has no labels of the cloud, so its name carries ours
 

@@ -1,7 +1,7 @@
 """The first lines of every host: join the others, see that all are there, run the module.
 
-    python -m launch_tpu.worker --processes=4 --devices=16 --join_seconds=300 --max_seconds=3600 \\
-        --module=experiments.train -- --workdir=/mnt/runs/digits
+    python -m launch_tpu.hosts.worker --processes=4 --devices=16 --join_seconds=300 \\
+        --max_seconds=3600 --module=experiments.train -- --workdir=/mnt/runs/digits
 
 The same command runs on every host. On a TPU slice JAX knows who the others are. Elsewhere
 JAX_COORDINATOR_ADDRESS and MU_JAX_PROCESS_ID say so.
@@ -18,7 +18,7 @@ import threading
 import traceback
 from typing import NoReturn
 
-from launch_tpu.arguments import count
+from launch_tpu.hosts.arguments import count
 
 _TIMED_OUT = 124
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from launch_tpu import topologies
+from launch_tpu.compile import topologies
 
 _CORES = {"v4": 2, "v5e": 1, "v5p": 2, "v6e": 1, "v7x": 2}
 _PREFIXES = {"v4": "v4", "v5e": "v5litepod", "v5p": "v5p", "v6e": "v6e", "v7x": "tpu7x"}

@@ -1,6 +1,6 @@
 """The same job on this machine: one process with one CPU device for every host.
 
-    python -m launch_tpu.engines.local --processes=2 --max_seconds=60 -- COMMAND
+    python -m launch_tpu.hosts.engines.local --processes=2 --max_seconds=60 -- COMMAND
 
 starts COMMAND so often, with what JAX needs to join the processes in the environment. When one of
 them fails, or the time is over, all are killed: a process that waits for the others in a collective
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import time
 
-from launch_tpu import arguments, scripts
-from launch_tpu.commands import Command, labels
-from launch_tpu.spec import Spec
+from launch_tpu.hosts import arguments, scripts
+from launch_tpu.hosts.commands import Command, labels
+from launch_tpu.hosts.spec import Spec
 
 _MOST = 16
 
@@ -32,7 +32,7 @@ def plan(spec: Spec) -> list[Command]:
             f"{spec.topology!r} times {spec.slices}; choose a smaller topology"
         )
     argv = (
-        *(spec.python, "-m", "launch_tpu.engines.local"),
+        *(spec.python, "-m", "launch_tpu.hosts.engines.local"),
         f"--processes={spec.hosts}",
         f"--max_seconds={spec.max_seconds}",
         f"--labels={labels(spec.name)}",

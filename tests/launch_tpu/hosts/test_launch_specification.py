@@ -5,8 +5,8 @@ import json
 import pytest
 from fake_cloud import JOB
 
-from launch_tpu import slices
-from launch_tpu.spec import from_dict, read_spec
+from launch_tpu.compile import slices
+from launch_tpu.hosts.spec import from_dict, read_spec
 
 
 def test_read_from_a_file(tmp_path):

@@ -9,10 +9,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from launch_tpu import compiled, programs, topologies
+from launch_tpu.compile import compiled, programs, topologies
 
 pytestmark = pytest.mark.tpu_aot
-CONFIGS = Path(__file__).resolve().parents[2] / "experiments/configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "experiments/configs"
 SLICES = ("v5e:16x16", "v5p:8x8x16")
 MODELS = {"imagenet_resnet50": 25_557_032, "imagenet_vit_b16": 86_567_656}
 SMALL = {

@@ -10,10 +10,10 @@ import subprocess
 import pytest
 from fake_cloud import JOB, ROOT
 
-from launch_tpu import plan as plans
-from launch_tpu import scripts
-from launch_tpu.commands import LABEL, Command, join, quote, render
-from launch_tpu.spec import from_dict
+from launch_tpu.hosts import plan as plans
+from launch_tpu.hosts import scripts
+from launch_tpu.hosts.commands import LABEL, Command, join, quote, render
+from launch_tpu.hosts.spec import from_dict
 
 RECIPES = (ROOT / "docs" / "launch.md").read_text()
 AWKWARD = ['--note=it\'s a "test"', "--text=two\nlines", "--cost=$HOME `id` \\n", "--x=!*?;&|", ""]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from launch_tpu.commands import Argv, Command, File, Listing, join
+from launch_tpu.hosts.commands import Argv, Command, File, Listing, join
 
 _NOT_FOUND = re.compile(r"not.?found", re.IGNORECASE)
 _LONGEST_PAUSE = 30.0

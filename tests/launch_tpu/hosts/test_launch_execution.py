@@ -11,10 +11,10 @@ import time
 import pytest
 from fake_cloud import JOB, Cloud
 
-from launch_tpu import execute
-from launch_tpu import plan as plans
-from launch_tpu.commands import Command, Until, join, render
-from launch_tpu.spec import from_dict
+from launch_tpu.hosts import execute
+from launch_tpu.hosts import plan as plans
+from launch_tpu.hosts.commands import Command, Until, join, render
+from launch_tpu.hosts.spec import from_dict
 
 SPEC = from_dict({**JOB, "setup": ["echo once >> setups"], "python": "true"})
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.trials import ONE_SHOT
-from launch_tpu.compiled import Measured
-from launch_tpu.topologies import GIB, Topology
+from launch_tpu.compile.compiled import Measured
+from launch_tpu.compile.topologies import GIB, Topology
 from launch_tpu.worklist import Sweep
 
 HEAD = (

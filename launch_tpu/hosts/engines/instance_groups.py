@@ -6,9 +6,9 @@ the job is over, and Compute Engine deletes them when their time is.
 
 from __future__ import annotations
 
-from launch_tpu import scripts
-from launch_tpu.commands import LABEL, Argv, Command, Listing, Until, labels
-from launch_tpu.spec import Spec
+from launch_tpu.hosts import scripts
+from launch_tpu.hosts.commands import LABEL, Argv, Command, Listing, Until, labels
+from launch_tpu.hosts.spec import Spec
 
 _POLICIES = ("gcloud", "compute", "resource-policies")
 _TEMPLATES = ("gcloud", "compute", "instance-templates")

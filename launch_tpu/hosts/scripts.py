@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from launch_tpu.commands import Argv, File, join
-from launch_tpu.spec import Spec
+from launch_tpu.hosts.commands import Argv, File, join
+from launch_tpu.hosts.spec import Spec
 
 _BUSY = 75
 
@@ -13,7 +13,7 @@ def worker(spec: Spec) -> Argv:
     return (
         spec.python,
         "-m",
-        "launch_tpu.worker",
+        "launch_tpu.hosts.worker",
         f"--processes={spec.hosts}",
         f"--devices={spec.devices}",
         f"--join_seconds={spec.join_seconds}",

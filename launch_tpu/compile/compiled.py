@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from launch_tpu import flops
-from launch_tpu.topologies import Generation
+from launch_tpu.compile.operations import count
+from launch_tpu.compile.topologies import Generation
 from mu_jax.folding import Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -88,7 +88,7 @@ def measure(program: Program, generation: Generation) -> Measured:
     traced = jax.jit(program.function, donate_argnums=(0,) if program.donates else ()).trace(
         *program.arguments
     )
-    operations = flops.count(traced.jaxpr, chips=num_devices(program))
+    operations = count(traced.jaxpr, chips=num_devices(program))
     try:
         compiled = traced.lower().compile()
     except JaxRuntimeError as error:
@@ -135,7 +135,7 @@ def roofline(
     `max(flops / peak, bytes / bandwidth, moved / interconnect)`; a real step takes longer.
 
     Example:
-      >>> from launch_tpu.topologies import GENERATIONS
+      >>> from launch_tpu.compile.topologies import GENERATIONS
       >>> roofline(197e12, 819e9 / 2, {}, GENERATIONS["v5e"])
       1.0
     """

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Nothing else is on PATH, so that no other program of a cloud can be reached.
 _PROGRAMS = [
     *("bash", "cat", "chmod", "cp", "date", "env", "false", "flock"),

@@ -12,8 +12,8 @@ import time
 import pytest
 from fake_cloud import JOB, ROOT, Cloud
 
-from launch_tpu import worker
-from launch_tpu.engines import local
+from launch_tpu.hosts import worker
+from launch_tpu.hosts.engines import local
 
 SECONDS = 120
 SUM = """\
@@ -82,7 +82,7 @@ def launcher(directory, spec, *arguments):
 
 def alone(*arguments, environment=()):
     """One worker that has no partner."""
-    command = [sys.executable, "-m", "launch_tpu.worker", *arguments]
+    command = [sys.executable, "-m", "launch_tpu.hosts.worker", *arguments]
     given = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", **dict(environment)}
     return subprocess.run(
         command, env=given, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -172,7 +172,7 @@ def test_a_program_that_does_not_start_here(tmp_path, capfd):
 NUMBERS = {"--processes": "1", "--devices": "1", "--max_seconds": "60", "--join_seconds": "60"}
 
 
-@pytest.mark.parametrize("module", ["launch_tpu.worker", "launch_tpu.engines.local"])
+@pytest.mark.parametrize("module", ["launch_tpu.hosts.worker", "launch_tpu.hosts.engines.local"])
 @pytest.mark.parametrize(
     ("flag", "value"),
     [("--processes", "0"), ("--processes", "-1"), ("--max_seconds", "0"), ("--max_seconds", "nan")],
@@ -193,8 +193,8 @@ def test_numbers_that_would_run_nothing(module, flag, value):
 
 
 def test_no_more_local_processes_than_this_machine_bears():
-    from launch_tpu import plan as plans
-    from launch_tpu.spec import from_dict
+    from launch_tpu.hosts import plan as plans
+    from launch_tpu.hosts.spec import from_dict
 
     with pytest.raises(ValueError, match="expected at most 16 hosts with the engine local"):
         plans.plan(from_dict({**JOB, "topology": "v5e:16x16", "engine": "local"}))

@@ -17,10 +17,11 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from experiments.methods import METHODS
-from launch_tpu import compiled, flops, programs, projection, topologies, worklist
-from launch_tpu.compiled import Collective, Measured, Memory
+from launch_tpu import worklist
+from launch_tpu.compile import compiled, operations, programs, projection, topologies
+from launch_tpu.compile.compiled import Collective, Measured, Memory
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 V5E = topologies.GENERATIONS["v5e"]
 
 
@@ -102,19 +103,19 @@ CONVOLUTION = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 4)  # outputs times taps
     ],
 )
 def test_operations_of_known_programs(program, expected):
-    assert flops.count(program) == expected
+    assert operations.count(program) == expected
 
 
 def test_products_with_padding_between_pixels_do_not_count():
     backward = trace(jax.grad(squares, 0), (2, 9, 9, 4), (3, 3, 4, 5))
-    assert CONVOLUTION < flops.count(backward) < 2.5 * CONVOLUTION
+    assert CONVOLUTION < operations.count(backward) < 2.5 * CONVOLUTION
 
 
 def test_operations_are_those_of_one_chip():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     local = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
     both = trace(lambda x, w: (local(x, w), x @ w), (16, 4), (4, 5))
-    assert flops.count(both, chips=8) == 2 * (2 * 2 * 4 * 5)
+    assert operations.count(both, chips=8) == 2 * (2 * 2 * 4 * 5)
 
 
 MOVES = {
