@@ -19,37 +19,42 @@ import pathlib
 import sys
 import time
 
-import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from experiments import comparison
-from experiments.populations import ORIGINALS, Population, everything, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.studies import study
-from experiments.tasks import Task, check_kind, make_task, read_ids
+from experiments.lib import tables
+from experiments.lib.command_line import define_config, start
+from experiments.lib.populations import ORIGINALS, Population, everything, train_population
+from experiments.lib.rows import study
+from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.tasks import Task, check_kind, make_task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to run."
-)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "digits", "What to run.")
 REQUESTS = flags.DEFINE_multi_string(
     "requests",
     ["random:100:seed=1", "nearest:50:id=6", "class:3"],
     "What to forget, one table each: class:3, random:50:seed=1, nearest:50:id=6, ids:1,5,9, a file "
     "of ids, or sets.npz:name. Repeat the flag for several.",
+    flag_values=FLAGS,
 )
-MODELS = flags.DEFINE_integer("models", 64, "Models N of each row; KLoM needs 20 and wants 100.")
+MODELS = flags.DEFINE_integer(
+    "models", 64, "Models N of each row; KLoM needs 20 and wants 100.", flag_values=FLAGS
+)
 ORACLES = flags.DEFINE_string(
-    "oracles", None, "Margins of somebody else's oracles [models, train + test], .npz or .npy."
+    "oracles",
+    None,
+    "Margins of somebody else's oracles [models, train + test], .npz or .npy.",
+    flag_values=FLAGS,
 )
-WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark", "Where ensembles and results go.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/benchmark", "Where ensembles and results go.", flag_values=FLAGS
+)
 FEWEST = 20
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--requests=")
     with exit_with_sentence():
         run(CONFIG.value, REQUESTS.value)
 
@@ -84,8 +89,8 @@ def run_request(
     """Records of one forget set; prints in which order the methods come."""
     oracles = _loaded(task, ids)
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
-    print("\n" + comparison.ordering(found, request), flush=True)
-    return comparison.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
+    print("\n" + tables.ordering(found, request), flush=True)
+    return tables.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
 
 
 def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:
@@ -97,5 +102,4 @@ def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

@@ -29,29 +29,37 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments import scoring, studies
-from experiments.cases import Case, make_case
-from experiments.comparison import Row
-from experiments.populations import ORACLES, ORIGINALS, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import make_task, split
+from experiments.lib import scoring
+from experiments.lib.cases import Case, make_case
+from experiments.lib.command_line import define_config, start
+from experiments.lib.populations import ORACLES, ORIGINALS, train_population
+from experiments.lib.rows import Row, constant, unlearn_all
+from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/corrective_digits.py"), "What to run."
-)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "corrective_digits", "What to run.")
 MANIPULATIONS = flags.DEFINE_list(
-    "manipulations", None, "Some of those in the configuration, by commas; default all of them."
+    "manipulations",
+    None,
+    "Some of those in the configuration, by commas; default all of them.",
+    flag_values=FLAGS,
 )
 FRACTIONS = flags.DEFINE_list(
-    "fractions", ["0.1", "0.5", "1"], "Known fractions of the manipulated set, by commas."
+    "fractions",
+    ["0.1", "0.5", "1"],
+    "Known fractions of the manipulated set, by commas.",
+    flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
-WORKDIR = flags.DEFINE_string("workdir", "runs/corrective", "Where models and results go.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/corrective", "Where models and results go.", flag_values=FLAGS
+)
 
 RETRAIN, NAIVE = "retrain", "retrain without the known"
 KNOWN = 2  # seed of the models retrained without the known part, beside those of the populations
@@ -61,7 +69,6 @@ Metrics = dict[str, reporting.Metric]
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--fractions=")
     with exit_with_sentence():
         run(CONFIG.value, MANIPULATIONS.value, parse_fractions(FRACTIONS.value))
 
@@ -135,9 +142,9 @@ def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dic
     for fraction in fractions:
         known = case.known(fraction)
         retain = split(task, known)[1]
-        found = [population(NAIVE, KNOWN, retain), studies.constant(task, retain, seeds)]
+        found = [population(NAIVE, KNOWN, retain), constant(task, retain, seeds)]
         label = f"{case.name}, {fraction:.0%} known: "
-        found += studies.unlearn_all(task, known, originals, directory, label)
+        found += unlearn_all(task, known, originals, directory, label)
         for row in found:
             rows.setdefault(row.name, []).append(row)
     return rows
@@ -213,5 +220,4 @@ def curve_table(case: Case, curves: Curves) -> reporting.Table:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

@@ -17,30 +17,34 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 import mu_jax as mu
-from experiments.populations import everything, train_population, train_subsets
-from experiments.running import exit_with_sentence, flags_only
-from experiments.tasks import Task, make_task, point, read_ids, split
+from experiments.lib.command_line import define_config, start
+from experiments.lib.populations import everything, train_population, train_subsets
+from experiments.lib.running import exit_with_sentence
+from experiments.lib.tasks import Task, make_task, point, read_ids, split
 from mu_jax import datasets, ensembles, evaluation
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to train."
-)
-MODELS = flags.DEFINE_integer("models", 64, "Number of models.", lower_bound=1)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "digits", "What to train.")
+MODELS = flags.DEFINE_integer("models", 64, "Number of models.", lower_bound=1, flag_values=FLAGS)
 REQUEST = flags.DEFINE_string(
-    "request", None, "Train without these examples: oracles of a request."
+    "request", None, "Train without these examples: oracles of a request.", flag_values=FLAGS
 )
-FRACTION = flags.DEFINE_float("fraction", None, "Train each model on its own subset of this size.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the ensemble.", lower_bound=0)
-EXPORT = flags.DEFINE_string("export", None, "Write the margins of the models to this .npz file.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/ensembles", "Where ensembles are kept.")
+FRACTION = flags.DEFINE_float(
+    "fraction", None, "Train each model on its own subset of this size.", flag_values=FLAGS
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the ensemble.", lower_bound=0, flag_values=FLAGS)
+EXPORT = flags.DEFINE_string(
+    "export", None, "Write the margins of the models to this .npz file.", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/ensembles", "Where ensembles are kept.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--models=")
     with exit_with_sentence():
         if REQUEST.value is not None and FRACTION.value is not None:
             raise ValueError(
@@ -114,5 +118,4 @@ def export(task: Task, outputs: np.ndarray, ids: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

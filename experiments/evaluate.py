@@ -12,27 +12,38 @@ from __future__ import annotations
 import pathlib
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from experiments import scoring
-from experiments.constant import CONSTANT
-from experiments.running import exit_with_sentence, flags_only, read_config, stage, write_records
-from experiments.tasks import Task, make_task, retrain
+from experiments.lib import scoring
+from experiments.lib.command_line import start
+from experiments.lib.constant import CONSTANT
+from experiments.lib.running import (
+    exit_with_sentence,
+    read_config,
+    stage,
+    write_records,
+)
+from experiments.lib.tasks import Task, make_task, retrain
 from experiments.unlearn import split
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store, Version
 
-VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.")
-RETRAIN = flags.DEFINE_integer("retrain", 3, "Number of models to retrain.", lower_bound=1)
+FLAGS = flags.FlagValues()
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
+)
+REQUEST = flags.DEFINE_string(
+    "request", None, "What was forgotten, as for unlearn.", required=True, flag_values=FLAGS
+)
+VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.", flag_values=FLAGS)
+RETRAIN = flags.DEFINE_integer(
+    "retrain", 3, "Number of models to retrain.", lower_bound=1, flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--request=")
     with exit_with_sentence():
-        values = flags.FLAGS
-        if values.request is None:
-            raise ValueError("expected a --request, found none; give the ids that were forgotten")
-        run(pathlib.Path(values.workdir), values.request)
+        run(pathlib.Path(WORKDIR.value), REQUEST.value)
 
 
 def run(workdir: pathlib.Path, request: str) -> None:
@@ -82,5 +93,4 @@ def chosen(store: Store) -> list[Version]:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

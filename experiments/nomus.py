@@ -28,28 +28,30 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 import mu_jax as mu
-from experiments import scoring, studies
-from experiments.comparison import Row
-from experiments.populations import ORACLES, ORIGINALS, positions, train_population
-from experiments.running import exit_with_sentence, flags_only, write_config, write_records
-from experiments.tasks import Task, check_kind, location, make_task, read_ids, split
+from experiments.lib import scoring
+from experiments.lib.command_line import define_config, start
+from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
+from experiments.lib.rows import Row, constant, unlearn_all
+from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.tasks import Task, check_kind, location, make_task, read_ids, split
 from mu_jax import datasets, evaluation, reporting
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/nomus_digits.py"), "What to run."
-)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "nomus_digits", "What to run.")
 REQUEST = flags.DEFINE_string(
     "request",
     None,
     "What to forget: class:3, random:50:seed=1, a file of ids, ...; default the dataset's split "
     "`forget`, or where it has none random:0.5:seed=1.",
+    flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
-WORKDIR = flags.DEFINE_string("workdir", "runs/nomus", "Where models and results go.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/nomus", "Where models and results go.", flag_values=FLAGS
+)
 
 
 class Scored(NamedTuple):
@@ -60,7 +62,6 @@ class Scored(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--request=")
     with exit_with_sentence():
         run(CONFIG.value, REQUEST.value, SEEDS.value, pathlib.Path(WORKDIR.value))
 
@@ -116,8 +117,8 @@ def run_methods(task: Task, ids: np.ndarray, seeds: int, directory: pathlib.Path
     return [
         Row("retrain", retrained.outputs),
         Row("do nothing", originals.outputs, wall_s=0.0),
-        studies.constant(task, retain, seeds),
-        *studies.unlearn_all(task, ids, originals, directory),
+        constant(task, retain, seeds),
+        *unlearn_all(task, ids, originals, directory),
     ]
 
 
@@ -184,5 +185,4 @@ def _collapse(outputs: np.ndarray, splits: Scored) -> evaluation.Collapse:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

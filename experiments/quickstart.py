@@ -18,36 +18,44 @@ import time
 import warnings
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 import mu_jax as mu
-from experiments import comparison, scoring
-from experiments.constant import CONSTANT
-from experiments.methods import Request, make_method, method_arguments
-from experiments.populations import ORIGINALS, train_population
-from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
-from experiments.studies import study
-from experiments.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
+from experiments.lib import scoring, tables
+from experiments.lib.command_line import define_config, start
+from experiments.lib.constant import CONSTANT
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.populations import ORIGINALS, train_population
+from experiments.lib.rows import study
+from experiments.lib.running import (
+    exit_with_sentence,
+    stage,
+    write_config,
+    write_records,
+)
+from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
 from mu_jax import datasets, reporting
 from mu_jax.checkpoints import Store
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to run."
-)
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "digits", "What to run.")
 REQUEST = flags.DEFINE_string(
     "request",
     "class:3",
     "What to forget: a CSV or JSON-lines file of ids, class:3, random:0.05:seed=0, ids:1,5,9.",
+    flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
-FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
-MODELS = flags.DEFINE_integer("models", 32, "Models of each ensemble for KLoM; 0: no KLoM.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
+FIRST_SEED = flags.DEFINE_integer(
+    "first_seed", 0, "The first seed.", lower_bound=0, flag_values=FLAGS
+)
+MODELS = flags.DEFINE_integer(
+    "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--request=")
     with exit_with_sentence():
         run(CONFIG.value, REQUEST.value)
 
@@ -85,7 +93,7 @@ def run(config, request: str) -> None:
             task, directory, "originals", models=MODELS.value, seed=ORIGINALS
         )
         found = study(task, ids, originals, directory)
-        print("\n" + comparison.ordering(found, request))
+        print("\n" + tables.ordering(found, request))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")
 
@@ -180,5 +188,4 @@ def publish(store: Store, task: Task, models: dict, results, table, forget_set) 
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

@@ -28,29 +28,30 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
-from experiments import scoring
-from experiments.constant import CONSTANT, constant_outputs
-from experiments.domains import Sets, compare, split
-from experiments.methods import Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, flags_only, stage, write_config, write_records
-from experiments.tasks import Task, check_kind, in_units, make_task, point, retrain, train
+from experiments.lib import scoring
+from experiments.lib.command_line import define_config, start
+from experiments.lib.constant import CONSTANT, constant_outputs
+from experiments.lib.domains import Sets, compare, split
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.running import (
+    exit_with_sentence,
+    stage,
+    write_config,
+    write_records,
+)
+from experiments.lib.tasks import Task, check_kind, in_units, make_task, point, retrain, train
 from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(__file__).parent / "configs/digits_regression.py"),
-    "What to run.",
-)
-SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1)
-WORKDIR = flags.DEFINE_string("workdir", "runs/regression", "Where results go.")
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "digits_regression", "What to run.")
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
+WORKDIR = flags.DEFINE_string("workdir", "runs/regression", "Where results go.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--seeds=")
     with exit_with_sentence():
         run(CONFIG.value)
 
@@ -226,5 +227,4 @@ def _relearning(
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

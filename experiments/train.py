@@ -12,24 +12,26 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 import mu_jax as mu
-from experiments import scoring
-from experiments.running import exit_with_sentence, flags_only, stage, write_config
-from experiments.tasks import make_task, train
+from experiments.lib import scoring
+from experiments.lib.command_line import define_config, start
+from experiments.lib.running import exit_with_sentence, stage, write_config
+from experiments.lib.tasks import make_task, train
 from mu_jax.checkpoints import Store
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(pathlib.Path(__file__).parent / "configs/digits.py"), "What to train."
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "digits", "What to train.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the store goes.", required=True, flag_values=FLAGS
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the store goes.", required=True)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of initialisation and shuffling.", lower_bound=0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0, flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--workdir=")
     with exit_with_sentence():
         run(CONFIG.value, pathlib.Path(WORKDIR.value), SEED.value)
 
@@ -66,5 +68,4 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

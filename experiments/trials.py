@@ -15,9 +15,10 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.benches import Bench, Half, collapse, make_bench, measure
-from experiments.methods import METHODS, Request
-from experiments.tasks import Task, lookup
+from experiments.lib.measures import collapse, measure
+from experiments.lib.methods import METHODS, Request
+from experiments.lib.rows import Bench, Half, make_bench
+from experiments.lib.tasks import Task, lookup
 from mu_jax import datasets, ensembles
 from mu_jax.reporting import Cost, ForgetSet, Record
 from mu_jax.run_state import config_digest
@@ -41,7 +42,7 @@ _OBJECTS |= {"full_importance", "full_gradient"}
 class Trial:
     """An entry of a work list; its name is a digest of all that decides the result.
 
-    half: whose models, see `experiments.benches`. method: its name in the configuration, or
+    half: whose models, see `experiments.lib.rows`. method: its name in the configuration, or
     `REFERENCES`. request: the forget set. seed: which `models` models. points: the arguments of
     every setting. context: the digest of the forget set, the data, the model and its training.
     """

@@ -16,36 +16,47 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 
 import mu_jax as mu
-from experiments import scoring, tasks
-from experiments.methods import METHODS, Request, make_method, method_arguments
-from experiments.running import exit_with_sentence, flags_only, read_config, stage
-from experiments.tasks import Task, make_task, read_ids
+from experiments.lib import scoring, tasks
+from experiments.lib.command_line import alone, start
+from experiments.lib.methods import METHODS, Request, make_method, method_arguments
+from experiments.lib.running import exit_with_sentence, read_config, stage
+from experiments.lib.tasks import Task, make_task, read_ids
 from mu_jax import datasets
 from mu_jax.checkpoints import Store
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the model was trained.", required=True)
+FLAGS = flags.FlagValues()
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
+)
 REQUEST = flags.DEFINE_string(
     "request",
     None,
     "What to forget: a CSV or JSON-lines file of ids, class:3, random:0.05:seed=0, ids:1,5,9.",
+    flag_values=FLAGS,
 )
-METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.")
+METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
 SET = flags.DEFINE_multi_string(
-    "set", [], "Hyper-parameter of the method in JSON, such as --set alpha=3."
+    "set", [], "Hyper-parameter of the method in JSON, such as --set alpha=3.", flag_values=FLAGS
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where prepared datasets lie, if elsewhere now.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the method.", lower_bound=0)
-SWAP = flags.DEFINE_bool("swap", True, "Let the new version serve.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done, and stop.")
-ROLL_BACK = flags.DEFINE_bool("roll_back", False, "Serve the version before the last swap again.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where prepared datasets lie, if elsewhere now.", flag_values=FLAGS
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the method.", lower_bound=0, flag_values=FLAGS)
+SWAP = flags.DEFINE_bool("swap", True, "Let the new version serve.", flag_values=FLAGS)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what would be done, and stop.", flag_values=FLAGS
+)
+ROLL_BACK = flags.DEFINE_bool(
+    "roll_back", False, "Serve the version before the last swap again.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
-    flags_only(argv, "--request=")
     with exit_with_sentence():
+        alone(FLAGS, "roll_back", "workdir")
         workdir = pathlib.Path(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
@@ -151,5 +162,4 @@ def describe(info: mu.Info, metrics) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.config_with_absl()
-    app.run(main)
+    start(main, FLAGS)

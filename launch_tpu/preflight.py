@@ -22,9 +22,9 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.methods import METHODS, method_arguments
-from experiments.running import exit_with_sentence
-from experiments.tasks import lookup
+from experiments.lib.methods import METHODS, method_arguments
+from experiments.lib.running import exit_with_sentence
+from experiments.lib.tasks import lookup
 from launch_tpu import worklist
 from launch_tpu.compile import compiled, programs, projection, topologies
 from mu_jax import durable

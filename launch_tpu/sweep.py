@@ -24,8 +24,8 @@ import jax
 from absl import app, flags
 
 from experiments import tuning
-from experiments.running import exit_with_sentence, flags_only
-from experiments.tasks import Task
+from experiments.lib.running import exit_with_sentence, flags_only
+from experiments.lib.tasks import Task
 from experiments.trials import Trial, run_trial
 from launch_tpu import worklist
 from launch_tpu.claims import Claims, Limits, replace

@@ -40,9 +40,9 @@ import numpy as np
 
 import mu_jax as mu
 from experiments import tuning
-from experiments.benches import Half
-from experiments.methods import METHODS, method_arguments
-from experiments.tasks import Task, check_kind, lookup, make_task, read_ids
+from experiments.lib.methods import METHODS, method_arguments
+from experiments.lib.rows import Half
+from experiments.lib.tasks import Task, check_kind, lookup, make_task, read_ids
 from experiments.trials import ONE_SHOT, REFERENCES, Trial, hyperparameters
 from mu_jax import datasets, durable
 from mu_jax.reporting import Record

@@ -17,8 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.methods import Request, make_method, method_arguments
-from experiments.tasks import (
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.tasks import (
     LOSSES,
     Task,
     lookup,

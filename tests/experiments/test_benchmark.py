@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from test_binaries import fails, run
 
-from experiments import comparison, studies
 from experiments.configs import digits
-from experiments.populations import positions, train_population, train_subsets
-from experiments.tasks import make_task, read_ids, split
+from experiments.lib.measures import Yardstick, klom_of
+from experiments.lib.populations import positions, train_population, train_subsets
+from experiments.lib.rows import constant, study
+from experiments.lib.tables import ordering
+from experiments.lib.tables import records as records_of
+from experiments.lib.tasks import make_task, read_ids, split
 from mu_jax import ensembles, evaluation, reporting
 
 SMALL = ["--config.training.epochs=20", "--config.limit=120"]
@@ -52,22 +55,20 @@ def test_subsets_complement_each_other_and_leave_out_what_they_say(task, tmp_pat
 def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_path):
     ids = read_ids(task, "class:3")
     originals = train_population(task, tmp_path, "originals", models=24)
-    study = studies.study(task, ids, originals, tmp_path)
-    assert [row.name for row in study.rows[:2]] == ["retrain", "do nothing"]
-    assert {row.name for row in study.rows[2:]} == {"constant", *task.config.methods}
-    forget = study.positions["forget"]
-    p95 = {
-        row.name: np.percentile(comparison.klom_of(study, row)[forget], 95) for row in study.rows
-    }
+    found = study(task, ids, originals, tmp_path)
+    assert [row.name for row in found.rows[:2]] == ["retrain", "do nothing"]
+    assert {row.name for row in found.rows[2:]} == {"constant", *task.config.methods}
+    forget = found.yardstick.positions["forget"]
+    p95 = {row.name: np.percentile(found.klom[row.name][forget], 95) for row in found.rows}
     assert p95["retrain"] == min(p95.values()) < p95["do nothing"]
-    records = comparison.records(study, reporting.ForgetSet("class 3", len(ids)))
+    records = records_of(found, reporting.ForgetSet("class 3", len(ids)))
     for record in records:
         metric = record.metrics["KLoM forget p95"]
         assert metric.value == pytest.approx(p95[record.method])
         assert metric.null == pytest.approx(p95["retrain"]) and metric.n == 24
         assert metric.low is None or metric.low <= metric.value <= metric.high
         assert (record.status == "collapsed") == (record.method == "constant")
-    text = comparison.ordering(study, "class:3")
+    text = ordering(found, "class:3")
     order = [line.split("  ")[1] for line in text.splitlines()[2:-2]]
     assert order[0] == "retrain (the floor)"
     assert "[" in text
@@ -76,7 +77,7 @@ def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_
 def test_the_constant_row_says_the_majority_of_what_is_retained(task, tmp_path):
     ids = read_ids(task, "class:3")
     _, retain = split(task, ids)
-    row = studies.constant(task, retain, 5)
+    row = constant(task, retain, 5)
     counts = np.bincount(np.asarray(retain.targets), minlength=10)
     assert row.outputs.shape == (5, task.train.num_examples + task.test.num_examples, 10)
     expected = np.log((counts + 1) / (counts.sum() + 10))
@@ -84,17 +85,16 @@ def test_the_constant_row_says_the_majority_of_what_is_retained(task, tmp_path):
     assert counts[3] == 0 and row.outputs[0, 0].argmax() == counts.argmax()
     originals = train_population(task, tmp_path, "originals", models=4)
     margins = np.asarray(evaluation.margins(originals.outputs, _targets(task)))
-    study = comparison.Study(task, positions(task, ids), margins, [row])
-    assert np.isfinite(comparison.klom_of(study, row)).all()
+    yardstick = Yardstick(_targets(task), positions(task, ids), margins, originals.outputs)
+    assert np.isfinite(klom_of(yardstick, row.outputs)).all()
 
 
 def test_oracles_that_equal_the_retrained_models_leave_nothing_to_tell_apart(task, tmp_path):
     ids = read_ids(task, "class:3")
     retrained = train_population(task, tmp_path, "r", models=48, seed=1)
     margins = np.asarray(evaluation.margins(retrained.outputs[24:], _targets(task)))
-    row = comparison.Row("retrain", retrained.outputs[24:])
-    study = comparison.Study(task, positions(task, ids), margins, [row])
-    assert comparison.klom_of(study, row).max() < 1e-6
+    yardstick = Yardstick(_targets(task), positions(task, ids), margins, retrained.outputs[24:])
+    assert klom_of(yardstick, retrained.outputs[24:]).max() < 1e-6
 
 
 def _targets(task):

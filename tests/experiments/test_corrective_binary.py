@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.cases import make_case
 from experiments.configs import corrective_cifar10, corrective_digits
-from experiments.methods import Request, make_method
-from experiments.tasks import make_module, make_task, training_optimizer
+from experiments.lib.cases import make_case
+from experiments.lib.methods import Request, make_method
+from experiments.lib.tasks import make_module, make_task, training_optimizer
 from mu_jax import datasets, reporting
 
 ROOT = pathlib.Path(__file__).parents[2]

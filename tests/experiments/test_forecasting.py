@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_binaries import fails, run
 
-from experiments import constant, domains, scoring, tasks
 from experiments.configs import electricity
+from experiments.lib import constant, domains, scoring, tasks
 from mu_jax import datasets, reporting
 
 START = datetime.datetime(2011, 1, 1)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import nomus, scoring
+from experiments import nomus
 from experiments.configs import mucac
-from experiments.constant import constant_outputs
-from experiments.tasks import make_task, read_ids, split
+from experiments.lib import scoring
+from experiments.lib.constant import constant_outputs
+from experiments.lib.tasks import make_task, read_ids, split
 from mu_jax import losses, reporting
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected [0-9]+ examples in")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments import nomus
 from experiments.configs import mufac, nomus_digits
-from experiments.tasks import make_task
+from experiments.lib.tasks import make_task
 from mu_jax import evaluation, reporting
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_binaries import fails, run
 
-from experiments import domains
 from experiments.configs import diabetes, digits_regression
-from experiments.tasks import LOSSES, in_units, make_module, make_task
+from experiments.lib import domains
+from experiments.lib.tasks import LOSSES, in_units, make_module, make_task
 from mu_jax import reporting
 from mu_jax.reporting import ForgetSet, Metric, Record
 

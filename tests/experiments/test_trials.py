@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import mu_jax as mu
-from experiments import benches, trials
-from experiments.benches import collapse, make_bench, measure
+from experiments import trials
 from experiments.configs import digits
-from experiments.tasks import make_task, read_ids
+from experiments.lib.measures import collapse, measure
+from experiments.lib.rows import SEEDS, make_bench
+from experiments.lib.tasks import make_task, read_ids
 from experiments.trials import Trial, run_method, run_trial
 from mu_jax import ensembles, evaluation, reporting
 
@@ -132,29 +133,32 @@ def test_halves_and_seeds_share_no_model(task, directory):
             assert not np.any(same)
     margins = np.asarray(evaluation.margins(first.retrained, first.targets))
     assert not np.allclose(margins, first.oracles, atol=1e-2)
-    assert len({seed for pair in benches.SEEDS.values() for seed in pair}) == 4
+    assert len({seed for pair in SEEDS.values() for seed in pair}) == 4
 
 
 def test_the_reporting_half_has_the_models_of_the_benchmark(task, directory):
-    from experiments.populations import ORIGINALS, train_population
+    from experiments.lib.populations import ORIGINALS, train_population
 
     bench = make_bench(task, directory, "reporting", "class:3", 0, MODELS)
     originals = train_population(task, directory, "o", models=MODELS, seed=ORIGINALS)
     np.testing.assert_array_equal(bench.untouched, originals.outputs)
 
 
-def test_one_collapsed_model_collapses_its_setting(bench):
+def test_most_models_collapse_a_setting_and_their_number_stands_beside(bench):
     assert collapse(bench, bench.untouched) == ""
+    assert measure(bench, bench.untouched)["collapsed models"].value == 0
     outputs = bench.untouched.copy()
-    outputs[1] = np.eye(10)[0]
-    assert "1 of 4 models collapsed, the first with constant predictions" in collapse(
-        bench, outputs
-    )
-    outputs[1, :, 0] = np.nan
-    assert "non-finite outputs" in collapse(bench, outputs)
+    outputs[1:3] = np.eye(10)[0]
+    assert collapse(bench, outputs) == ""  # half of them is not most
+    assert measure(bench, outputs)["collapsed models"].value == 2
+    outputs[0, :, 0] = np.nan
+    said = collapse(bench, outputs)
+    assert "3 of 4 models collapsed, the first with non-finite outputs" in said
     metrics = measure(bench, outputs)
     assert set(metrics) == set(bench.reference)
-    assert all(metric.status == "missing" for metric in metrics.values())
+    counted = metrics.pop("collapsed models")
+    assert (counted.value, counted.n, counted.null) == (3, MODELS, 0)
+    assert all("1 of 4 models have outputs" in metric.reason for metric in metrics.values())
 
 
 def test_a_setting_that_diverges_is_a_record_of_its_own(task, directory):

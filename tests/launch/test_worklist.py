@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.configs import digits
-from experiments.tasks import make_task
+from experiments.lib.tasks import make_task
 from experiments.trials import REFERENCES
 from launch_tpu import worklist
 from mu_jax.reporting import ForgetSet, Metric, Oracle, Record

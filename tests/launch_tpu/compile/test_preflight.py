@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from experiments.methods import METHODS
+from experiments.lib.methods import METHODS
 from launch_tpu import worklist
 from launch_tpu.compile import compiled, operations, programs, projection, topologies
 from launch_tpu.compile.compiled import Collective, Measured, Memory

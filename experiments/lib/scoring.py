@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.constant import constant_outputs
-from experiments.tasks import Task, point
+from experiments.lib.constant import constant_outputs
+from experiments.lib.tasks import Task, point
 from mu_jax import evaluation
 from mu_jax.reporting import Cost, ForgetSet, Metric, Record, missing
 

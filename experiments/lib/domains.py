@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mu_jax as mu
-from experiments import tasks
-from experiments.tasks import Task, read_ids
+from experiments.lib import tasks
+from experiments.lib.tasks import Task, read_ids
 from mu_jax.reporting import Record
 
 

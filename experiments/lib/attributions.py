@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.populations import (
+from experiments.lib.populations import (
     CALIBRATION,
     CHECKPOINTS,
     Population,
     positions,
     train_population,
 )
-from experiments.tasks import Task, read_ids, split
+from experiments.lib.tasks import Task, read_ids, split
 from mu_jax import attribution
 
 

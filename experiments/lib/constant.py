@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import mu_jax as mu
-from experiments.tasks import Task
+from experiments.lib.tasks import Task
 from mu_jax import evaluation
 
 CONSTANT = "constant"

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.tasks import Task, lookup
+from experiments.lib.tasks import Task, lookup
 from mu_jax import datasets, evaluation
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mu_jax as mu
-from experiments.tasks import Task, training_optimizer
+from experiments.lib.tasks import Task, training_optimizer
 from mu_jax import datasets, ensembles
 
 PyTree = Any

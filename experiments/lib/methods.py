@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import optax
 
 import mu_jax as mu
-from experiments import attributions
-from experiments.tasks import Task, lookup, make_optimizer
+from experiments.lib import attributions
+from experiments.lib.tasks import Task, lookup, make_optimizer
 
 
 class Request(NamedTuple):

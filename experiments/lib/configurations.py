@@ -1,0 +1,103 @@
+"""Reading a configuration file, and what every configuration must say."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Every field that all binaries read, and what it must be. A number is below its bound if it is
+# smaller than the last entry.
+_FIELDS: dict[str, tuple[tuple[type, ...], float | None]] = {
+    "dataset": ((str,), None),
+    "data_dir": ((str, type(None)), None),
+    "limit": ((int, type(None)), 1),
+    "model": ((Mapping, ConfigDict), None),
+    "model.name": ((str,), None),
+    "training": ((Mapping, ConfigDict), None),
+    "training.optimizer": ((str,), None),
+    "training.learning_rate": ((int, float), 0),
+    "training.weight_decay": ((int, float), 0),
+    "training.batch_size": ((int,), 1),
+    "training.epochs": ((int,), 1),
+    "batch_size": ((int,), 1),
+    "methods": ((Mapping, ConfigDict), None),
+    "selection": ((str,), None),
+}
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    type(None): "nothing",
+    Mapping: "a group of fields",
+}
+
+
+def load(path: str) -> ConfigDict:
+    """The configuration that `get_config()` of a Python file returns, locked.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that raises, has no `get_config`, or returns something else.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"expected a configuration file at {path or '(an empty path)'}, found none; check the "
+            "path, and begin with experiments/configs/digits.py"
+        )
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        found = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())
+        raise ValueError(
+            f"expected a configuration from {path}, found that it raises {what}; correct the file"
+        ) from error
+    if not callable(get_config):
+        raise ValueError(
+            f"expected a function get_config in {path}, found none; it returns the configuration"
+        )
+    if isinstance(found, Mapping):
+        found = ConfigDict(found)
+    if not isinstance(found, ConfigDict):
+        raise ValueError(
+            f"expected get_config of {path} to return a ConfigDict, found {type(found).__name__}; "
+            "return one"
+        )
+    return found.lock()
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse a configuration that lacks a field, or has one that cannot be meant.
+
+    Raises:
+      ValueError: the first field that is wrong.
+    """
+    for name, (kinds, least) in _FIELDS.items():
+        value: Any = config
+        for part in name.split("."):
+            if part not in value:
+                raise ValueError(
+                    f"expected the field {name} in the configuration, found none; add it"
+                )
+            value = value[part]
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if fits and least is not None and value is not None:
+            fits = least <= value < float("inf")
+        if not fits:
+            words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
+            bound = "" if least is None else f" from {least:g} on"
+            raise ValueError(
+                f"expected {words}{bound} for {name} in the configuration, found {value!r}; "
+                "correct it"
+            )
+    for name, arguments in config.methods.items():
+        if not isinstance(arguments, (Mapping, ConfigDict)):
+            raise ValueError(
+                f"expected the arguments of the method {name} as a group of fields, found "
+                f"{arguments!r}; write dict(...)"
+            )

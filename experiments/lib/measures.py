@@ -1,0 +1,175 @@
+"""What N unlearned models score: their numbers, with the floor and the oracles' value beside."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import numpy as np
+
+from experiments.lib import scoring
+from mu_jax import evaluation
+from mu_jax.reporting import Metric, Oracle, missing
+
+SPLITS = ("forget", "retain", "test")
+ATTACKED = 5  # models on which the membership attack is run
+p95 = functools.partial(np.percentile, q=95)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What N models of one forget set are measured against; equal to itself only.
+
+    targets: labels int[n] of the training examples, then of the test examples. positions: where the
+    examples of each split stand. oracles: margins f32[N', n] of retrained models. retrained:
+    outputs f32[N, n, K] of other retrained models, whose numbers stand beside all others.
+    """
+
+    targets: np.ndarray
+    positions: dict[str, np.ndarray]
+    oracles: np.ndarray
+    retrained: np.ndarray
+
+    @functools.cached_property
+    def reference(self) -> dict[str, Metric]:
+        """The metrics of the retrained models, to which all others are compared."""
+        return _measure(self, self.retrained, klom_of(self, self.retrained))
+
+
+def klom_of(yardstick: Yardstick, outputs: np.ndarray) -> np.ndarray | None:
+    """KLoM of N models for every example, f32[n]; None where an output is NaN or infinite."""
+    if not np.isfinite(outputs).all():
+        return None
+    margins = evaluation.margins(outputs, yardstick.targets)
+    return np.asarray(evaluation.klom(yardstick.oracles, margins))
+
+
+def count_collapsed(yardstick: Yardstick, outputs: np.ndarray) -> tuple[int, str]:
+    """How many of N models have collapsed on the retain set, and why the first of them has."""
+    where = yardstick.positions["retain"]
+    found = [scoring.collapse(one[where], yardstick.targets[where]) for one in outputs]
+    reasons = [each.reason for each in found if each.flag]
+    return len(reasons), reasons[0] if reasons else ""
+
+
+def collapse(yardstick: Yardstick, outputs: np.ndarray) -> str:
+    """Why N models cannot be read; empty if they can.
+
+    The one rule of every table: a row has collapsed if most of its models have, `2 k > N`. The
+    number k stands beside the other metrics of each row as "collapsed models", so that a row with
+    few of them can be told from a row with none.
+    """
+    number, reason = count_collapsed(yardstick, outputs)
+    if 2 * number <= len(outputs):
+        return ""
+    return f"{number} of {len(outputs)} models collapsed, the first with {reason}"
+
+
+def measure(
+    yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None = None
+) -> dict[str, Metric]:
+    """KLoM beside its floor, accuracies and membership attack beside those of retraining.
+
+    Args:
+      yardstick: what to compare with.
+      outputs: f32[N, n, K] of N models on the training, then the test examples.
+      klom: what `klom_of` says of them; computed if it is not given.
+
+    Returns:
+      Metrics by name: "KLoM forget p95" and the accuracy for each split, "MIA", and "collapsed
+      models", the number of those that the rule of `collapse` counts. All but the last are missing
+      where an output of any model is NaN or infinite.
+    """
+    klom = klom_of(yardstick, outputs) if klom is None else klom
+    metrics = _measure(yardstick, outputs, klom)
+    return {name: _beside(metric, yardstick.reference[name]) for name, metric in metrics.items()}
+
+
+def _measure(
+    yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None
+) -> dict[str, Metric]:
+    number, _ = count_collapsed(yardstick, outputs)
+    counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
+    if klom is None:
+        return {**_missing(outputs), "collapsed models": counted}
+    correct = outputs.argmax(-1) == yardstick.targets
+    metrics = {
+        f"KLoM {split} p95": _klom_metric(klom[yardstick.positions[split]], len(outputs))
+        for split in SPLITS
+    }
+    for split in SPLITS:
+        metrics[f"{split} accuracy"] = _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
+    metrics["MIA"] = _membership(yardstick, outputs)
+    return {**metrics, "collapsed models": counted}
+
+
+def _missing(outputs: np.ndarray) -> dict[str, Metric]:
+    """The metrics that need finite outputs, where some are not."""
+    broken = sum(not np.isfinite(one).all() for one in outputs)
+    reason = f"{broken} of {len(outputs)} models have outputs that are NaN or infinite"
+    klom = missing(reason, direction="lower is better", unit="nats")
+    fraction = missing(reason, unit="fraction")
+    return {
+        **{f"KLoM {split} p95": klom for split in SPLITS},
+        **{f"{split} accuracy": fraction for split in SPLITS},
+        "MIA": fraction,
+    }
+
+
+def _klom_metric(values: np.ndarray, models: int) -> Metric:
+    low, high = _interval(values)
+    return Metric(
+        p95(values), n=models, low=low, high=high, direction="lower is better", unit="nats"
+    )
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """Nothing where the percentile stays when examples are drawn again, at the largest KLoM."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of scipy, which then finds nan
+        try:
+            interval = evaluation.bootstrap_interval(values, p95, seed=0)
+        except ValueError:
+            return None, None
+    return interval.low, interval.high
+
+
+def _retained(yardstick: Yardstick, split: str) -> np.ndarray:
+    """Positions of a split; of the test examples only those of classes that are retained."""
+    where = yardstick.positions[split]
+    if split != "test":
+        return where
+    classes = np.unique(yardstick.targets[yardstick.positions["retain"]])
+    return where[np.isin(yardstick.targets[where], classes)]
+
+
+def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
+    """Accuracy of the loss attack, forget against test, on some of the models."""
+    found = []
+    for seed, one in enumerate(outputs[:ATTACKED]):
+        losses = np.asarray(evaluation.losses(one, yardstick.targets))
+        parts = (losses[yardstick.positions[split]] for split in ("forget", "test"))
+        found.append(scoring.membership(*parts, seed=seed))
+    failed = [metric for metric in found if metric.value is None]
+    return failed[0] if failed else _mean([metric.value for metric in found])
+
+
+def _mean(values: Any) -> Metric:
+    """Mean over models; with two or more, its 95 % interval."""
+    values = np.asarray(values, np.float64)
+    if values.size < 2:
+        return Metric(values.mean(), n=values.size, unit="fraction")
+    found = evaluation.t_interval(values)
+    return Metric(found.estimate, n=values.size, low=found.low, high=found.high, unit="fraction")
+
+
+def _beside(metric: Metric, reference: Metric) -> Metric:
+    """A metric with what retraining scores: the floor of KLoM, the oracles' value of others."""
+    if metric.direction == "lower is better":
+        return dataclasses.replace(metric, null=reference.value)
+    if reference.value is None:
+        return metric
+    oracle = Oracle(reference.value, reference.low, reference.high)
+    return dataclasses.replace(metric, oracle=oracle)

@@ -1,0 +1,203 @@
+"""The rows of a study: N originals, what every method makes of them, and retrained models.
+
+A search has two halves that share no model, neither originals nor oracles: settings are chosen in
+the half "tuning", and what is said of the chosen ones comes from the half "reporting", whose models
+are those of `experiments.benchmark`. Within a half, seed s takes the s-th N models of every
+population, so that seeds share none either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+import mu_jax as mu
+from experiments.lib.constant import CONSTANT, constant_outputs
+from experiments.lib.measures import Yardstick, klom_of
+from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.populations import (
+    ORACLES,
+    ORIGINALS,
+    Population,
+    everything,
+    positions,
+    train_population,
+)
+from experiments.lib.running import stage
+from experiments.lib.tasks import Task, read_ids, split
+from mu_jax import ensembles, evaluation
+
+Half = Literal["tuning", "reporting"]
+SEEDS = {"tuning": (2_001, 2_002), "reporting": (ORIGINALS, ORACLES)}  # of originals, of oracles
+
+
+class Row(NamedTuple):
+    """One method: outputs f32[N, n, K] on the training and test examples, and what it cost."""
+
+    name: str
+    outputs: np.ndarray
+    wall_s: float | None = None
+    precompute_s: float | None = None
+    passes: float | None = None
+    hyperparameters: dict[str, Any] = {}  # noqa: RUF012
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench(Yardstick):
+    """What all methods on one forget set share; equal to itself only.
+
+    ids: of the forget set. arguments: keys, originals, forget set, retain set and all examples, as
+    a program takes them. untouched: outputs f32[N, n, K] of the originals.
+    """
+
+    task: Task
+    directory: pathlib.Path
+    ids: np.ndarray
+    arguments: tuple[Any, ...]
+    untouched: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """The rows of one forget set and what they are measured against.
+
+    rows: the first is retrained, the second untouched.
+    """
+
+    task: Task
+    yardstick: Yardstick
+    rows: list[Row]
+
+    @functools.cached_property
+    def klom(self) -> dict[str, np.ndarray | None]:
+        """KLoM of every row for every example, f32[n], by name; see `measures.klom_of`."""
+        return {row.name: klom_of(self.yardstick, row.outputs) for row in self.rows}
+
+
+def study(
+    task: Task,
+    ids: np.ndarray,
+    originals: Population,
+    directory: pathlib.Path,
+    *,
+    oracles: np.ndarray | None = None,
+) -> Study:
+    """Retrain 2 N models without the forget set, and unlearn it from N originals with every method.
+
+    Args:
+      task: the task; its configuration names the methods.
+      ids: of the forget set.
+      originals: N models trained on everything.
+      directory: where ensembles are kept.
+      oracles: margins f32[N', n] of other oracles, on `everything`; default the first N retrained.
+    """
+    models = len(originals.outputs)
+    retain = split(task, ids)[1]
+    retrained = train_population(
+        task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
+    ).outputs
+    rows = [
+        Row("retrain", retrained[models:]),
+        Row("do nothing", originals.outputs, wall_s=0.0),
+        constant(task, retain, models),
+        *unlearn_all(task, ids, originals, directory),
+    ]
+    targets = np.asarray(everything(task).targets)
+    if oracles is None:
+        oracles = np.asarray(evaluation.margins(retrained[:models], targets))
+    found = Yardstick(targets, positions(task, ids), oracles, retrained[models:])
+    return Study(task, found, rows)
+
+
+@functools.lru_cache(maxsize=2)
+def make_bench(
+    task: Task, directory: pathlib.Path, half: Half, request: str, seed: int, models: int
+) -> Bench:
+    """Originals and oracles of one half and one seed, from disk where they are there.
+
+    Args:
+      task: the task.
+      directory: where ensembles are kept.
+      half, seed: which models. models: N.
+      request: what to forget.
+
+    Cost: trains N originals and 2 N oracles where they are not on disk.
+    """
+    ids = read_ids(task, request)
+    forget, retain = mu.split(task.train, ids)
+    first, last = models * seed, models * (seed + 1)
+    originals_seed, oracles_seed = SEEDS[half]
+    originals = train_population(
+        task, directory, f"{half} originals", models=last, seed=originals_seed
+    ).take(first, last)
+    label = f"{half} oracles of {request}"
+    retrained = train_population(
+        task, directory, label, models=2 * last, examples=retain, seed=oracles_seed
+    ).outputs[2 * first :]
+    examples = everything(task)
+    targets = np.asarray(examples.targets)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(2), seed), models)
+    return Bench(
+        targets=targets,
+        positions=positions(task, ids),
+        oracles=np.asarray(evaluation.margins(retrained[:models], targets)),
+        retrained=retrained[models:],
+        task=task,
+        directory=directory,
+        ids=ids,
+        arguments=(keys, originals.variables, forget, retain, examples),
+        untouched=originals.outputs,
+    )
+
+
+def constant(task: Task, retain: mu.Batches, models: int) -> Row:
+    """The row of the constant predictor, in place of N models."""
+    outputs = constant_outputs(task, retain, everything(task).num_examples)
+    return Row(CONSTANT, np.broadcast_to(outputs, (models, *outputs.shape)), wall_s=0.0)
+
+
+def unlearn_all(
+    task: Task, ids: np.ndarray, originals: Population, directory: pathlib.Path, label: str = ""
+) -> list[Row]:
+    """The rows of every method of the configuration, from the same originals."""
+    forget, retain = split(task, ids)
+    rows = []
+    for name in task.config.methods:
+        with stage(f"{label}{name}, {len(originals.outputs)} models"):
+            rows.append(unlearn(task, name, Request(forget, directory), retain, originals))
+    return rows
+
+
+def unlearn(
+    task: Task, name: str, request: Request, retain: mu.Batches, originals: Population
+) -> Row:
+    """Outputs of the N models that a method makes of the originals, and its time for one."""
+    start = time.monotonic()
+    transform = make_method(task, name, request)
+    precompute_s = time.monotonic() - start
+    models = len(originals.outputs)
+
+    @jax.jit
+    def program(keys, variables, forget, retain, examples):
+        found, info = ensembles.unlearn(transform, keys, variables, forget, retain)
+        return ensembles.ensemble_outputs(task.model, found, examples), info.example_passes
+
+    keys = jax.random.split(jax.random.key(2), models)
+    arguments = keys, originals.variables, request.forget, retain, everything(task)
+    compiled = program.lower(*arguments).compile()
+    start = time.monotonic()
+    outputs, passes = jax.block_until_ready(compiled(*arguments))
+    return Row(
+        name,
+        np.asarray(outputs),
+        wall_s=(time.monotonic() - start) / models,
+        precompute_s=precompute_s,
+        passes=float(np.mean(passes)),
+        hyperparameters=method_arguments(task, name),
+    )

@@ -1,0 +1,77 @@
+"""The records of a study's rows, and the order of the methods in words."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from experiments.lib import scoring
+from experiments.lib.measures import collapse, measure, p95
+from experiments.lib.rows import Row, Study
+from mu_jax import evaluation
+from mu_jax.reporting import Cost, ForgetSet, Record
+
+
+def records(study: Study, forget_set: ForgetSet) -> list[Record]:
+    """One record for each row, all of them over N models."""
+    return [_record(study, row, forget_set) for row in study.rows]
+
+
+def _record(study: Study, row: Row, forget_set: ForgetSet) -> Record:
+    reason = collapse(study.yardstick, row.outputs)
+    metrics = measure(study.yardstick, row.outputs, study.klom[row.name])
+    return scoring.record(
+        row.name,
+        forget_set,
+        0,
+        (metrics, evaluation.Collapse(bool(reason), reason)),
+        hyperparameters=row.hyperparameters,
+        selection=study.task.config.selection if row.hyperparameters else "",
+        cost=_cost(row),
+    )
+
+
+def ordering(study: Study, request: str) -> str:
+    """The methods by KLoM on the forget set, and whether each step is more than chance.
+
+    Methods of which a model has outputs that are not finite have no KLoM and come last.
+    """
+    forget = study.yardstick.positions["forget"]
+    values = {name: klom[forget] for name, klom in study.klom.items() if klom is not None}
+    names = sorted(values, key=lambda name: p95(values[name]))
+    lines = [
+        f"{request}: 95th percentile of KLoM on the forget set, {len(study.rows[0].outputs)} "
+        f"models against {len(study.yardstick.oracles)} oracles",
+        f"  {'':24s} {'p95':>5s}   {'above the row before':>24s}   {'below do nothing':>24s}",
+    ]
+    for before, name in zip([None, *names[:-1]], names):
+        step = _difference(values[name], values[before]) if before else ""
+        gain = _difference(values["do nothing"], values[name]) if name != "do nothing" else ""
+        label = f"{name} (the floor)" if name == "retrain" else name
+        lines.append(f"  {label:24s} {p95(values[name]):5.2f}   {step:>24s}   {gain:>24s}".rstrip())
+    lines += [
+        f"  {name:24s}     -   outputs of some models are not finite"
+        for name in study.klom
+        if name not in values
+    ]
+    lines += [
+        "  In brackets 95 % intervals of the difference, over the same examples; without 0",
+        "  in it, the difference is more than chance.",
+    ]
+    return "\n".join(lines)
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> str:
+    found = evaluation.paired_interval(first, second, p95, seed=0)
+    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _cost(row: Row) -> Cost:
+    passes = None if row.passes is None else round(row.passes)
+    return Cost(
+        passes,
+        passes,
+        wall_s=row.wall_s,
+        precompute_s=row.precompute_s,
+        device=jax.devices()[0].device_kind,
+    )
