@@ -12,6 +12,7 @@ from jax.errors import JaxRuntimeError
 
 from launch_tpu.compile.operations import count
 from launch_tpu.compile.topologies import Generation
+from mu_jax import target
 from mu_jax.folding import Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -74,20 +75,22 @@ class Measured(NamedTuple):
         return self.memory is not None and self.needed <= self.available
 
 
-def measure(program: Program, generation: Generation) -> Measured:
+def measure(program: Program, generation: Generation, *, platform: str = "cpu") -> Measured:
     """Compile a program for the devices on which its arguments lie, and read it off.
 
     Args:
       program: arguments are shapes with shardings of concrete meshes.
       generation: what a chip has.
+      platform: of these devices, for which models and statistics choose how they compute.
 
     Raises:
       JaxRuntimeError: the compiler failed for another reason than memory.
     """
     start = time.monotonic()
-    traced = jax.jit(program.function, donate_argnums=(0,) if program.donates else ()).trace(
-        *program.arguments
-    )
+    with target.traced_for(platform):
+        traced = jax.jit(program.function, donate_argnums=(0,) if program.donates else ()).trace(
+            *program.arguments
+        )
     operations = count(traced.jaxpr, chips=num_devices(program))
     try:
         compiled = traced.lower().compile()

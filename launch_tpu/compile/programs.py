@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +24,7 @@ from experiments.lib.tasks import (
     make_optimizer,
     make_task,
 )
-from mu_jax import datasets, folding
+from mu_jax import datasets, folding, target
 from mu_jax.attribution.directions import Directions
 from mu_jax.folding import Program
 
@@ -156,13 +154,13 @@ def lay_out(task: Task, mesh: Mesh, *, batch_size: int, forget: int) -> Inputs:
     )
 
 
-def streamed(task: Task, method: str, inputs: Inputs) -> list[Program]:
+def streamed(task: Task, method: str, inputs: Inputs, *, platform: str = "tpu") -> list[Program]:
     """The programs of a method over streams: a step of every loop, and what stands between them.
 
-    Equal programs are one, called as often as all of them.
+    They are traced for `platform`. Equal programs are one, called as often as all of them.
     """
     transform, extra = _transform(task, method, inputs)
-    with folding.record() as found, on_tpu():
+    with folding.record() as found, target.traced_for(platform):
         jax.eval_shape(transform, *inputs, *extra)
     mesh = inputs.retain.mesh
     merged: dict[Any, Program] = {}
@@ -180,16 +178,6 @@ def whole(task: Task, method: str, inputs: Inputs) -> list[Program]:
     """A method over data in the memory of every chip: one program, called once."""
     transform, extra = _transform(task, method, inputs)
     return [Program(transform, (*inputs, *extra), times=1, donates=False)]
-
-
-@contextlib.contextmanager
-def on_tpu() -> Iterator[None]:
-    """Let what is traced here choose as it does on a TPU.
-
-    Models and statistics ask for the default backend, which is the machine that compiles.
-    """
-    with mock.patch.object(jax, "default_backend", lambda: "tpu"):
-        yield
 
 
 def _transform(task: Task, method: str, inputs: Inputs) -> tuple[Callable, tuple]:

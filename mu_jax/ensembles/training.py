@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from mu_jax import target
 from mu_jax.data import Batches, constrain, is_explicit
 from mu_jax.fitting import Gradients, fit
 from mu_jax.mapping import outputs
@@ -70,7 +71,7 @@ def map_models(
 
 def choose_layout(members: PyTree) -> Layout:
     """The faster layout for arrays with a leading axis of models: see `map_models`."""
-    if jax.default_backend() != "cpu":
+    if target.platform() != "cpu":
         return "together"
     kernels = [leaf.ndim >= 5 for leaf in jax.tree.leaves(members)]
     return "one_by_one" if any(kernels) else "together"

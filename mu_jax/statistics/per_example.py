@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mu_jax import target
 from mu_jax.sharding import vary, varying_axes
 from mu_jax.statistics._contractions import squared_norm, sum_copies, sum_lookups, sum_products
 from mu_jax.statistics._matrices import Convolution, Lookup, replay
@@ -210,7 +211,7 @@ def _chunk_size(program: Program, leaves: list[Array]) -> int:
     products = [product for uses in program.products.values() for product in uses]
     row = sum(product.entries * product.result.dtype.itemsize for product in products)
     row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
-    budget = 2**22 if jax.default_backend() == "cpu" else 2**30
+    budget = 2**22 if target.platform() == "cpu" else 2**30
     return max(1, (budget + 2 * sum(map(_n_bytes, leaves))) // max(row, 1))
 
 

@@ -20,6 +20,8 @@ from experiments.lib.methods import METHODS
 from launch_tpu import worklist
 from launch_tpu.compile import compiled, operations, programs, projection, topologies
 from launch_tpu.compile.compiled import Collective, Measured, Memory
+from mu_jax import target
+from mu_jax.folding import Program
 
 ROOT = Path(__file__).resolve().parents[3]
 V5E = topologies.GENERATIONS["v5e"]
@@ -265,10 +267,32 @@ def test_arrays_are_one_program_that_holds_all_data():
     assert program.times == 1
 
 
-def test_programs_are_traced_as_on_a_tpu():
-    with programs.on_tpu():
-        assert jax.default_backend() == "tpu"
-    assert jax.default_backend() == "cpu"
+def test_programs_are_traced_for_the_platform_that_is_asked_for():
+    seen = []
+
+    def function(x):
+        seen.append(target.platform())
+        return x
+
+    here = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("data",)), P())
+    rows = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=here)
+    compiled.measure(Program(function, (rows,), times=1, donates=False), V5E, platform="tpu")
+    assert seen == ["tpu"] and target.platform() == "cpu"
+
+
+def test_convolutions_are_those_of_the_platform():
+    """On a CPU a convolution is slices and a matrix product; on a TPU it stays one."""
+    task = programs.abstract_task(ConfigDict({**SMALL, "model": {"name": "cnn", "features": (4,)}}))
+    mesh = programs.make_mesh(jax.devices()[:2])
+    inputs = programs.lay_out(task, mesh, batch_size=64, forget=320)
+    counts = {}
+    for platform in ("cpu", "tpu"):
+        jax.clear_caches()
+        (program,) = programs.streamed(task, "finetune", inputs, platform=platform)
+        with target.traced_for(platform):
+            text = str(jax.jit(program.function).trace(*program.arguments).jaxpr)
+        counts[platform] = text.count("conv_general_dilated[")
+    assert counts["cpu"] == 0 < counts["tpu"]
 
 
 def test_groups_that_do_not_divide_the_chips_are_refused():
@@ -350,8 +374,14 @@ def preflight(*arguments):
         (["--methods=ssd,nothing"], "expected a method among ssd, iau"),
         (["--json=nowhere/out.json"], "expected a folder nowhere for out.json"),
         (["--batch_per_chip=0"], "flag --batch_per_chip=0: 0 is not"),
-        (["--config=nowhere.py"], "expected a configuration at nowhere.py, found none"),
-        pytest.param(["--config.nothing=3"], "'nothing'", marks=pytest.mark.slow),
+        (["--config=nowhere.py"], "expected a configuration file at nowhere.py, found none"),
+        (
+            ["--config.training.batch_size=0"],
+            "a whole number from 1 on for training.batch",
+        ),
+        (["--methods="], "expected --methods, found none"),
+        (["--json=."], "expected a file to write at ., found a folder"),
+        pytest.param(["--config.nothing=3"], "nothing", marks=pytest.mark.slow),
         pytest.param(["stray"], "expected flags only, found 'stray'", marks=pytest.mark.slow),
     ],
 )
@@ -362,3 +392,23 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_2(arguments, sentence, t
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert sentence in done.stderr and not out.exists()
+
+
+BROKEN = {
+    "raise RuntimeError('boom')": "it raises RuntimeError boom",
+    "def get_config():\n    return {}['a']": "it raises KeyError 'a'",
+    "def get_config(:": "it raises SyntaxError",
+    "x = 1": "expected a function get_config in",
+    "def get_config():\n    pass": "to return a ConfigDict, found NoneType",
+    "def get_config():\n    return {'batch_size': 4}": "expected the field dataset in the",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_configuration_that_cannot_be_used_is_one_sentence(text, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(text + "\n")
+    done = preflight(f"--config={path}", "--topology=v5e:2x2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: expected ") and done.stderr.count("\n") == 1
+    assert BROKEN[text] in done.stderr

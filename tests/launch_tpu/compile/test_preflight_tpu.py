@@ -55,8 +55,9 @@ def measured(config, method, name, *, per_chip=32, fsdp=1, whole=False):
     batch_size = per_chip * topology.num_chips
     inputs = programs.lay_out(task, mesh, batch_size=batch_size, forget=fields.shapes.forget)
     found = (programs.whole if whole else programs.streamed)(task, method, inputs)
-    with programs.on_tpu():
-        return [(programs.name(p), compiled.measure(p, topology.generation)) for p in found]
+    return [
+        (programs.name(p), compiled.measure(p, topology.generation, platform="tpu")) for p in found
+    ]
 
 
 def test_memory_of_a_chip_is_flat_from_8_to_1024_chips():
