@@ -24,6 +24,8 @@ from absl import flags
 
 from experiments.lib import tables
 from experiments.lib.command_line import define_config, start
+from experiments.lib.methods import check_methods
+from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, write_config, write_records
@@ -66,10 +68,14 @@ def run(config, requests: list[str]) -> None:
             f"expected at least {FEWEST} models, below which KLoM is noise, found {MODELS.value}; "
             "raise --models"
         )
+    workdir = check_workdir(
+        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
+    )
     task = make_task(config)
     check_kind(task, "classification")
+    check_methods(task)
     wanted = {request: read_ids(task, request) for request in requests}
-    workdir = pathlib.Path(WORKDIR.value)
+    oracles = {request: _loaded(task, ids) for request, ids in wanted.items()}
     write_config(workdir, config)
     originals = train_population(
         task, workdir / "ensembles", "originals", models=MODELS.value, seed=ORIGINALS
@@ -77,17 +83,21 @@ def run(config, requests: list[str]) -> None:
     records = []
     for request, ids in wanted.items():
         print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
-        records += run_request(task, request, ids, originals, workdir)
+        records += run_request(task, request, ids, originals, workdir, oracles[request])
         write_records(workdir / "results.jsonl", records)
     print(reporting.render(records, width=114))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
 
 
 def run_request(
-    task: Task, request: str, ids: np.ndarray, originals: Population, workdir: pathlib.Path
+    task: Task,
+    request: str,
+    ids: np.ndarray,
+    originals: Population,
+    workdir: pathlib.Path,
+    oracles: np.ndarray | None,
 ) -> list[reporting.Record]:
     """Records of one forget set; prints in which order the methods come."""
-    oracles = _loaded(task, ids)
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     print("\n" + tables.ordering(found, request), flush=True)
     return tables.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))

@@ -36,6 +36,8 @@ import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.cases import Case, make_case
 from experiments.lib.command_line import define_config, start
+from experiments.lib.methods import check_methods
+from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORACLES, ORIGINALS, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
@@ -80,9 +82,15 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
             "expected a configuration with manipulations, found none; begin with "
             "experiments/configs/corrective_digits.py"
         )
+    workdir = check_workdir(
+        WORKDIR.value,
+        files=("config.json", "results.jsonl"),
+        folders=("ensembles", "programs"),
+    )
     task = make_task(config)
     cases = [make_case(task, name) for name in names or config.manipulations]
-    workdir = pathlib.Path(WORKDIR.value)
+    for case in cases:
+        check_methods(case.task)
     write_config(workdir, config)
     keep_programs(workdir / "programs")
     records, tables = [], []

@@ -21,6 +21,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib.command_line import define_config, start
+from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import Task, make_task, point, read_ids, split
@@ -51,7 +52,11 @@ def main(argv: list[str]) -> None:
                 "expected --request or --fraction, found both; oracles are trained on all that is "
                 "retained, subsets are random"
             )
-        run(make_task(CONFIG.value), pathlib.Path(WORKDIR.value))
+        directory = check_workdir(WORKDIR.value)
+        task = make_task(CONFIG.value)
+        if EXPORT.value is not None:
+            check_export(task, check_file(EXPORT.value))
+        run(task, directory)
 
 
 def run(task: Task, directory: pathlib.Path) -> None:
@@ -101,13 +106,19 @@ def _quality(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.n
     )
 
 
-def export(task: Task, outputs: np.ndarray, ids: np.ndarray) -> None:
-    """Write margins, with the ids of the examples and the digest of the forget set."""
+def check_export(task: Task, path: pathlib.Path) -> None:
+    """Refuse margins that cannot be, or a file that `--oracles` would not read."""
     if task.info.task != "classification":
         raise ValueError(
             f"expected a classification task for --export, found {task.config.dataset}; margins "
             "are those of labels"
         )
+    if path.suffix != ".npz":
+        raise ValueError(f"expected a name that ends in .npz for --export, found {path}; rename it")
+
+
+def export(task: Task, outputs: np.ndarray, ids: np.ndarray) -> None:
+    """Write margins, with the ids of the examples and the digest of the forget set."""
     examples = everything(task)
     margins = np.asarray(evaluation.margins(outputs, examples.targets))
     forget = datasets.digest(ids) if ids.size else ""

@@ -4,7 +4,9 @@
     python -m experiments.evaluate --workdir=runs/digits --request=ids.csv --versions=1,4
 
 Every version descends from one training, so the spread over seeds is that of the retrained models;
-a version is compared with the mean of these. Records go to evaluation.jsonl in the workdir.
+a version is compared with the mean of these. What a scored or the serving version has forgotten
+beside the request is in no set, and the retrained models do not see it. Records go to
+evaluation.jsonl in the workdir.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import pathlib
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments.lib import scoring
@@ -23,10 +26,9 @@ from experiments.lib.running import (
     stage,
     write_records,
 )
-from experiments.lib.tasks import Task, make_task, retrain
-from experiments.unlearn import split
+from experiments.lib.tasks import Task, make_task, read_ids, retrain, split, without
 from mu_jax import datasets, reporting
-from mu_jax.checkpoints import Store, Version
+from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
 WORKDIR = flags.DEFINE_string(
@@ -48,14 +50,22 @@ def main(argv: list[str]) -> None:
 
 def run(workdir: pathlib.Path, request: str) -> None:
     task = make_task(read_config(workdir))
-    forget, retain, ids = split(task, request)
+    store = Store(workdir / "store")
+    ids = read_ids(task, request)
+    versions = chosen(store)
+    scope = {version.version for version in versions} | {store.serving()} - {None}
+    gone = [store.forgotten(number) for number in scope]
+    others = np.setdiff1d(np.concatenate([np.zeros(0, np.int64), *gone]), ids)
+    task = without(task, others)
+    forget, retain = split(task, ids)
+    if others.size:
+        print(f"{others.size} other examples that these versions have forgotten are in no set")
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
     records = retrained(task, forget, retain, forget_set)
     scored = scoring.score_constant(task, forget, retain, seed=0)
     records.append(scoring.record(CONSTANT, forget_set, 0, scored))
-    store = Store(workdir / "store")
     like = jax.eval_shape(task.init, jax.random.key(0))
-    for version in chosen(store):
+    for version in versions:
         variables = store.restore(version.version, like=like)
         scored = scoring.score(task, variables, forget, retain, seed=0)
         name = "do nothing" if version.parent is None else f"{version.version}: {version.method}"

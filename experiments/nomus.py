@@ -33,6 +33,8 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
+from experiments.lib.methods import check_methods
+from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
@@ -68,8 +70,10 @@ def main(argv: list[str]) -> None:
 
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     start = time.monotonic()
+    check_workdir(workdir, files=("config.json", "results.jsonl"), folders=("ensembles",))
     task = make_task(config)
     check_kind(task, "classification or multilabel")
+    check_methods(task)
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
     write_config(workdir, config)

@@ -24,7 +24,8 @@ import mu_jax as mu
 from experiments.lib import scoring, tables
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.methods import Request, check_methods, make_method, method_arguments
+from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.rows import study
 from experiments.lib.running import (
@@ -35,7 +36,7 @@ from experiments.lib.running import (
 )
 from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
 from mu_jax import datasets, reporting
-from mu_jax.checkpoints import Store
+from mu_jax.store import Store
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to run.")
@@ -62,12 +63,17 @@ def main(argv: list[str]) -> None:
 
 def run(config, request: str) -> None:
     start = time.monotonic()
+    workdir = check_workdir(
+        WORKDIR.value,
+        files=("config.json", "results.jsonl"),
+        folders=("ensembles", "store"),
+    )
     task = make_task(config)
     check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
+    check_methods(task)
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
     forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
-    workdir = pathlib.Path(WORKDIR.value)
     print(
         f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
         f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",
@@ -86,7 +92,7 @@ def run(config, request: str) -> None:
 
     path = write_records(workdir / "results.jsonl", results)
     write_config(workdir, config)
-    publish(Store(workdir / "store"), task, models, results, table, forget_set)
+    publish(Store(workdir / "store"), task, models, results, table, ids)
     if MODELS.value:
         directory = workdir / "ensembles"
         originals = train_population(
@@ -159,7 +165,7 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
     return rows, models
 
 
-def publish(store: Store, task: Task, models: dict, results, table, forget_set) -> None:
+def publish(store: Store, task: Task, models: dict, results, table, ids) -> None:
     """Publish the models of the first seed, and serve the one with the smallest average gap."""
     found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
     parent = store.publish(
@@ -173,7 +179,7 @@ def publish(store: Store, task: Task, models: dict, results, table, forget_set) 
             parent=parent,
             method=name,
             hyperparameters=method_arguments(task, name),
-            forget_digest=forget_set.hash,
+            forgotten=ids,
             metrics=found[name],
         )
     best = [row.label for row in table.rows if row.best and row.label in versions]

@@ -21,7 +21,6 @@ stands in every table.
 from __future__ import annotations
 
 import functools
-import pathlib
 import time
 from typing import Any
 
@@ -30,11 +29,12 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments.lib import scoring
+from experiments.lib import configurations, scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.constant import CONSTANT, constant_outputs
 from experiments.lib.domains import Sets, compare, split
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.methods import Request, check_methods, make_method, method_arguments
+from experiments.lib.paths import check_workdir
 from experiments.lib.running import (
     exit_with_sentence,
     stage,
@@ -58,16 +58,20 @@ def main(argv: list[str]) -> None:
 
 def run(config) -> None:
     start = time.monotonic()
+    workdir = check_workdir(
+        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
+    )
     task = make_task(config)
     check_kind(task, "regression", "; use experiments.benchmark")
+    check_methods(task)
+    configurations.check_fields(config, configurations.REGRESSION)
     sets = split(task, config.forget)
-    workdir = pathlib.Path(WORKDIR.value)
+    write_config(workdir, config)
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))
     with stage("relearn copies"):
         curves = relearn(task, sets, models)
     records = score(task, sets, models, curves)
     path = write_records(workdir / "results.jsonl", records)
-    write_config(workdir, config)
     print(reporting.render(records, width=114))
     if config.get("expected"):
         print("\n" + compare(records, config.expected))

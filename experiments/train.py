@@ -19,7 +19,7 @@ from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import make_task, train
-from mu_jax.checkpoints import Store
+from mu_jax.store import Store
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
@@ -53,7 +53,6 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
         part = scoring.collect_outputs(task, variables, examples)
         metrics |= scoring.quality(task, part, name)
     print("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    write_config(workdir, config)
     version = store.publish(
         variables,
         method="train",
@@ -61,7 +60,8 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
         metrics=metrics,
         note=config.dataset,
     )
-    store.swap(version)
+    write_config(workdir, config)
+    store.swap(version, expected=None)
     size = sum(np.size(x) for x in jax.tree.leaves(task.model.params(variables)))
     print(f"Published and serving version {version} ({size:,} parameters) in {store.directory}")
     print(f"Next: python -m experiments.unlearn --workdir={workdir} --request=class:3 --method=ssd")

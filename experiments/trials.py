@@ -21,7 +21,7 @@ from experiments.lib.rows import Bench, Half, make_bench
 from experiments.lib.tasks import Task, lookup
 from mu_jax import datasets, ensembles
 from mu_jax.reporting import Cost, ForgetSet, Record
-from mu_jax.run_state import config_digest
+from mu_jax.store.run_state import config_digest
 
 REFERENCES = "references"  # the trial of the rows "retrain" and "do nothing"
 SELECTION = {

@@ -6,7 +6,9 @@
     python -m experiments.unlearn --workdir=runs/digits --roll_back
 
 The version that serves is the parent of the new one. A collapsed model is published for inspection
-and never served (exit code 3). A run that was stopped resumes when the same command is given again.
+and never served (exit code 3), and so is one whose parent no longer serves when it is done (exit
+code 4). What an ancestor has forgotten is in no set of a later request. A run that was stopped
+resumes when the same command is given again.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 from absl import flags
 
 import mu_jax as mu
 from experiments.lib import scoring, tasks
 from experiments.lib.command_line import alone, start
-from experiments.lib.methods import METHODS, Request, make_method, method_arguments
+from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.running import exit_with_sentence, read_config, stage
-from experiments.lib.tasks import Task, make_task, read_ids
+from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
-from mu_jax.checkpoints import Store
+from mu_jax.store.versions import Overtaken, Store
 
 FLAGS = flags.FlagValues()
 WORKDIR = flags.DEFINE_string(
@@ -69,8 +72,17 @@ def main(argv: list[str]) -> None:
 
 def run(workdir: pathlib.Path, store: Store) -> int:
     task = make_task(configuration(workdir))
-    forget, retain, ids = split(task, REQUEST.value)
     parent = store.serving()
+    gone = store.forgotten(parent) if parent is not None else np.zeros(0, np.int64)
+    asked = read_ids(task, REQUEST.value)
+    ids = np.setdiff1d(asked, gone)
+    if not ids.size:
+        print(f"All {len(asked)} examples of {REQUEST.value} are forgotten already; nothing to do")
+        return 0
+    if len(ids) < len(asked):
+        print(f"{len(asked) - len(ids)} of {len(asked)} examples are forgotten already")
+    task = tasks.without(task, gone)
+    forget, retain = tasks.split(task, ids)
     print(
         f"{task.config.dataset}: forget {len(ids)} of {task.train.num_examples} examples from "
         f"version {parent} with {METHOD.value} {method_arguments(task, METHOD.value)}",
@@ -103,7 +115,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
         parent=parent,
         method=METHOD.value,
         hyperparameters=method_arguments(task, METHOD.value),
-        forget_digest=datasets.digest(ids),
+        forgotten=ids,
         metrics=scoring.values(metrics),
         note=f"{REQUEST.value}{'; collapsed: ' + collapse.reason if collapse.flag else ''}",
     )
@@ -114,7 +126,11 @@ def run(workdir: pathlib.Path, store: Store) -> int:
         )
         return 3
     if SWAP.value:
-        store.swap(version)
+        try:
+            store.swap(version, expected=parent)
+        except Overtaken as error:
+            print(f"Version {version} is published and not serving: {error}")
+            return 4
     print(
         f"Version {version} is published{' and serving' if SWAP.value else ''}; "
         f"compare it with retraining: python -m experiments.evaluate --workdir={workdir} "
@@ -128,24 +144,20 @@ def configuration(workdir: pathlib.Path):
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    arguments = config.methods.get(METHOD.value, {})
+    complete(config, METHOD.value)
+    arguments = config.methods[METHOD.value]
     for item in SET.value:
         name, equals, text = item.partition("=")
         if not equals:
             raise ValueError(
                 f"expected --set name=value, found {item!r}; write for example alpha=3"
             )
-        try:
-            arguments[name] = json.loads(text)
-        except json.JSONDecodeError:
-            arguments[name] = text
+        with config.ignore_type():  # what a value may be is checked when the method is made
+            try:
+                arguments[name] = json.loads(text)
+            except json.JSONDecodeError:
+                arguments[name] = text
     return config
-
-
-def split(task: Task, request: str):
-    """Forget set, retain set and ids of a request."""
-    ids = read_ids(task, request)
-    return *tasks.split(task, ids), ids
 
 
 def describe(info: mu.Info, metrics) -> None:

@@ -29,7 +29,7 @@ from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
 from launch_tpu import worklist
 from launch_tpu.compile import compiled, programs, projection, topologies
-from mu_jax import durable
+from mu_jax.store import commits as durable
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "imagenet_resnet50", "Model, data and methods.")

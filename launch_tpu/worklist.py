@@ -44,8 +44,9 @@ from experiments.lib.methods import METHODS, method_arguments
 from experiments.lib.rows import Half
 from experiments.lib.tasks import Task, check_kind, lookup, make_task, read_ids
 from experiments.trials import ONE_SHOT, REFERENCES, Trial, hyperparameters
-from mu_jax import datasets, durable
+from mu_jax import datasets
 from mu_jax.reporting import Record
+from mu_jax.store import commits as durable
 
 Point = dict[str, Any]
 _CONTEXT = ("dataset", "limit", "model", "training", "batch_size", "loss")

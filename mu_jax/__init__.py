@@ -1,44 +1,44 @@
 """Machine unlearning as pure functions on a JAX model's arrays.
 
 >>> import mu_jax as mu
+
+Subpackages load when they are first touched: `mu.evaluation`, `mu.store`, `mu.datasets` and so on.
 """
 
-from mu_jax import (
-    attribution,
-    edits,
-    ensembles,
-    evaluation,
-    fitting,
-    folding,
-    losses,
-    objectives,
-    probes,
-    sharding,
-    statistics,
-    transforms,
-)
+import importlib
+from typing import Any
+
+from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
 from mu_jax.combinators import chain, masked, scaled, through
-from mu_jax.data import Batch, Batches, batches, concatenate, split
-from mu_jax.fitting import FitInfo, FitState, Term, fit
-from mu_jax.mapping import outputs
+from mu_jax.data import Batch, Batches, Stream, batches, concatenate, split, stream
+from mu_jax.loops import (
+    FitInfo,
+    FitState,
+    Phase,
+    PhasesInfo,
+    PhasesState,
+    Term,
+    fit,
+    fit_phases,
+    gradient_restriction,
+    outputs,
+    progress,
+    refresh_statistics,
+)
+from mu_jax.mesh import data_mesh, init_params, param_shardings, shard, shard_params
 from mu_jax.model import (
     Model,
     Variables,
     from_function,
     from_linen,
-    from_nnx,
     restrict,
 )
-from mu_jax.normalisation import refresh_statistics
-from mu_jax.objectives import gradient_restriction, supervised
-from mu_jax.partitioning import init_params, param_shardings, shard_params
-from mu_jax.resuming import progress, resumable
-from mu_jax.sharding import data_mesh, shard
+from mu_jax.objectives import supervised
 from mu_jax.statistics.accumulator import Accumulator, Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.over_mesh import over_mesh
-from mu_jax.streaming import Stream, stream
+from mu_jax.store.resuming import resumable
 from mu_jax.transforms import (
     Info,
     Transform,
@@ -53,10 +53,12 @@ from mu_jax.transforms import (
     neg_grad_plus,
     oracle_matching,
     retrain,
+    salun,
+    scrub,
     ssd,
 )
+from mu_jax.transforms._shared.matching import Recipe as MatchingRecipe
 from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
-from mu_jax.transforms.matching import Recipe as MatchingRecipe
 
 __all__ = [
     "Accumulator",
@@ -68,6 +70,9 @@ __all__ = [
     "Info",
     "MatchingRecipe",
     "Model",
+    "Phase",
+    "PhasesInfo",
+    "PhasesState",
     "Statistic",
     "Stream",
     "Term",
@@ -75,7 +80,6 @@ __all__ = [
     "UnlearningWarning",
     "Variables",
     "__version__",
-    "attribution",
     "batches",
     "blindspot",
     "chain",
@@ -83,13 +87,9 @@ __all__ = [
     "concatenate",
     "data_mesh",
     "dmm",
-    "edits",
-    "ensembles",
-    "evaluation",
     "finetune",
     "fit",
-    "fitting",
-    "folding",
+    "fit_phases",
     "from_function",
     "from_linen",
     "from_nnx",
@@ -98,30 +98,59 @@ __all__ = [
     "gradient_restriction",
     "iau",
     "init_params",
-    "losses",
     "magnitude_prune",
     "masked",
     "neg_grad_plus",
-    "objectives",
     "oracle_matching",
     "outputs",
     "over_mesh",
     "param_shardings",
-    "probes",
     "progress",
     "refresh_statistics",
     "restrict",
     "resumable",
     "retrain",
+    "salun",
     "scaled",
+    "scrub",
     "shard",
     "shard_params",
-    "sharding",
     "split",
     "ssd",
-    "statistics",
     "stream",
     "supervised",
     "through",
-    "transforms",
 ]
+
+_SUBPACKAGES = frozenset(
+    {
+        "attribution",
+        "data",
+        "datasets",
+        "edits",
+        "ensembles",
+        "evaluation",
+        "loops",
+        "losses",
+        "mesh",
+        "models",
+        "objectives",
+        "probes",
+        "reporting",
+        "statistics",
+        "store",
+        "transforms",
+    }
+)
+_FORMER = {"checkpoints": "store"}  # names that code outside this repository may still use
+
+
+def __getattr__(name: str) -> Any:
+    name = _FORMER.get(name, name)
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"mu_jax.{name}")
+    raise AttributeError(f"module 'mu_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBPACKAGES})

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from mu_jax import edits
+from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model, restrict
-from mu_jax.sharding import on_automatic_axes
-from mu_jax.transforms.transform import Info, Transform, report
+from mu_jax.transforms._shared.transform import Info, Transform, Unlearn, report
 
 PyTree = Any
 
@@ -91,20 +91,23 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
     def send(updates: PyTree, before: PyTree) -> PyTree:
         return transformation.update(updates, transformation.init(before), before)[0]
 
-    def body(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        after, info = transform.body(model, key, variables, forget, retain)
-        params, state = model.split(after)
-        before = model.params(variables)
-        updates = on_automatic_axes(send, optax.tree.sub(params, before), before, like=before)
-        after = model.join(edits.apply(before, updates), state)
-        return report(
-            model,
-            variables,
-            after,
-            (forget, retain),
-            steps=info.steps,
-            example_passes=info.example_passes,
-            details=info.details,
-        )
+    def method(model: Model) -> Unlearn:
+        def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+            after, info = transform.method(model)(key, variables, forget, retain)
+            params, state = model.split(after)
+            before = model.params(variables)
+            updates = on_automatic_axes(send, optax.tree.sub(params, before), before, like=before)
+            after = model.join(edits.apply(before, updates), state)
+            return report(
+                model,
+                variables,
+                after,
+                (forget, retain),
+                steps=info.steps,
+                example_passes=info.example_passes,
+                details=info.details,
+            )
 
-    return Transform(transform.model, body)
+        return unlearn
+
+    return Transform(transform.model, method)

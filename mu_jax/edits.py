@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.sharding import summary
+from mu_jax.data.checks import check_range
+from mu_jax.mesh.shards import summary
 
 PyTree = Any
+_LARGEST = 3e38  # of float32: infinity times an importance of 0 is NaN
 
 
 def dampen(
@@ -39,6 +41,9 @@ def dampen(
       exponent: 1 in the reference program.
       upper: upper clip of beta, 1 in the reference program (there called `lower_bound`).
 
+    Raises:
+      ValueError: a number that is negative or NaN, where it can be seen.
+
     Returns:
       An updates tree for `optax.apply_updates`, in the dtype of `params`, computed in float32 or
       wider.
@@ -54,6 +59,8 @@ def dampen(
       J. Foster, S. Schoepf, A. Brintrup. Fast Machine Unlearning Without Retraining Through
       Selective Synaptic Dampening. AAAI 2024.
     """
+    check_range(alpha=alpha, exponent=exponent, upper=upper)
+    check_range(high=_LARGEST, dampening=dampening)
 
     def leaf(theta, f, full):
         chosen = f > alpha * full
@@ -146,7 +153,7 @@ def summarise(before: PyTree, after: PyTree) -> Summary:
     finite = jax.tree.leaves(jax.tree.map(lambda x: jnp.isfinite(x).all(), after))
     return Summary(
         changed=mean(moved),
-        changed_by_leaf=jax.tree.map(lambda m: m.mean(dtype=jnp.float32), moved),
+        changed_by_leaf=jax.tree.map(mean, moved),
         update_norm=optax.tree.norm(change),
         update_norm_by_leaf=change,
         params_norm=optax.tree.norm(before),
@@ -156,15 +163,15 @@ def summarise(before: PyTree, after: PyTree) -> Summary:
 
 @summary
 def mean(tree: PyTree) -> jax.Array:
-    """Mean over all entries of all leaves, f32[]."""
+    """Mean over all entries of all leaves, f32[]; 0 if there are none."""
     leaves = jax.tree.leaves(tree)
-    return sum(x.sum(dtype=jnp.float32) for x in leaves) / sum(x.size for x in leaves)
+    return sum(x.sum(dtype=jnp.float32) for x in leaves) / max(sum(x.size for x in leaves), 1)
 
 
 @summary
 def largest(tree: PyTree) -> jax.Array:
-    """Largest entry of all leaves."""
-    return jnp.stack([x.max() for x in jax.tree.leaves(tree)]).max()
+    """Largest entry of all leaves that have any."""
+    return jnp.stack([x.max() for x in jax.tree.leaves(tree) if x.size]).max()
 
 
 def apply(params: PyTree, updates: optax.Updates) -> PyTree:

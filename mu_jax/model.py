@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch
+from mu_jax._callables import hashable
+from mu_jax._tracing import cached
+from mu_jax.data.batches import Batch, describe
+from mu_jax.losses import guarded
 
 PyTree = Any
 Loss = Callable[[PyTree, PyTree], jax.Array]
@@ -55,6 +57,10 @@ class Model:
     observe_train: Callable[..., tuple[PyTree, dict, PyTree]] | None = None
     refresh: Callable[[PyTree, PyTree], PyTree] = lambda variables, fresh: fresh
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # a model is a key of every cache
+            object.__setattr__(self, field.name, hashable(getattr(self, field.name)))
+
     def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
         """Outputs in inference mode."""
         return self.predict(*self.split(variables), inputs)
@@ -67,6 +73,40 @@ class Model:
         outputs, state = self.predict_train(params, state, inputs, key)
         return outputs, self.join(params, state)
 
+    def forward(
+        self,
+        variables: PyTree,
+        inputs: PyTree,
+        *,
+        training: bool,
+        key: jax.Array | None = None,
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs in the chosen mode, and the variables; only training mode moves statistics.
+
+        Args:
+          variables: the model's arrays.
+          inputs: inputs of a batch.
+          training: True for training mode, where the key drives dropout; False for inference mode,
+            where the variables come back as they are.
+          key: a PRNG key; inference mode does not use it.
+
+        Returns:
+          `(outputs, variables)`.
+
+        Example:
+          >>> import jax.numpy as jnp, mu_jax as mu
+          >>> count = lambda w, state, x, key: (x * w, state + 1)
+          >>> model = mu.from_function(
+          ...     lambda w, state, x: x * w, mu.losses.squared_error, predict_train=count)
+          >>> variables = mu.Variables(jnp.array(2.0), jnp.array(0))
+          >>> outputs, moved = model.forward(variables, jnp.ones(1), training=True)
+          >>> outputs.tolist(), int(moved.state)
+          ([2.0], 1)
+        """
+        if training:
+            return self.apply_train(variables, inputs, key)
+        return self.apply(variables, inputs), variables
+
     def losses(self, variables: PyTree, batch: Batch) -> jax.Array:
         """Per-example losses f32[B] in inference mode."""
         return self.per_example(self.apply(variables, batch.inputs), batch)
@@ -74,11 +114,11 @@ class Model:
     def per_example(self, outputs: PyTree, batch: Batch) -> jax.Array:
         """Apply `loss` to outputs, checking that it gives one number per example, in float32."""
         try:
-            losses = self.loss(outputs, batch.targets)
+            losses = guarded(self.loss)(outputs, batch.targets)
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(
                 "expected the loss to accept the model's outputs and the targets, found outputs "
-                f"{_describe(outputs)} and targets {_describe(batch.targets)} ({_first(error)}): "
+                f"{describe(outputs)} and targets {describe(batch.targets)} ({_first(error)}): "
                 "check the dtype and shape of the labels"
             ) from error
         if losses.shape != batch.weight.shape:
@@ -156,9 +196,10 @@ def from_linen(
     Args:
       module: the module; `module.apply({'params': ..., **state}, inputs)` gives the outputs.
       loss: `(outputs, targets) -> f32[B]`.
-      train_arguments: keyword arguments of `__call__` in training mode. Default: `train=True`,
-        `training=True`, `is_training=True` or `deterministic=False`, whichever the module's
-        `__call__` names; none otherwise.
+      train_arguments: arguments of `__call__` in training mode, by name; they are passed by
+        position where they can be, since `nn.jit` and `nn.remat` trace what is passed by name.
+        Default: `train=True`, `training=True`, `is_training=True`, `deterministic=False` or
+        `use_running_average=False`, whichever the module's `__call__` names; none otherwise.
       inference_arguments: the same for inference mode, with the opposite values.
 
     Returns:
@@ -177,29 +218,30 @@ def from_linen(
     training, inference = _mode_arguments(module)
     training = training if train_arguments is None else train_arguments
     inference = inference if inference_arguments is None else inference_arguments
+    (train_places, training), (places, inference) = (
+        _by_position(module, arguments) for arguments in (training, inference)
+    )
 
     def predict(params, state, inputs):
-        return module.apply({"params": params, **state}, inputs, **inference)
+        return module.apply({"params": params, **state}, inputs, *places, **inference)
 
     def apply_train(params, state, inputs, key, *sown):
         rngs = None if key is None else {"dropout": key}
-        return module.apply(
-            {"params": params, **state}, inputs, **training, rngs=rngs, mutable=[*state, *sown]
-        )
+        arguments = ({"params": params, **state}, inputs, *train_places)
+        return module.apply(*arguments, **training, rngs=rngs, mutable=[*state, *sown])
 
     def predict_train(params, state, inputs, key):
         outputs, moved = apply_train(params, state, inputs, key)
         return outputs, {**state, **moved}
 
     def observe(params, state, inputs):
-        outputs, sown = module.apply(
-            {"params": params, **state}, inputs, **inference, mutable=["intermediates"]
-        )
-        return outputs, _flat_names(sown.get("intermediates", {}))
+        arguments = ({"params": params, **state}, inputs, *places)
+        outputs, sown = module.apply(*arguments, **inference, mutable=["intermediates"])
+        return outputs, flat_names(sown.get("intermediates", {}))
 
     def observe_train(params, state, inputs, key):
         outputs, moved = apply_train(params, state, inputs, key, "intermediates")
-        sown = _flat_names(moved.get("intermediates", {}))
+        sown = flat_names(moved.get("intermediates", {}))
         return outputs, sown, {name: moved.get(name, old) for name, old in state.items()}
 
     return Model(predict, predict_train, loss, _split_linen, _join_linen, observe, observe_train)
@@ -209,6 +251,16 @@ _NOT_VARIABLES = ("intermediates", "perturbations", "losses")
 
 
 def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
+    if not isinstance(variables, Mapping):
+        hint = (
+            "{'params': state.params}, with its batch_stats"
+            if hasattr(variables, "params")
+            else "what module.init returned"
+        )
+        raise TypeError(
+            "expected linen variables, a dict with a 'params' collection, found "
+            f"{type(variables).__name__}: pass {hint}"
+        )
     if "params" not in variables:
         raise TypeError(
             "expected linen variables with a 'params' collection, found collections "
@@ -222,85 +274,37 @@ def _join_linen(params: PyTree, state: PyTree) -> PyTree:
     return {"params": params, **state}
 
 
+_MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
 def _mode_arguments(module: Any) -> tuple[dict[str, bool], dict[str, bool]]:
-    """The keyword that switches a module between training and inference, read off `__call__`."""
+    """The argument that switches a module between training and inference, read off `__call__`."""
     names = inspect.signature(type(module).__call__).parameters
-    modes = {"train": True, "training": True, "is_training": True, "deterministic": False}
-    for name, in_training in modes.items():
-        if name in names:
+    fields = getattr(module, "__dataclass_fields__", {})
+    fixed = {name for name in fields if getattr(module, name, None) is not None}
+    for name, in_training in _MODES.items():
+        if name in names and name not in fixed:
             return {name: in_training}, {name: not in_training}
     return {}, {}
 
 
-def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
-    """Wrap a `flax.nnx` module; variables are its own `nnx.State`, as `nnx.state(module)` gives.
-
-    The module serves as the template of the computation only: its arrays are not kept, and it is
-    never changed. Put a result back with `nnx.update(module, variables)`.
-
-    Args:
-      module: an `nnx.Module` called as `module(inputs)`.
-      loss: `(outputs, targets) -> f32[B]`.
-      trainable: an nnx filter; default `nnx.Param`.
-
-    Returns:
-      A `Model`. Inference mode is `module.eval()`, training mode `module.train()` with the random
-      streams reseeded from the key. Activations are what the module sows as `nnx.Intermediate`.
-
-    Example:
-      >>> import jax.numpy as jnp, optax, mu_jax as mu
-      >>> from flax import nnx
-      >>> net = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-      >>> model = mu.from_nnx(net, optax.softmax_cross_entropy_with_integer_labels)
-      >>> model.apply(nnx.state(net), jnp.ones((4, 2))).shape
-      (4, 3)
-    """
-    from flax import nnx
-
-    trainable = nnx.Param if trainable is None else trainable
-    graphdef = nnx.graphdef(module)
-    nodes = (node for _, node in nnx.iter_graph(module))
-    streams = sorted({node.key.tag for node in nodes if isinstance(node, nnx.RngStream)})
-
-    def build(params, state, *, train: bool):
-        # Without `copy`, the module shares the caller's Variables and would change them in place.
-        copy = nnx.merge(graphdef, params, state, copy=True)
-        copy.train() if train else copy.eval()
-        return copy
-
-    def predict(params, state, inputs):
-        return build(params, state, train=False)(inputs)
-
-    def capture(copy, inputs):
-        outputs, sown = nnx.capture(copy, nnx.Intermediate)(inputs)
-        return outputs, _flat_names(nnx.to_pure_dict(sown))
-
-    def observe(params, state, inputs):
-        return capture(build(params, state, train=False), inputs)
-
-    def observe_train(params, state, inputs, key):
-        copy = build(params, state, train=True)
-        if key is not None:
-            keys = {name: jax.random.fold_in(key, n) for n, name in enumerate(streams)}
-            nnx.reseed(copy, **keys)  # type: ignore[arg-type]
-        outputs, sown = capture(copy, inputs)
-        moved = nnx.split_state(nnx.state(copy), trainable, nnx.RngState, ...)[2]
-        return outputs, sown, nnx.merge_state(moved, nnx.split_state(state, nnx.RngState, ...)[0])
-
-    def predict_train(params, state, inputs, key):
-        outputs, _, state = observe_train(params, state, inputs, key)
-        return outputs, state
-
-    def split(variables):
-        if not isinstance(variables, nnx.State):
-            raise TypeError(
-                "expected the nnx.State of the module, found "
-                f"{type(variables).__name__}: pass nnx.state(module)"
-            )
-        own = jax.tree.map(lambda x: x, variables)  # Variables of our own, or results would share
-        return nnx.split_state(own, trainable, ...)
-
-    return Model(predict, predict_train, loss, split, nnx.merge_state, observe, observe_train)
+def _by_position(module: Any, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Arguments of `__call__` behind the inputs: those with a place, and the others by name."""
+    places, left = [], dict(arguments)
+    parameters = inspect.signature(type(module).__call__).parameters.values()
+    for parameter in list(parameters)[2:]:  # behind the module and its inputs
+        given = parameter.name in left
+        fixed = parameter.kind in (parameter.VAR_POSITIONAL, parameter.KEYWORD_ONLY)
+        if not left or fixed or not (given or parameter.default is not parameter.empty):
+            break
+        places.append(left.pop(parameter.name) if given else parameter.default)
+    return tuple(places), left
 
 
 def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
@@ -320,7 +324,7 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
         with `mu.edits.where(mask)`.
     """
     if callable(trainable):
-        return _restrict(model, trainable)
+        return _restrict(model, hashable(trainable))
     leaves = jax.tree_util.tree_leaves_with_path(trainable)
     if any(jnp.ndim(leaf) for _, leaf in leaves):
         raise TypeError(
@@ -330,7 +334,7 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
     return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _restrict(model: Model, trainable: Callable[[str], bool] | frozenset[str]) -> Model:
     choose = trainable if callable(trainable) else trainable.__contains__
 
@@ -385,14 +389,10 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
-def _flat_names(tree: PyTree) -> dict[str, jax.Array]:
+def flat_names(tree: PyTree) -> dict[str, jax.Array]:
     """Flatten sown activations to `{path: array}`; a tuple of one call loses its index."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_name(path).removesuffix("/0"): leaf for path, leaf in leaves}
-
-
-def _describe(tree: PyTree) -> str:
-    return ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(tree))
 
 
 def _first(error: Exception) -> str:

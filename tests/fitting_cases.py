@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import mu_jax as mu
-from mu_jax.data import random_order
+from mu_jax.data.batches import random_order
 
 N, KEY, ADAM = 11, jax.random.key(4), optax.adam(0.05)
 

@@ -27,6 +27,8 @@ from model_cases import (
     raw_case,
     same,
 )
+from small_models import setting
+from trees import assert_identical
 
 import mu_jax as mu
 from mu_jax.model import path_name
@@ -401,3 +403,17 @@ def test_models_map_over_an_ensemble(adapter):
     for number, scale in enumerate(scales):
         one = model.predict(jax.tree.map(lambda x, s=scale: s * x, params), state, X)
         np.testing.assert_allclose(outputs[number], one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
+def test_forward_is_either_mode(name):
+    chosen = setting(name)
+    model, variables, key = chosen.model, chosen.variables, jax.random.key(1)
+    inputs = chosen.data().at(0).inputs
+    outputs, same_variables = model.forward(variables, inputs, training=False, key=key)
+    assert same_variables is variables
+    assert_identical(outputs, model.apply(variables, inputs))
+    found = model.forward(variables, inputs, training=True, key=key)
+    assert_identical(found, model.apply_train(variables, inputs, key))
+    if name != "raw":
+        assert not np.allclose(found[0], outputs)

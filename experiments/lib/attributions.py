@@ -19,6 +19,8 @@ from experiments.lib.populations import (
 from experiments.lib.tasks import Task, read_ids, split
 from mu_jax import attribution
 
+UNPROJECTED = 4096  # parameters up to which nothing is projected
+
 
 class Attribution(NamedTuple):
     """store: TRAK in its Gauss-Newton form. multiplier: by which to scale its effects."""
@@ -32,7 +34,8 @@ def prepare(task: Task, settings: dict[str, Any], directory: pathlib.Path) -> At
 
     Args:
       task: the task.
-      settings: `checkpoints`, how many models to train for TRAK; `dim`, columns of its projection;
+      settings: `checkpoints`, how many models to train for TRAK; `dim`, columns of its projection,
+        None for none, chosen by the size of the model if it is absent;
         `retain_only`, see `attribution.group_direction`; `calibration`, requests for held-out
         groups; `calibration_models`, how many models to retrain without each.
       directory: where ensembles are kept.
@@ -47,23 +50,32 @@ def prepare(task: Task, settings: dict[str, Any], directory: pathlib.Path) -> At
 
 @functools.lru_cache(maxsize=4)
 def _prepare(task: Task, items: tuple, directory: pathlib.Path) -> Attribution:
-    settings = dict(items)
+    settings = {"dim": _dim(task), **dict(items)}
     population = train_population(
         task, directory, "attribution", models=settings["checkpoints"], seed=CHECKPOINTS
     )
+    decay = task.config.training.weight_decay
     store = attribution.trak(
         task.model,
         [population.model(j) for j in range(settings["checkpoints"])],
         task.train,
         key=jax.random.key(0),
         dim=settings["dim"],
-        weight_decay=task.config.training.weight_decay,
+        weight_decay=decay,
+        ridge=0.0 if decay else 1e-3,  # without weight decay the matrix may be singular
     )
     factors = [
         _multiplier(task, settings, directory, request, population, store)
         for request in settings["calibration"]
     ]
     return Attribution(store, float(np.mean(factors)))
+
+
+def _dim(task: Task) -> int | None:
+    """No projection of a small model; else 2,048 columns, or as many as there are examples."""
+    shapes = task.model.params(jax.eval_shape(task.init, jax.random.key(0)))
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return None if size <= UNPROJECTED else min(2048, task.train.num_examples)
 
 
 def _multiplier(

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import configurations
 from experiments.lib.tasks import Task, lookup
 from mu_jax import datasets, evaluation
 
@@ -68,8 +69,10 @@ KINDS: dict[str, Callable[[datasets.Examples, ConfigDict], datasets.Manipulated]
 
 def make_case(task: Task, name: str) -> Case:
     """Manipulate the training set of a task as its configuration says."""
+    configurations.check_fields(task.config, configurations.CORRECTIVE)
     manipulate, settings = lookup(KINDS, name, "manipulation"), task.config.manipulations
     lookup(settings, name, "manipulation of the configuration")
+    configurations.check_fields(task.config, configurations.MANIPULATIONS[name])
     train, test = task.train, task.test
     if train.inputs.ndim != 4 or task.info.task != "classification":
         raise ValueError(

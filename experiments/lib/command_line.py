@@ -25,7 +25,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.lib import configurations
+from experiments.lib import configurations, paths
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
@@ -74,7 +74,7 @@ def _parse_or_exit(
     try:
         return parse(values, argv, arguments=arguments)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        _refuse(paths.sentence(error))
 
 
 def _refuse(sentence: str) -> NoReturn:

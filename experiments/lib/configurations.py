@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import runpy
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from ml_collections import ConfigDict
 
 # Every field that all binaries read, and what it must be. A number is below its bound if it is
 # smaller than the last entry.
-_FIELDS: dict[str, tuple[tuple[type, ...], float | None]] = {
+Fields = Mapping[str, tuple[tuple[type, ...], float | None]]
+_FIELDS: Fields = {
     "dataset": ((str,), None),
     "data_dir": ((str, type(None)), None),
     "limit": ((int, type(None)), 1),
@@ -27,12 +29,39 @@ _FIELDS: dict[str, tuple[tuple[type, ...], float | None]] = {
     "methods": ((Mapping, ConfigDict), None),
     "selection": ((str,), None),
 }
+REGRESSION: Fields = {  # what `experiments.regression` reads too
+    "forget": ((str,), None),
+    "relearning": ((Mapping, ConfigDict), None),
+    "relearning.learning_rate": ((int, float), 0),
+    "relearning.epochs": ((int,), 1),
+    "relearning.alpha": ((int, float), 0),
+}
+CORRECTIVE: Fields = {  # what `experiments.corrective` reads too
+    "trigger": ((Mapping, ConfigDict), None),
+    "trigger.size": ((int,), 1),
+    "trigger.value": ((int, float), None),
+    "manipulations": ((Mapping, ConfigDict), None),
+    "known_seed": ((int,), 0),
+}
+MANIPULATIONS: Mapping[str, Fields] = {
+    "poison": {
+        "manipulations.poison.count": ((int,), 1),
+        "manipulations.poison.label": ((int,), 0),
+        "manipulations.poison.seed": ((int,), 0),
+    },
+    "interclass": {
+        "manipulations.interclass.count": ((int,), 1),
+        "manipulations.interclass.classes": ((tuple, list), None),
+        "manipulations.interclass.seed": ((int,), 0),
+    },
+}
 _WORDS = {
     str: "text",
     int: "a whole number",
     float: "a number",
     type(None): "nothing",
     Mapping: "a group of fields",
+    tuple: "a list",
 }
 
 
@@ -71,16 +100,54 @@ def load(path: str) -> ConfigDict:
     return found.lock()
 
 
+def read(path: pathlib.Path) -> ConfigDict:
+    """The configuration that a run has kept beside its results, checked.
+
+    Raises:
+      ValueError: no JSON, no object, or a field that is missing or wrong.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(
+            f"expected the configuration of a run in {path}, found text that is no JSON ({what}); "
+            "restore the file"
+        ) from None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"expected a JSON object in {path}, found {type(found).__name__}; restore the file"
+        )
+    config = ConfigDict(found)
+    check(config)
+    return config
+
+
 def check(config: ConfigDict) -> None:
-    """Refuse a configuration that lacks a field, or has one that cannot be meant.
+    """Refuse a configuration that lacks what every binary reads, or has what cannot be meant.
 
     Raises:
       ValueError: the first field that is wrong.
     """
-    for name, (kinds, least) in _FIELDS.items():
+    check_fields(config, _FIELDS)
+    for name, arguments in config.methods.items():
+        if not isinstance(arguments, (Mapping, ConfigDict)):
+            raise ValueError(
+                f"expected the arguments of the method {name} as a group of fields, found "
+                f"{arguments!r}; write dict(...)"
+            )
+
+
+def check_fields(config: ConfigDict, fields: Fields) -> None:
+    """Refuse a configuration that lacks one of these fields, or has one that cannot be meant.
+
+    Raises:
+      ValueError: the first field that is wrong.
+    """
+    for name, (kinds, least) in fields.items():
         value: Any = config
         for part in name.split("."):
-            if part not in value:
+            if not isinstance(value, (Mapping, ConfigDict)) or part not in value:
                 raise ValueError(
                     f"expected the field {name} in the configuration, found none; add it"
                 )
@@ -94,10 +161,4 @@ def check(config: ConfigDict) -> None:
             raise ValueError(
                 f"expected {words}{bound} for {name} in the configuration, found {value!r}; "
                 "correct it"
-            )
-    for name, arguments in config.methods.items():
-        if not isinstance(arguments, (Mapping, ConfigDict)):
-            raise ValueError(
-                f"expected the arguments of the method {name} as a group of fields, found "
-                f"{arguments!r}; write dict(...)"
             )

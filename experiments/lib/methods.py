@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
+from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import arguments as catalog
 from experiments.lib import attributions
-from experiments.lib.tasks import Task, lookup, make_optimizer
+from experiments.lib.tasks import OPTIMIZERS, Task, location, lookup, make_optimizer
+from mu_jax import datasets
 
 
 class Request(NamedTuple):
@@ -36,7 +39,8 @@ def _iau(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transfor
 
 def _dmm(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     rest = dict(arguments)
-    settings, name, peak = (rest.pop(k) for k in ("attribution", "optimizer", "learning_rate"))
+    settings = {**catalog.ATTRIBUTION, **(rest.pop("attribution", None) or {})}
+    name, peak = rest.pop("optimizer"), rest.pop("learning_rate")
     recipe = mu.MatchingRecipe(**rest)
     forget = request.forget.num_examples
     steps = recipe.num_steps(forget, task.train.num_examples - forget)
@@ -50,12 +54,13 @@ def _dmm(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transfor
     )
 
 
-def _finetune(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.finetune(task.model, **_with_optimizer(arguments))
+def _fitted(factory: Callable[..., mu.Transform]) -> Build:
+    """A method whose arguments are numbers and one optimizer."""
 
+    def build(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+        return factory(task.model, **_with_optimizer(arguments))
 
-def _gradient_ascent(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.gradient_ascent(task.model, **_with_optimizer(arguments))
+    return build
 
 
 def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
@@ -68,14 +73,6 @@ def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tr
     return mu.blindspot(task.model, init=task.init, recipe=mu.BlindspotRecipe(**rest), **fixed)
 
 
-def _gaussian_amnesiac(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.gaussian_amnesiac(task.model, **_with_optimizer(arguments))
-
-
-def _neg_grad_plus(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.neg_grad_plus(task.model, **_with_optimizer(arguments))
-
-
 def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.retrain(task.model, init=task.init, **_with_optimizer(arguments))
 
@@ -84,29 +81,62 @@ METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
     "dmm": _dmm,
-    "finetune": _finetune,
-    "gradient_ascent": _gradient_ascent,
+    "finetune": _fitted(mu.finetune),
+    "gradient_ascent": _fitted(mu.gradient_ascent),
     "blindspot": _blindspot,
-    "gaussian_amnesiac": _gaussian_amnesiac,
-    "neg_grad_plus": _neg_grad_plus,
+    "gaussian_amnesiac": _fitted(mu.gaussian_amnesiac),
+    "neg_grad_plus": _fitted(mu.neg_grad_plus),
+    "scrub": _fitted(mu.scrub),
+    "salun": _fitted(mu.salun),
     "retrain": _retrain,
 }
 
 
 def make_method(task: Task, name: str, request: Request) -> mu.Transform:
-    """The method `name` with the arguments that the configuration gives it.
+    """The method `name` with the arguments that the configuration gives it, else its defaults.
 
     Several settings of one method have names of their own and the field `method`.
+
+    Raises:
+      ValueError: an unknown method, one that is not for this kind of task, or hyper-parameters
+        that it does not have, lacks, or cannot take.
     """
-    arguments = method_arguments(task, name)
-    build = lookup(METHODS, arguments.pop("method", name), "method")
-    return build(task, arguments, request)
+    method, arguments = _checked(task, name)
+    return METHODS[method](task, arguments, request)
+
+
+def check_methods(task: Task) -> None:
+    """Refuse a configuration with a method that `make_method` would refuse; nothing is made."""
+    for name in task.config.methods:
+        _checked(task, name)
+
+
+def _checked(task: Task, name: str) -> tuple[str, dict[str, Any]]:
+    """Which method a name of the configuration means, and its arguments."""
+    arguments, kind = method_arguments(task, name), task.info.task
+    method = arguments.pop("method", name)
+    lookup(METHODS, method, "method")
+    lookup(dict.fromkeys(catalog.offered(kind)), method, f"method for a {kind} task")
+    if name not in task.config.methods:
+        arguments = catalog.defaults(task.config, kind, name)
+    catalog.check(name, method, arguments)
+    if "optimizer" in arguments:
+        lookup(OPTIMIZERS, arguments["optimizer"], "optimizer")
+    return method, arguments
 
 
 def method_arguments(task: Task, name: str) -> dict[str, Any]:
     """The hyper-parameters of a method in the configuration; none if it is not there."""
     found = task.config.methods.get(name, {})
     return found if isinstance(found, dict) else found.to_dict()
+
+
+def complete(config: ConfigDict, method: str) -> None:
+    """Give a configuration the default arguments of a method that it does not name."""
+    if method not in config.methods:
+        kind = datasets.info(config.dataset, **location(config)).task
+        with config.unlocked():
+            config.methods[method] = catalog.defaults(config, kind, method)
 
 
 def _with_optimizer(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
 import sys
 import time
@@ -14,6 +12,8 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import configurations, paths
+from mu_jax import _files as files
 from mu_jax import reporting
 
 
@@ -29,8 +29,8 @@ def exit_with_sentence() -> Iterator[None]:
     logging.set_verbosity(logging.WARNING)
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {paths.sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -45,21 +45,13 @@ def stage(label: str) -> Iterator[None]:
 
 def write_records(path: pathlib.Path, records: Iterable[reporting.Record]) -> pathlib.Path:
     """Write records as JSON lines in place of what was there, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.unlink(missing_ok=True)
-    for record in records:
-        reporting.append(scratch, record)
-    os.replace(scratch, path)
+    files.replace_text(path, "".join(reporting.to_json(record) + "\n" for record in records))
     return path
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Keep the configuration of a run beside its results."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    scratch = workdir / "config.json.partial"
-    scratch.write_text(config.to_json_best_effort(indent=2) + "\n")
-    os.replace(scratch, workdir / "config.json")
+    files.replace_text(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -70,4 +62,4 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
             f"expected a trained model in {workdir}, found no config.json there; train one with "
             f"python -m experiments.train --workdir={workdir}"
         )
-    return ConfigDict(json.loads(path.read_text()))
+    return configurations.read(path)

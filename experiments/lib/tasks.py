@@ -12,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import configurations
 from mu_jax import datasets, models
 
 PyTree = Any
@@ -93,6 +94,7 @@ class Task:
 
 def make_task(config: ConfigDict) -> Task:
     """Load the data of a configuration and build its model."""
+    configurations.check(config)
     where = location(config)
     info = datasets.info(config.dataset, **where)
     sources = {
@@ -101,6 +103,7 @@ def make_task(config: ConfigDict) -> Task:
     }
     train, test = (source.read(config.dataset) for source in sources.values())
     module = make_module(config.model, info)
+    _check_model(config, module, train.inputs)
     loss = lookup(LOSSES, config.get("loss") or DEFAULT_LOSSES[info.task], "loss")
 
     def init(key):
@@ -115,6 +118,19 @@ def make_task(config: ConfigDict) -> Task:
         config=config,
         sources=sources,
     )
+
+
+def _check_model(config: ConfigDict, module: Any, inputs: PyTree) -> None:
+    """Refuse a model that cannot be initialized on the inputs; nothing is computed."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
+    try:
+        jax.eval_shape(module.init, jax.random.key(0), one)
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"expected a model for the inputs of {config.dataset}, found that {config.model.name} "
+            f"with these fields fails on them ({what}); correct config.model"
+        ) from error
 
 
 def location(config: ConfigDict) -> dict[str, Any]:
@@ -158,6 +174,22 @@ def split(task: Task, ids: np.ndarray) -> tuple[mu.Batches, mu.Batches]:
     return forget, retain.take(np.flatnonzero(~overlapping))
 
 
+def without(task: Task, forgotten: np.ndarray) -> Task:
+    """The task without examples that are forgotten: no set, statistic or training sees them."""
+    if not forgotten.size:
+        return task
+    index, source = np.asarray(task.train.index), task.sources["train"]
+    gone = np.isin(index, forgotten)
+    if "start" in source.attributes:
+        gone |= np.isin(index, datasets.overlapping_windows(source, forgotten))
+    if gone.all():
+        raise ValueError(
+            f"expected training examples that are not forgotten, found none of {gone.size} left; "
+            "retire the model"
+        )
+    return dataclasses.replace(task, train=task.train.take(np.flatnonzero(~gone)))
+
+
 def in_units(task: Task, values: np.ndarray) -> np.ndarray:
     """Targets or predictions of a regression in original units, where the dataset knows them."""
     scale, mean = task.info.target_scale, task.info.target_mean
@@ -183,7 +215,12 @@ def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
         arguments.setdefault("num_words", info.num_codes)
     if name == "temporal_fusion_transformer" and info.num_codes:  # column 4 holds clients
         arguments.setdefault("num_codes", ((4, info.num_codes),))
-    return build(**arguments)
+    try:
+        return build(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"expected the fields of the model {name}, found that {error}; correct config.model"
+        ) from None
 
 
 def make_optimizer(
@@ -235,7 +272,7 @@ def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransf
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:
     """An entry of a table of names, or a sentence that lists them."""
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"expected a {what} among {', '.join(table)}, found {name!r}; choose one")
     return table[name]
 

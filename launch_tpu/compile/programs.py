@@ -24,16 +24,18 @@ from experiments.lib.tasks import (
     make_optimizer,
     make_task,
 )
-from mu_jax import datasets, folding, target
-from mu_jax.attribution.directions import Directions
-from mu_jax.folding import Program
+from mu_jax import _target as target
+from mu_jax import datasets
+from mu_jax.attribution import Directions
+from mu_jax.loops import scan as folding
+from mu_jax.loops.scan import Program
 
 PyTree = Any
 _NAMES = {
     "mu_jax.statistics.collecting": "statistic, a batch",
     "mu_jax.statistics.over_mesh": "statistic, sum over chips",
-    "mu_jax.fitting": "fit, a step",
-    "mu_jax.mapping": "rows, a batch",
+    "mu_jax.loops.fit": "fit, a step",
+    "mu_jax.loops.predict": "rows, a batch",
 }
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mu_jax.data import Batch, is_concrete
+from mu_jax._tracing import cached
+from mu_jax.data.batches import Batch, is_concrete
+from mu_jax.data.checks import check_params
 from mu_jax.evaluation.margins import margins
-from mu_jax.losses import weighted_sum
+from mu_jax.loops.labels import counted
+from mu_jax.losses import weighted_sum, wide
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
 from mu_jax.statistics.projections import Projection, ravel
@@ -23,6 +25,7 @@ def margin_features(
     model: Model, variables: PyTree, projection: Projection, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
     """Margins f[B] of a batch on its labels, and their projected gradients f[B, dim]."""
+    check_classes(batch.targets)
     params, state = model.split(variables)
 
     def one(inputs, label):
@@ -33,11 +36,29 @@ def margin_features(
         value, gradient = jax.value_and_grad(margin)(params)
         return value, projection.project(ravel(gradient))
 
-    return jax.vmap(one)(batch.inputs, batch.targets)
+    try:
+        return jax.vmap(one)(batch.inputs, batch.targets)
+    except NotImplementedError:  # a primitive that runs for one row at a time, such as `ragged_dot`
+        return jax.lax.map(lambda row: one(*row), (batch.inputs, batch.targets))
+
+
+def check_classes(labels: Any) -> None:
+    if not hasattr(labels, "dtype") or labels.ndim != 1 or not _is_integer(labels):
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(labels))
+        raise ValueError(
+            "expected one integer label per example as targets, of which margins are taken, found "
+            f"{found or 'none'} in a {type(labels).__name__}: give classes [B] as targets, or an "
+            "attribution that needs no labels"
+        )
+
+
+def _is_integer(labels: jax.Array) -> bool:
+    return jnp.issubdtype(labels.dtype, jnp.integer)
 
 
 def checked_margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Margins; NaN for a label that is not a class, which no check can see inside `jit`."""
+    labels = wide(labels)
     known = (labels >= 0) & (labels < logits.shape[-1])
     return jnp.where(known, margins(logits, labels), jnp.nan)
 
@@ -65,6 +86,7 @@ class Gram(Statistic):
     def init(self, variables: tuple[PyTree, Projection]) -> Accumulator:
         """The empty sum."""
         params, projection = self.params(variables), variables[1]
+        check_params(params)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         dtype = jnp.result_type(*map(sum_dtype, (x.dtype for x in jax.tree.leaves(params))))
         dim = size if projection.dim is None else projection.dim
@@ -73,12 +95,13 @@ class Gram(Statistic):
         return Accumulator(zeros, jnp.zeros((), jnp.float32), same, self.definition)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def gram(model: Model, gauss_newton: bool) -> Gram:
     """The statistic `Gram` for a model; `r_i` is 1, or `p_i (1 - p_i)` with Gauss-Newton."""
 
     def terms(variables, batch):
         variables, projection = variables
+        batch = counted(model, batch)
         margin, features = margin_features(model, variables, projection, batch)
         root = jnp.sqrt(curvature(margin, gauss_newton) * batch.weight)[:, None]
         scaled = (root * features).astype(features.dtype)

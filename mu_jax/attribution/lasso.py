@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.attribution.datamodels import Datamodels, assemble, check_ensemble, product
-from mu_jax.data import is_concrete
+from mu_jax.data.batches import is_concrete
 
 
 def lasso(

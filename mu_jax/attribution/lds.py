@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import rankdata
 from jax.typing import ArrayLike
 
-from mu_jax.data import is_concrete
+from mu_jax.data.batches import is_concrete
 
 
 class LDS(NamedTuple):

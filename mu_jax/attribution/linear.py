@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax.data import is_concrete
+from mu_jax.data.batches import is_concrete
 
 
 def ridge_without(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._tracing import cached
 from mu_jax.attribution.datamodels import check_ensemble
-from mu_jax.data import Batch, is_concrete
+from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.evaluation.accuracy import check_classification
-from mu_jax.mapping import map_rows
+from mu_jax.loops.predict import map_rows, unweighted
 from mu_jax.model import Model
-from mu_jax.statistics.per_example import squared_norms
+from mu_jax.statistics._engine.per_example import squared_norms
 
 PyTree = Any
 
@@ -37,7 +37,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
       ValueError: no checkpoints, or a gradient that is not finite.
 
     Cost: one forward and backward pass per example and checkpoint; dense layers and convolutions
-    without per-example gradients (`mu_jax.statistics.per_example`).
+    without per-example gradients (`mu_jax.statistics._engine.per_example`).
 
     Reference:
       M. Paul, S. Ganguli, G. K. Dziugaite. Deep Learning on a Data Diet: Finding Important
@@ -50,7 +50,8 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
       >>> grand(model, [mu.Variables(jnp.zeros(2))], data)
       Array([ 4., 12.], dtype=float32)
     """
-    norms = [map_rows(_gradient_norms(model), data, variables) for variables in checkpoints]
+    function, data = _gradient_norms(model), unweighted(data)
+    norms = [map_rows(function, data, variables) for variables in checkpoints]
     if not norms:
         raise ValueError("expected at least one checkpoint, found none: give trained variables")
     mean = sum(norms) / len(norms)
@@ -62,7 +63,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
     return mean
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _gradient_norms(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> jax.Array:
         params, state = model.split(variables)

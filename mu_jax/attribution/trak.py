@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._tracing import cached
 from mu_jax.attribution._features import (
+    check_classes,
+    checked_margins,
     coefficients,
     factorise,
     gram,
     leverages,
     margin_features,
 )
-from mu_jax.attribution.directions import Directions
-from mu_jax.attribution.groups import group_direction
-from mu_jax.data import ids_of
-from mu_jax.mapping import map_rows
+from mu_jax.attribution.group_effects import Directions
+from mu_jax.data.batches import ids_of
+from mu_jax.loops.labels import counted
+from mu_jax.losses import weighted_sum
+from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
-from mu_jax.statistics.accumulator import Accumulator
+from mu_jax.statistics.accumulator import Accumulator, Statistic
 from mu_jax.statistics.collecting import collect
-from mu_jax.statistics.projections import Projection
+from mu_jax.statistics.projections import Projection, ravel, unravel
 
 PyTree = Any
 
@@ -89,6 +92,61 @@ class Trak:
         `group_direction` for the options and the cost; `directions` where it is asked for often.
         """
         return self.directions(forget, **options).effect(forget, data)
+
+
+def group_direction(
+    store: Trak, forget: Any, *, leave_one_out: bool = False, retain_only: bool = False
+) -> list[PyTree]:
+    """The direction in which the forget set has moved the parameters, for each checkpoint.
+
+    `w_F = P K^-1 sum_{i in F} (1 - p_i) phi_i`, shaped like the parameters. To first order,
+    `theta - w_F` is the model without F, and `J_x w_F` the effect of F on the logits of any x. It
+    needs no features: `sum_i (1 - p_i) grad f_i` is one gradient over the forget set.
+
+    Args:
+      store: from `trak`; with `weight_decay` if magnitudes matter.
+      forget: the examples of the group, part of the data of `store`.
+      leave_one_out: divide each term by `1 - r_i phi_i^T K^-1 phi_i`.
+      retain_only: take the group out of K; what correlated groups need, for which the sum of
+        single effects is far off.
+
+    Returns:
+      One tree shaped like the parameters for each checkpoint.
+
+    Raises:
+      ValueError: both options at once; a margin that is not finite; a K that is singular without
+        the group.
+
+    Cost: for each checkpoint one forward and backward pass over the forget set, two products with
+    P and one triangular solve. `leave_one_out` and `retain_only` project the forget set's
+    gradients as well, and `retain_only` factorises K again.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
+      >>> from mu_jax import attribution
+      >>> predict = lambda w, state, x: x @ w
+      >>> model = mu.from_function(predict, optax.softmax_cross_entropy_with_integer_labels)
+      >>> data = mu.batches(jnp.eye(4), jnp.array([0, 1, 0, 1]), batch_size=2)
+      >>> variables = mu.Variables(0.1 * jnp.ones((4, 2)))
+      >>> store = attribution.trak(
+      ...     model, [variables], data, key=jax.random.key(0), dim=None, weight_decay=0.1)
+      >>> [direction] = attribution.group_direction(store, data.take(jnp.array([2])))
+      >>> attribution.group_effect(model, variables, direction, jnp.eye(4))[2].round(2)
+      Array([ 0.56, -0.56], dtype=float32)
+    """
+    if leave_one_out and retain_only:
+        raise ValueError(
+            "expected leave_one_out or retain_only, found both: each takes the group out of K"
+        )
+    directions = []
+    for point in store.checkpoints:
+        factor = _factor_without(store, point, forget) if retain_only else point.factor
+        statistic = _residual_gradient(store.model, store.gauss_newton, leave_one_out)
+        given = point.variables, point.projection, factor
+        gradient = ravel(collect(statistic, given, forget).sum)
+        direction = _solve(point.projection, factor, gradient)
+        directions.append(unravel(direction, store.model.params(point.variables)))
+    return directions
 
 
 def trak(
@@ -174,74 +232,43 @@ def trak(
     return Trak(model, tuple(prepared), ridge, weight_decay)
 
 
-def trak_scores(
-    store: Trak,
-    data: Any,
-    targets: Any,
-    *,
-    leave_one_out: bool = False,
-    product_of_averages: bool = True,
-    reference_scaling: bool = False,
-) -> jax.Array:
-    """Effect of including each training example on the margin of each target, f[n, T].
-
-    Args:
-      store: from `trak`.
-      data: the training set that `store` was made from, `Batches` or a `Stream`.
-      targets: the examples whose margins are explained.
-      leave_one_out: divide each score by `1 - r_i phi_i^T K^-1 phi_i`, which removes example i
-        from K.
-      product_of_averages: average `psi^T K^-1 phi_i` and `1 - p_i` over the checkpoints separately
-        and multiply, as published; otherwise average their products.
-      reference_scaling: the reference program's units, in which `K^-1` is divided by its mean
-        magnitude: without meaning beyond the order of examples.
-
-    Returns:
-      Scores, row i for example i of `data`; positive where it raises the margin.
-
-    Cost: one forward and backward pass per example, target and checkpoint; memory of the scores
-    and of `4 dim T` bytes.
-    """
-    products, residuals, scores = [], [], []
-    for checkpoint in store.checkpoints:
-        point = checkpoint.variables, checkpoint.projection, checkpoint.factor
-        psi = map_rows(_feature_rows(store.model), targets, point)
-        solved = jax.scipy.linalg.cho_solve((checkpoint.factor, True), psi.T)
-        rows = _score_rows(store.model, store.gauss_newton, leave_one_out)
-        product, residual = map_rows(rows, data, point, solved)
-        if reference_scaling:
-            product = product * _reference_scale(store.model, checkpoint)
-        products.append(product)
-        residuals.append(residual[:, None])
-        scores.append(product * residual[:, None])
-    if product_of_averages:
-        return sum(products) / len(products) * (sum(residuals) / len(residuals))
-    return sum(scores) / len(scores)
+@summary
+def _solve(projection: Projection, factor: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`P K^-1 P^T gradient`."""
+    solved = jax.scipy.linalg.cho_solve((factor, True), projection.project(gradient))
+    return projection.lift(solved, gradient.size)
 
 
-@functools.lru_cache(maxsize=64)
-def _feature_rows(model: Model) -> Callable:
-    return lambda batch, point: margin_features(model, point[0], point[1], batch)[1]
+def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
+    part = collect(
+        gram(store.model, store.gauss_newton), (point.variables, point.projection), forget
+    )
+    return factorise(point.gram.without(part), store.ridge, store.weight_decay)
 
 
-@functools.lru_cache(maxsize=64)
-def _score_rows(model: Model, gauss_newton: bool, leave_one_out: bool) -> Callable:
-    def rows(batch, point, solved):
-        variables, projection, factor = point
-        margin, features = margin_features(model, variables, projection, batch)
-        leverage = leverages(features, factor) if leave_one_out else 0.0
-        residual = coefficients(margin, leverage, batch.weight, gauss_newton)
-        return jnp.matmul(features, solved, precision="highest"), residual.astype(features.dtype)
+@cached(maxsize=64)
+def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) -> Statistic:
+    """`sum_i c_i grad f_i` as the gradient of one weighted sum of margins."""
 
-    return rows
+    def terms(given, batch):
+        variables, projection, factor = given
+        check_classes(batch.targets)
+        batch = counted(model, batch)
+        params, state = model.split(variables)
+        leverage: jax.Array | float = 0.0
+        if leave_one_out:
+            features = margin_features(model, variables, projection, batch)[1]
+            leverage = leverages(features, factor)
 
+        def total(params):
+            margin = checked_margins(model.predict(params, state, batch.inputs), batch.targets)
+            fixed = jax.lax.stop_gradient(margin)
+            scale = coefficients(fixed, leverage, batch.weight, gauss_newton)
+            return weighted_sum(scale * margin, jnp.sign(batch.weight))
 
-def _reference_scale(model: Model, checkpoint: Checkpoint) -> jax.Array:
-    """From logits to the reference's units: gradients over sqrt(p), `K^-1` over its mean size."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(model.params(checkpoint.variables)))
-    identity = jnp.eye(len(checkpoint.factor), dtype=checkpoint.factor.dtype)
-    inverse = jax.scipy.linalg.cho_solve((checkpoint.factor, True), identity)
-    return (checkpoint.projection.dim or 1) / size / jnp.abs(inverse).mean()
+        return jax.grad(total)(params), batch.weight.sum()
+
+    return Statistic(terms, lambda given: model.params(given[0]), "gradient of the group's margins")
 
 
 def _check_dim(dim: int | None, params: PyTree, data: Any) -> None:

@@ -1,5 +1,6 @@
 """Datasets whose examples carry stable ids, and the forget requests that name those ids."""
 
+from mu_jax.data.ids import digest
 from mu_jax.datasets.electricity import overlapping_windows
 from mu_jax.datasets.examples import DatasetInfo, Examples, Source
 from mu_jax.datasets.loading import info, load, source
@@ -10,7 +11,7 @@ from mu_jax.datasets.manipulations import (
     known_part,
     poison,
 )
-from mu_jax.datasets.requests import digest, read_request, write_request
+from mu_jax.datasets.requests import read_request, write_request
 
 __all__ = [
     "DatasetInfo",

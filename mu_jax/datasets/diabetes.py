@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+
+from mu_jax._extras import extra
+
+with extra("datasets"):
+    import tensorflow_datasets as tfds
 
 _ROWS = 442
 _TRAIN_ROWS = 354
@@ -69,7 +73,8 @@ def _permuted_rows() -> np.ndarray:
 
 
 def _patients() -> tuple[np.ndarray, np.ndarray]:
-    import sklearn.datasets
+    with extra("datasets"):
+        import sklearn.datasets
 
     return sklearn.datasets.load_diabetes(return_X_y=True, scaled=False)
 

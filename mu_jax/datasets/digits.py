@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+
+from mu_jax._extras import extra
+
+with extra("datasets"):
+    import tensorflow_datasets as tfds
 
 _ROWS = 1797
 _TRAIN_ROWS = 1500
@@ -56,7 +60,8 @@ class MuDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         }
 
     def _generate_examples(self, rows: np.ndarray) -> Iterator[tuple[int, dict]]:
-        import sklearn.datasets
+        with extra("datasets"):
+            import sklearn.datasets
 
         digits = sklearn.datasets.load_digits()
         images = (digits.images[..., None] / 16).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mu_jax._extras import extra
 from mu_jax.datasets.examples import Source
 from mu_jax.datasets.local_copy import LocalCopy, check_label, make_copy
 
@@ -22,7 +23,8 @@ def digits_regression(label: str = "label") -> LocalCopy:
         E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
         Repository, 1998.
     """
-    import sklearn.datasets
+    with extra("datasets"):
+        import sklearn.datasets
 
     check_label(label, ("digit",), "digits_regression")
     digits = sklearn.datasets.load_digits()

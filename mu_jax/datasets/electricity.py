@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mu_jax._extras import extra
 from mu_jax.datasets.examples import Source
 from mu_jax.datasets.local_copy import LocalCopy, check_label, find_folder, make_copy
 
@@ -188,8 +189,9 @@ def _hourly(path: Path, modified: int) -> _Series:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Numbers of the clients, sorted; seconds since 1970; the quarter hours of each client."""
-    import pyarrow
-    import pyarrow.csv
+    with extra("datasets"):
+        import pyarrow
+        import pyarrow.csv
 
     with path.open(encoding="utf-8", errors="replace") as lines:
         time, *names = next(csv.reader(lines, delimiter=";"), ["time"])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mu_jax import _files as files
+from mu_jax._extras import extra
 
 # Names that need no preparation by somebody else.
 _BUILT_IN = ("digits", "digits_regression", "diabetes")
@@ -22,7 +25,8 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """The read-only TFDS builder of a dataset; makes a built-in dataset where it is missing."""
-    import tensorflow_datasets as tfds
+    with extra("datasets"):
+        import tensorflow_datasets as tfds
 
     root = data_root(data_dir)
     builder_class = _builder_class(name)
@@ -95,10 +99,16 @@ def _prepared(builder_class: Any, root: Path) -> Path:
     return folder
 
 
-def _scratch_folder(root: Path) -> tempfile.TemporaryDirectory[str]:
+@contextlib.contextmanager
+def _scratch_folder(root: Path) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        yield _entered(stack, root)
+
+
+def _entered(stack: contextlib.ExitStack, root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".preparing-", dir=root)
+        return stack.enter_context(files.working_folder(root, ".preparing-"))
     except OSError as error:
         raise type(error)(
             f"expected a folder that can be written to, found {root} ({error.strerror}); "

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mu_jax._extras import extra
+
 
 class Layout(NamedTuple):
     """Which features of a record are read, and how they are scaled."""
@@ -91,7 +93,8 @@ def _is_array(features: Any, key: str) -> bool:
 
 def _find_target(builder: Any, label: str) -> tuple[str, int | None]:
     """The name of the target feature and its number of classes, None for a regression."""
-    import tensorflow_datasets as tfds
+    with extra("datasets"):
+        import tensorflow_datasets as tfds
 
     features = builder.info.features
     if label in features and isinstance(features[label], tfds.features.ClassLabel):
@@ -108,9 +111,10 @@ def _unique_ids(ids: list[Any], where: str) -> np.ndarray:
     if isinstance(ids[0], bytes | str):
         ids = _numbered(ids, where)
     lowest, highest = min(ids), max(ids)
-    if lowest < 0 or highest > np.iinfo(np.int32).max:
+    bounds = np.iinfo(np.int32)
+    if lowest < bounds.min or highest > bounds.max:
         raise ValueError(
-            f"expected ids from 0 to {np.iinfo(np.int32).max} in {where}, found {lowest} to "
+            f"expected ids from {bounds.min} to {bounds.max} in {where}, found {lowest} to "
             f"{highest}; number the examples anew"
         )
     values, counts = np.unique(ids, return_counts=True)

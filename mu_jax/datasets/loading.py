@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mu_jax._extras import extra
 from mu_jax.datasets import faces, text
 from mu_jax.datasets.digits_regression import digits_regression
 from mu_jax.datasets.electricity import electricity
@@ -174,7 +175,8 @@ def _prepared(
     name: str, split: str, data_dir: str | os.PathLike[str] | None, limit: int | None, label: str
 ) -> Source:
     """A split of a dataset prepared by TFDS."""
-    import tensorflow_datasets as tfds
+    with extra("datasets"):
+        import tensorflow_datasets as tfds
 
     builder = open_builder(name, data_dir)
     layout = find_layout(builder, label)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mu_jax._extras import extra
 from mu_jax.datasets.examples import DatasetInfo, Source
 
 
@@ -36,7 +37,8 @@ class ImageFiles:
 
     def __getitem__(self, position: int) -> dict[str, np.ndarray]:
         """Decodes an image: RGB, resized by bilinear interpolation with antialiasing."""
-        from PIL import Image
+        with extra("datasets"):
+            from PIL import Image
 
         path, size = self.folder / self.names[position], (self.side, self.side)
         try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import hashlib
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mu_jax import _files as files
+from mu_jax.data.ids import sorted_unique
 from mu_jax.datasets.selectors import SELECTORS, integer, join, select
 
 _ID_COLUMNS = ("id", "index")
@@ -124,39 +128,10 @@ def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray)
         ...     pathlib.Path(folder, "forget.csv").read_text()
         'id\\n4\\n9\\n'
     """
-    unique = _sorted_unique(ids)
+    unique = sorted_unique(ids)
     if not unique.size:
         raise ValueError("expected at least one id to write, found none; pass the ids to forget")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        scratch.write_text("id\n" + "".join(f"{i}\n" for i in unique.tolist()), encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def digest(ids: Iterable[int] | np.ndarray) -> str:
-    """A fingerprint of a set of example ids: SHA-256 of the sorted little-endian int64 bytes.
-
-    Args:
-        ids: integer [m], in any order; an id named twice counts once.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        ValueError: the ids are not integers.
-
-    Cost: O(m log m).
-
-    Example:
-        >>> from mu_jax.datasets import digest
-        >>> digest([3, 1, 2]) == digest([1, 2, 3, 3])
-        True
-    """
-    return hashlib.sha256(_sorted_unique(ids).astype("<i8").tobytes()).hexdigest()
+    files.replace_text(path, "id\n" + "".join(f"{i}\n" for i in unique.tolist()))
 
 
 def _archived(path: Path, name: str) -> list[int]:
@@ -164,13 +139,30 @@ def _archived(path: Path, name: str) -> list[int]:
         raise FileNotFoundError(
             f"expected an archive of forget sets at {str(path)!r}, found none; check the path"
         )
-    with np.load(path, allow_pickle=False) as archive:
+    with _opened(path) as archive:
         if name not in archive:
             raise ValueError(
                 f"expected a name among {join(archive.files)} in {str(path)!r}, found {name!r}; "
                 "choose one of these"
             )
-        return _sorted_unique(archive[name]).tolist()
+        if not isinstance(archive[name], np.ndarray):
+            raise EOFError(f"{name} is no array")
+        return sorted_unique(archive[name]).tolist()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An archive of arrays; one sentence for a file that is damaged or something else."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
+        if str(error).startswith("expected "):
+            raise
+        raise ValueError(
+            f"expected an archive of forget sets, as numpy.savez writes it, in {str(path)!r}, "
+            f"found a damaged or another file ({type(error).__name__}); write it again"
+        ) from error
 
 
 def _read_file(path: Path) -> list[int]:
@@ -190,7 +182,7 @@ def _read_file(path: Path) -> list[int]:
         if line.lstrip().startswith("{"):
             ids.append(_from_json(line, where))
             continue
-        cells = [cell.strip() for cell in next(csv.reader([line]))]
+        cells = _cells(line, where)
         if column is None:
             header = [cell.lower() for cell in cells]
             named = [header.index(name) for name in _ID_COLUMNS if name in header]
@@ -201,10 +193,20 @@ def _read_file(path: Path) -> list[int]:
     return ids
 
 
+def _cells(line: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    except csv.Error as error:
+        raise ValueError(
+            f"expected comma-separated cells at {where}, found a line that cannot be read "
+            f"({error}); correct the line"
+        ) from None
+
+
 def _from_json(line: str, where: str) -> int:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # of digits beyond any number, or nested too deep
         value = {}
     found = [value[name] for name in _ID_COLUMNS if name in value]
     if not found or type(found[0]) is not int:
@@ -233,10 +235,3 @@ def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:
             f"of the training set in {request!r}; select fewer"
         )
     return np.array(sorted(wanted), np.int32)
-
-
-def _sorted_unique(ids: Iterable[int] | np.ndarray) -> np.ndarray:
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"expected integer example ids, found {array.dtype}; pass integers")
-    return np.unique(array).astype(np.int64)

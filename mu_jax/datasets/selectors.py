@@ -131,7 +131,7 @@ def permuted(index: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> list[int]:
-    match = re.fullmatch(r"([\d.]+):(id|seed)=(\d+)", argument)
+    match = re.fullmatch(r"([\d.]+):(?:id=(-?\d+)|seed=(\d+))", argument)
     count = _count(match[1] if match else "", len(index))
     if match is None or count is None or inputs is None:
         raise ValueError(
@@ -139,7 +139,7 @@ def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> lis
             f"and inputs that are arrays, found 'nearest:{argument}'; change the amount, or select "
             "by ids:"
         )
-    centre = int(match[3]) if match[2] == "id" else permuted(index, int(match[3]))[0]
+    centre = int(match[2]) if match[2] else permuted(index, int(match[3]))[0]
     if centre not in index:
         raise ValueError(
             f"expected an id of the training set in 'nearest:{argument}', found {centre}; name "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mu_jax._extras import extra
 from mu_jax.datasets.examples import Source
 from mu_jax.datasets.local_copy import (
     LocalCopy,
@@ -137,7 +138,8 @@ def _finish(name: str, views: dict[str, Source], **description: object) -> Local
 
 def _read(folder: Path) -> tuple[dict[str, Source], dict[str, list[list[list[str]]]]]:
     """The splits, still without records, and the words of their sentence pairs."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+    with extra("datasets"):
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     views, pairs = {}, {}
     for split in _SIZES:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
+import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from mu_jax import _files as files
 
 _FIELDS = ("values", "index", "forget")
 
@@ -34,14 +37,8 @@ def save_margins(path: str | os.PathLike[str], margins: Margins) -> None:
       ValueError: shapes that do not fit, ids named twice, or margins that are not finite.
     """
     margins = _checked(margins, str(path))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.npz")
-    try:
-        np.savez(scratch, **margins._asdict())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        np.savez(file, **margins._asdict())
 
 
 def load_margins(
@@ -88,7 +85,7 @@ def load_margins(
 
 
 def _read(path: Path, index: ArrayLike | None, forget: str | None) -> Margins:
-    found = np.load(path, allow_pickle=False)
+    found = _arrays(path)
     if isinstance(found, np.ndarray):
         if index is None:
             raise ValueError(
@@ -104,12 +101,35 @@ def _read(path: Path, index: ArrayLike | None, forget: str | None) -> Margins:
     return Margins(found["values"], found["index"], str(found["forget"]))
 
 
+def _arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an `.npy` file, or the arrays of an `.npz` file by name."""
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
+            arrays = {name: found[name] for name in found.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("an entry is no array")
+        return arrays
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"expected arrays in {path}, found a damaged or another file ({type(error).__name__}): "
+            "write it with save_margins"
+        ) from error
+
+
 def _checked(margins: Margins, where: str) -> Margins:
     values, index = np.asarray(margins.values), np.asarray(margins.index)
     if values.ndim != 2 or index.shape != values.shape[1:] or not values.size:
         raise ValueError(
             f"expected margins [models, n] with n ids, found shapes {values.shape} and "
             f"{index.shape} in {where}: stack the models on the first axis"
+        )
+    if not np.issubdtype(values.dtype, np.floating) or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(
+            f"expected margins of floats and ids of integers, found {values.dtype} and "
+            f"{index.dtype} in {where}: write the file with save_margins"
         )
     if np.unique(index).size != index.size:
         raise ValueError(

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import durable
-from mu_jax.leaves import pack
-from mu_jax.run_state import config_digest
+from mu_jax.store import commits as durable
+from mu_jax.store.leaves import pack
+from mu_jax.store.run_state import config_digest
 
 PyTree = Any
 _RECORD = "ensemble.json"
@@ -57,7 +57,7 @@ def stored(
 
     Raises:
       ValueError: fewer than one model, a recipe that JSON cannot hold, or results without a
-        leading axis of models; nothing is then written.
+        leading axis of models; nothing is then written. A block or a record that is damaged.
 
     Cost: `compute` for what is missing; memory of one block and of what is returned.
 
@@ -92,7 +92,7 @@ def stored(
                 progress(min(models, (number + 1) * block), models)
     like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     pick = pick or (lambda tree: tree)
-    parts = [pick(durable.read(blocks, number, like)) for number in wanted]
+    parts = [pick(_read(blocks, number, like)) for number in wanted]
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:models], *parts)
 
 
@@ -121,9 +121,38 @@ def _begin(folder: Path, record: dict, block: int) -> int:
     """The block size of the ensemble in `folder`, which is begun if it is new."""
     path = folder / _RECORD
     if path.exists():
-        return int(json.loads(path.read_text())["block"])
+        return _block_size(path)
     durable.replace_json(path, record | {"block": block})
     return block
+
+
+def _block_size(path: Path) -> int:
+    """How many models are in a block, as the record of the ensemble says."""
+    try:
+        found = json.loads(path.read_text("utf-8"))["block"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        found = None
+    if type(found) is not int or found < 1:
+        raise ValueError(
+            f"expected the record of an ensemble in {path}, found a damaged or another file: "
+            f"delete the folder {path.parent}, and the ensemble is computed again"
+        )
+    return found
+
+
+def _read(blocks: Path, number: int, like: PyTree) -> PyTree:
+    """A block that is complete by its name, or one sentence that it is not."""
+    try:
+        return durable.read(blocks, number, like)
+    except Exception as error:  # whatever the reader of the arrays meets in a damaged file
+        if str(error).startswith("expected "):
+            raise
+        folder = durable.path_of(blocks, number)
+        raise ValueError(
+            f"expected the arrays of {len(jax.tree.leaves(like))} leaves in {folder}, found them "
+            f"damaged ({type(error).__name__}): delete this folder, and its models are computed "
+            "again"
+        ) from error
 
 
 def _check_shapes(shapes: PyTree, block: int) -> None:

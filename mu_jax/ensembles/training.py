@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax import target
-from mu_jax.data import Batches, constrain, is_explicit
-from mu_jax.fitting import Gradients, fit
-from mu_jax.mapping import outputs
+from mu_jax import _target as target
+from mu_jax.data.axes import constrain, is_explicit
+from mu_jax.data.batches import Batches
+from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 

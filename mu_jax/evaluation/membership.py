@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._extras import extra
+
 MINIMUM = 10  # examples per side: a tenth of them still holds one of each side
 ROUNDING = 1e-6  # relative: outputs of a collapsed model still differ in the last float32 bits
 
@@ -107,8 +109,9 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
         Triantafillou et al., "Are we making progress in unlearning? Findings from the first
         NeurIPS unlearning competition", 2024.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+    with extra("evaluation"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
     forget = _scores("forget losses", forget_losses, MINIMUM)
     test = _scores("test losses", test_losses, MINIMUM)
@@ -172,7 +175,8 @@ def entropy_mia(
         Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective
         Synaptic Dampening", AAAI 2024.
     """
-    from sklearn.linear_model import LogisticRegression
+    with extra("evaluation"):
+        from sklearn.linear_model import LogisticRegression
 
     retain = _scores("retain entropies", retain_entropy, MINIMUM)
     test = _scores("test entropies", test_entropy, MINIMUM)

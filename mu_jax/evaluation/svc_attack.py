@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._extras import extra
 from mu_jax.evaluation.membership import MINIMUM, ROUNDING, _refuse_constant, _scores
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def _balance(
 
 
 def _fit(members: np.ndarray, others: np.ndarray, C: float) -> SVC:
-    from sklearn.svm import SVC
+    with extra("evaluation"):
+        from sklearn.svm import SVC
 
     features = np.concatenate([members, others])
     # The most varied feature stands for all: where it is constant, so are they.

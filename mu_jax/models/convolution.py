@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mu_jax import target
+from mu_jax import _target as target
 
 _NHWC = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 _PRODUCT_OPTIONS = ("precision", "preferred_element_type")
@@ -94,7 +94,7 @@ def convolution_by_backend(*args: Any, **kwargs: Any) -> jax.Array:
     """Calls `patch_convolution` on a CPU and `jax.lax.conv_general_dilated` on accelerators.
 
     The choice follows the default backend when the model is traced. A program that is compiled on a
-    CPU for another device is traced in `mu_jax.target.traced_for`.
+    CPU for another device is traced for that device, as `launch_tpu.preflight` does.
 
     Args:
         *args: positional arguments of `jax.lax.conv_general_dilated`.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from mu_jax.models.cnn import ConvBatchNorm, check_images
-from mu_jax.models.rematerialisation import block_caller
+from mu_jax.models.rematerialization import block_caller
 
 
 class ResNet9(nn.Module):

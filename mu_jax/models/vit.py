@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mu_jax.models.rematerialisation import block_caller
+from mu_jax.models.rematerialization import block_caller
 
 
 class ViT(nn.Module):

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from mu_jax.data import Batch
-from mu_jax.fitting import Objective, Term
-from mu_jax.losses import weighted_sum
+from mu_jax.data.batches import Batch
+from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.labels import counted
+from mu_jax.losses import softmax_divergence, weighted_sum
+from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
-from mu_jax.sharding import bare
 
 PyTree = Any
 Distance = Callable[[PyTree, PyTree], jax.Array]
 Layers = tuple[tuple[str, int], ...]
 
 
-@functools.lru_cache(maxsize=64)
-def blindspot(
-    model: Model,
-    *,
-    layers: Layers = (),
-    distance: Distance | None = None,
-    training_mode: bool = False,
-    teacher_in_training_mode: bool = False,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class blindspot:
     """The Blindspot loss over a batch that mixes rows to retain (u = 0) and to forget (u = 1).
 
     `L = (1/W) sum_i w_i [(1 - u_i) e(f_i, y_i) + u_i (e(f_i, g_i) + beta sum_l d_l(i))]` with
@@ -54,7 +46,7 @@ def blindspot(
 
     Returns:
       An `Objective` with the terms `retain`, `forget` and, with layers, `attention`. It takes
-      `mu_jax.mixing.Marked` for `batch.targets`, of which the labels of rows to forget are not
+      `data.forget_retain.Marked` for `batch.targets`, of which the labels of rows to forget are not
       read; `frozen["teacher"]` are the teacher's variables, `frozen["attention_weight"]` is beta.
 
     Cost: a forward and backward pass of the student, a forward pass of the teacher; of the
@@ -70,27 +62,52 @@ def blindspot(
       2023.
     """
 
-    def objective(variables, batch, frozen, key):
-        run = functools.partial(_run, model, layers, batch.inputs)
-        outputs, maps, variables = run(variables, key, training_mode)
-        teacher_key = jax.random.fold_in(key, 1)
-        wanted, teacher_maps, _ = run(frozen["teacher"], teacher_key, teacher_in_training_mode)
+    model: Model
+    _: dataclasses.KW_ONLY
+    layers: Layers = ()
+    distance: Distance | None = None
+    training_mode: bool = False
+    teacher_in_training_mode: bool = False
 
-        forget, total = batch.targets.forget, batch.weight.sum()
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        """The terms, and the student's variables."""
+        teacher, teacher_key = frozen["teacher"], jax.random.fold_in(key, 1)
+        teacher_mode = self.teacher_in_training_mode
+        outputs, maps, variables = self._run(variables, batch.inputs, key, self.training_mode)
+        wanted, teacher_maps, _ = self._run(teacher, batch.inputs, teacher_key, teacher_mode)
+
+        batch, forget = _counted(self.model, batch), batch.targets.forget
+        total = batch.weight.sum()
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        losses = _losses(model, distance, outputs, wanted, batch)
+        losses = _losses(self.model, self.distance, outputs, wanted, batch)
         terms = {
             "retain": Term(weighted_sum(losses, to_retain), total),
             "forget": Term(weighted_sum(losses, to_forget), total),
         }
-        if layers:
+        if self.layers:
             pairs = zip(maps, teacher_maps, strict=True)
             apart = jnp.stack([jnp.square(a - b).mean(1) for a, b in pairs]).sum(0)
             attention = weighted_sum(apart, to_forget)
             terms["attention"] = Term(attention, total, frozen["attention_weight"])
         return terms, variables
 
-    return objective
+    def _run(
+        self, variables: PyTree, inputs: PyTree, key: jax.Array, training: bool
+    ) -> tuple[PyTree, list[jax.Array], PyTree]:
+        """Outputs, attention maps, and the variables with their statistics moved."""
+        model = self.model
+        if not self.layers:
+            outputs, variables = model.forward(variables, inputs, training=training, key=key)
+            return outputs, [], variables
+        params, state = model.split(variables)
+        if training:
+            outputs, seen, state = model.observe_train(params, state, inputs, key)  # type: ignore[misc]
+        else:
+            outputs, seen = model.observe(params, state, inputs)  # type: ignore[misc]
+        maps = [attention_map(seen[name], axis) for name, axis in self.layers]
+        return outputs, maps, model.join(params, state)
 
 
 def attention_map(activation: jax.Array, axis: int) -> jax.Array:
@@ -167,22 +184,12 @@ def attention_layers(
     return tuple(axes.items())
 
 
-def _run(
-    model: Model, layers: Layers, inputs: PyTree, variables: PyTree, key: jax.Array, training: bool
-) -> tuple[PyTree, list[jax.Array], PyTree]:
-    """Outputs, attention maps, and the variables with their statistics moved."""
-    if not layers:
-        if training:
-            outputs, variables = model.apply_train(variables, inputs, key)
-            return outputs, [], variables
-        return model.apply(variables, inputs), [], variables
-    params, state = model.split(variables)
-    if training:
-        outputs, seen, state = model.observe_train(params, state, inputs, key)  # type: ignore[misc]
-    else:
-        outputs, seen = model.observe(params, state, inputs)  # type: ignore[misc]
-    maps = [attention_map(seen[name], axis) for name, axis in layers]
-    return outputs, maps, model.join(params, state)
+def _counted(model: Model, batch: Batch) -> Batch:
+    """Without rows to retain whose label the loss ignores; labels to forget are not read."""
+    labels, forget = batch.targets
+    kept = counted(model, batch._replace(targets=labels))
+    weight = jnp.where(forget, batch.weight, kept.weight)
+    return batch._replace(targets=batch.targets._replace(targets=kept.targets), weight=weight)
 
 
 def _losses(
@@ -198,24 +205,32 @@ def _losses(
     if distance is None and getattr(outputs, "size", None) == getattr(labels, "size", ()):
         labels = overwrite(labels, wanted.reshape(labels.shape))
         return model.per_example(outputs, batch._replace(targets=labels))
-    distance = _softmax_divergence(labels) if distance is None else distance
+    distance = _between_softmaxes(labels) if distance is None else distance
     labels = jax.tree.map(lambda y: overwrite(y, jnp.zeros_like(y)), labels)
-    retained = model.per_example(outputs, batch._replace(targets=labels))
+    retained = model.per_example(_moving(outputs, ~forget), batch._replace(targets=labels))
     other = dataclasses.replace(model, loss=distance)
-    return jnp.where(forget, other.per_example(outputs, batch._replace(targets=wanted)), retained)
+    apart = other.per_example(_moving(outputs, forget), batch._replace(targets=wanted))
+    return jnp.where(forget, apart, retained)
 
 
-def _softmax_divergence(labels: PyTree) -> Distance:
+def _moving(outputs: PyTree, rows: jax.Array) -> PyTree:
+    """The outputs, with a gradient in some rows only.
+
+    The others are given targets that are not theirs, such as a mask of zeros to divide by, and a
+    gradient of NaN times 0 would be NaN.
+    """
+
+    def leaf(x):
+        return jnp.where(rows.reshape(-1, *(1,) * (x.ndim - 1)), x, jax.lax.stop_gradient(x))
+
+    return jax.tree.map(leaf, outputs)
+
+
+def _between_softmaxes(labels: PyTree) -> Distance:
     """The distance where the labels are classes."""
     if not all(jnp.issubdtype(y.dtype, jnp.integer) for y in jax.tree.leaves(labels)):
         raise ValueError(
             "expected labels of the size of the outputs, or integers, found float labels of "
             "another size: give the distance between two outputs"
         )
-
-    def divergence(outputs, wanted):
-        logits = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (outputs, wanted))
-        found = optax.losses.kl_divergence_with_log_targets(*map(jax.nn.log_softmax, logits))
-        return found.reshape(found.shape[0], -1).mean(1)
-
-    return divergence
+    return softmax_divergence

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Literal
+import dataclasses
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.fitting import Objective, Term
-from mu_jax.losses import weighted_sum
+from mu_jax.data.batches import Batch
+from mu_jax.loops.fit import Term, Terms
+from mu_jax.losses import softmax_divergence, weighted_sum
 from mu_jax.model import Model
 
+PyTree = Any
 Distance = Literal["squared", "kl"]
 
 
-@functools.lru_cache(maxsize=64)
-def matching(
-    model: Model,
-    *,
-    distance: Distance = "squared",
-    training_mode: bool = False,
-    proximity: float = 0.0,
-) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class matching:
     """Distance of the outputs to `batch.targets`, which are outputs themselves, f32[B, K].
 
     `squared`: `sum_i w_i mean_c (f_c(x_i) - h_c(x_i))^2 / sum_i w_i`, the mean over classes as in
     the released code (the paper writes the sum). `kl`: `KL(softmax h || softmax f)`, which differs
-    from the cross-entropy to the targets by a constant.
+    from the cross-entropy to the targets by a constant. Classes that both rule out, by a logit of
+    minus infinity, are in neither.
 
     Args:
       model: the model; its loss is not used.
@@ -40,29 +37,33 @@ def matching(
       An `Objective` with the terms `match` and, if asked for, `proximity`.
     """
 
-    def objective(variables, batch, frozen, key):
-        if training_mode:
-            outputs, variables = model.apply_train(variables, batch.inputs, key)
-        else:
-            outputs = model.apply(variables, batch.inputs)
-        distances = _DISTANCES[distance](outputs, batch.targets)
-        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
-        if proximity:
-            moved = optax.tree.sub(model.params(variables), frozen["start"])
-            squared = optax.tree.norm(moved, squared=True)
-            terms["proximity"] = Term(squared, jnp.ones(()), proximity)
-        return terms, variables
+    model: Model
+    _: dataclasses.KW_ONLY
+    distance: Distance = "squared"
+    training_mode: bool = False
+    proximity: float = 0.0
 
-    return objective
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        """The terms, and the variables."""
+        outputs, variables = self.model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
+        distances = _DISTANCES[self.distance](outputs, batch.targets)
+        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
+        if self.proximity:
+            moved = optax.tree.sub(self.model.params(variables), frozen["start"])
+            squared = optax.tree.norm(moved, squared=True)
+            terms["proximity"] = Term(squared, jnp.ones(()), self.proximity)
+        return terms, variables
 
 
 def _squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.square(outputs - targets).reshape(outputs.shape[0], -1).mean(axis=1)
+    some = (outputs > -jnp.inf) | (targets > -jnp.inf)
+    errors = jnp.square(jnp.where(some, jnp.where(some, outputs, 0) - targets, 0))
+    rows = outputs.shape[0]
+    return errors.reshape(rows, -1).sum(axis=1) / some.reshape(rows, -1).sum(axis=1)
 
 
-def _kl(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    wanted, found = jax.nn.log_softmax(targets), jax.nn.log_softmax(outputs)
-    return jnp.sum(jnp.exp(wanted) * (wanted - found), axis=-1)
-
-
-_DISTANCES = {"squared": _squared, "kl": _kl}
+_DISTANCES = {"squared": _squared, "kl": softmax_divergence}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+from typing import Any
 
-from mu_jax.fitting import Objective, Term
+import jax
+
+from mu_jax.data.batches import Batch
+from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 
+PyTree = Any
 
-@functools.lru_cache(maxsize=64)
-def supervised(model: Model, *, sign: float = 1.0, training_mode: bool = False) -> Objective:
+
+@dataclasses.dataclass(frozen=True)
+class supervised:
     """`sign * sum_i w_i l_i / sum_i w_i` over a batch.
 
     Args:
@@ -23,15 +30,19 @@ def supervised(model: Model, *, sign: float = 1.0, training_mode: bool = False) 
       An `Objective` with the one term `loss`.
     """
 
-    def objective(variables, batch, frozen, key):
-        del frozen
-        if training_mode:
-            outputs, variables = model.apply_train(variables, batch.inputs, key)
-        else:
-            outputs = model.apply(variables, batch.inputs)
-        losses = model.per_example(outputs, batch)
-        return {"loss": Term(weighted_sum(losses, batch.weight), batch.weight.sum(), sign)}, (
-            variables
-        )
+    model: Model
+    _: dataclasses.KW_ONLY
+    sign: float = 1.0
+    training_mode: bool = False
 
-    return objective
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        """The term, and the variables."""
+        outputs, variables = self.model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
+        batch = counted(self.model, batch)
+        losses = self.model.per_example(outputs, batch)
+        term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), self.sign)
+        return {"loss": term}, variables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -13,13 +13,14 @@ import optax
 from jax.typing import ArrayLike
 
 from mu_jax import losses
-from mu_jax.data import Batch, Batches, in_memory
+from mu_jax._tracing import cached
+from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.fitting import Objective, Term, fit, plain
-from mu_jax.folding import fold
+from mu_jax.loops.fit import Term, Terms, fit, plain
+from mu_jax.loops.scan import fold
+from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.sharding import on_automatic_axes
 
 PyTree = Any
 Metric = Callable[[PyTree, PyTree], jax.Array]
@@ -99,7 +100,7 @@ def relearning_curve(
       Transactions on Information Forensics and Security 2023.
     """
     examples = in_memory(evaluate_on)
-    objective = _recorded(model, metric, training_mode)
+    objective = _Recorded(model, metric, training_mode)
     state, info = fit(
         model,
         objective,
@@ -117,17 +118,22 @@ def relearning_curve(
     return jnp.append(info.loss, last.sum / last.weight)
 
 
-@functools.lru_cache(maxsize=64)
-def _recorded(model: Model, metric: Metric, training_mode: bool) -> Objective:
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
     """The supervised loss, and beside it the metric on other examples, without a gradient."""
-    loss = supervised(model, training_mode=training_mode)
 
-    def objective(variables, batch, frozen, key):
+    model: Model
+    metric: Metric
+    training_mode: bool
+
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        loss = supervised(self.model, training_mode=self.training_mode)
         found, moved = loss(variables, batch, {}, key)
         fixed = jax.lax.stop_gradient(variables)
-        return {**found, "metric": _evaluate(model, metric, fixed, frozen["evaluation"])}, moved
-
-    return objective
+        metric = _evaluate(self.model, self.metric, fixed, frozen["evaluation"])
+        return {**found, "metric": metric}, moved
 
 
 def _report_metric(terms, params, batch):
@@ -141,7 +147,7 @@ def _evaluate(model: Model, metric: Metric, variables: PyTree, examples: Batches
     return Term(*fold(_metric_sums(model, metric), (zero, zero), examples, variables))
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _metric_sums(model: Model, metric: Metric) -> Callable:
     def step(sums, batch, variables):
         values = metric(model.apply(variables, batch.inputs), batch.targets)

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from mu_jax.data import Batches, is_concrete
+from mu_jax._tracing import cached
+from mu_jax.data.batches import Batches, is_concrete
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.mapping import map_rows
+from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
 from mu_jax.transforms.finetune import finetune
 
@@ -118,9 +119,15 @@ def worst_case_set(
     unlearn = unlearn or _published(model)
     found = _select(model, unlearn, settings, key, variables, data, (step_size, gamma))
     if is_concrete(found.losses) and not bool(jnp.isfinite(found.losses).all()):
+        number = int(jnp.argmin(jnp.isfinite(found.losses)))
+        before = jnp.isfinite(map_rows(_losses(model), data, variables)).all()
         raise ValueError(
-            "expected finite losses after unlearning, found NaN or infinity in round "
-            f"{int(jnp.argmin(jnp.isfinite(found.losses)))}: lower the learning rate of `unlearn`"
+            f"expected finite losses after unlearning, found NaN or infinity in round {number}, "
+            + (
+                "none before it: give `unlearn` smaller steps"
+                if before
+                else "and before it: check inputs, targets and variables"
+            )
         )
     return found
 
@@ -190,12 +197,12 @@ def project_capped_simplex(values: ArrayLike, size: ArrayLike) -> jax.Array:
     return jnp.clip(values - (low + high) / 2, 0, 1)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _published(model: Model) -> Unlearn:
     return finetune(model, optax.sign_sgd(0.01), epochs=10, batch_size=256, training_mode=True)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _losses(model: Model) -> Callable:
     return lambda batch, variables: model.losses(variables, batch)
 

@@ -195,6 +195,15 @@ def _object(values: Any, what: str) -> dict[str, Any]:
     return values
 
 
+# What the fields of JSON objects must be; numbers are checked where they are set.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("method", "selection", "run_id", "config_hash", "device"), str),
+    **dict.fromkeys(("kind", "hash", "status", "reason", "direction", "unit"), str),
+    **dict.fromkeys(("seed", "size", "schema"), int),
+    **dict.fromkeys(("hyperparameters", "arrays"), dict),
+}
+
+
 def _build(cls: type, values: Any, what: str) -> Any:
     """Makes a dataclass from a JSON object; one sentence about fields it does not know or lacks."""
     values = _object(values, what)
@@ -205,6 +214,12 @@ def _build(cls: type, values: Any, what: str) -> Any:
             f"expected only the fields {', '.join(sorted(known))} in {what}, found "
             f"{', '.join(unknown)}: remove or rename it"
         )
+    for name, value in values.items():
+        kind = _KINDS.get(name, object)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(
+                f"expected {kind.__name__} for {name} in {what}, found {value!r}: correct the line"
+            )
     try:
         return cls(**values)
     except TypeError:
@@ -229,6 +244,11 @@ def from_json(line: str) -> Record:
         raise ValueError(
             f"expected a JSON object, found text that ends or breaks at column {error.colno}: "
             "delete the line and repeat the run"
+        ) from None
+    except (ValueError, RecursionError):
+        raise ValueError(
+            "expected a JSON object, found one with a number too long or nested too deep: delete "
+            "the line and repeat the run"
         ) from None
     values = dict(_object(values, "the record"))
     for name, cls in (("forget_set", ForgetSet), ("cost", Cost)):
@@ -296,6 +316,16 @@ def append(path: str | os.PathLike, record: Record) -> None:
             raise
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected JSON lines in {path}, found bytes that are no text at {error.start}: name a "
+            "file of records, or repeat the run that wrote it"
+        ) from None
+
+
 def read(path: str | os.PathLike) -> list[Record]:
     """Returns the records of a file written by `append`, in order.
 
@@ -315,7 +345,7 @@ def read(path: str | os.PathLike) -> list[Record]:
             f"expected a file of records at {path}, found none: run an evaluation that writes it"
         )
     records = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if line.strip():
             try:
                 records.append(from_json(line))

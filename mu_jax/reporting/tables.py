@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mu_jax._extras import extra
 from mu_jax.reporting.records import Record
 from mu_jax.reporting.summary import GAP, Cell, Column, Table, summarise
 
@@ -83,7 +84,8 @@ def to_rich(items: Iterable[Record | Table], *, width: int = 100, **options: Any
     Raises:
         ValueError: as `render`.
     """
-    from rich.console import Group
+    with extra("tables"):
+        from rich.console import Group
 
     width = _check_width(width)
     return Group(*(part for table in _tables(items, options) for part in _rich(table, width)))
@@ -221,9 +223,10 @@ def _lines(row: list[list[str]], block: Sequence[int], widths: Sequence[int]) ->
 
 
 def _rich(table: Table, width: int) -> list[Any]:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+    with extra("tables"):
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
 
     heads, body = _wrapped(table, width)
     parts: list[Any] = [Text(table.title, style="bold")]

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mu_jax.data import Batch, is_concrete
-from mu_jax.sharding import summary
+from mu_jax.data.batches import Batch, is_concrete
+from mu_jax.data.checks import check_params
+from mu_jax.mesh.shards import summary
 
 PyTree = Any
 
@@ -95,6 +96,7 @@ class Statistic:
     def init(self, variables: PyTree) -> Accumulator:
         """The empty sum, in float32 or wider."""
         params = self.params(variables)
+        check_params(params)
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, sum_dtype(p.dtype)), params)
         return Accumulator(zeros, jnp.zeros((), jnp.float32), fingerprint(params), self.definition)
 

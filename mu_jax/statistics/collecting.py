@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mu_jax.data import Axis, Batch, Batches, axis_size, is_concrete, round_up
-from mu_jax.folding import fold, once
+from mu_jax._tracing import cached
+from mu_jax.data.axes import Axis, axis_size
+from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
+from mu_jax.loops.scan import fold, once
+from mu_jax.mesh.shards import enter, mesh_of, place
 from mu_jax.model import path_name
-from mu_jax.sharding import enter, mesh_of, place
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint
 from mu_jax.statistics.over_mesh import MeshStatistic, over_mesh
 
@@ -72,7 +73,7 @@ def collect(
     return acc
 
 
-@functools.lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _step(statistic: Statistic | MeshStatistic) -> Callable:
     """The same function object for the same statistic, so that it compiles once."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 
+from mu_jax._tracing import cached
+from mu_jax.loops.labels import counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def mean_gradient(model: Model) -> Statistic:
     """The mean gradient of the loss over a set of examples, in inference mode.
 
@@ -28,6 +28,7 @@ def mean_gradient(model: Model) -> Statistic:
     """
 
     def terms(variables, batch):
+        batch = counted(model, batch)
         params, state = model.split(variables)
 
         def total(params):

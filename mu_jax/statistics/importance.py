@@ -10,17 +10,19 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from mu_jax.data import Batch
+from mu_jax._tracing import cached
+from mu_jax.data.batches import Batch
+from mu_jax.loops.labels import counted
 from mu_jax.losses import cross_entropy, weighted_sum
 from mu_jax.model import Model
+from mu_jax.statistics._engine.per_example import routes, sum_of_magnitudes, sum_of_squares
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
-from mu_jax.statistics.per_example import routes, sum_of_magnitudes, sum_of_squares
 
 PyTree = Any
 Definition = Literal["per_example", "grouped", "loss_free", "fisher"]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def importance(
     model: Model, definition: Definition = "per_example", group_size: int | None = None
 ) -> Statistic:
@@ -90,7 +92,7 @@ def importance_routes(model: Model, variables: PyTree, batch: Batch) -> PyTree:
 
     `dense`, `tokens`, `patches` and `lookup` are the fast ways, `small` leaves get one gradient per
     example, and so do those that say `fallback`, which is slow for large ones: see
-    `mu_jax.statistics.per_example.routes` for what makes a leaf fall back.
+    `mu_jax.statistics._engine.per_example.routes` for what makes a leaf fall back.
 
     Args:
       model, variables: the model.
@@ -137,7 +139,8 @@ def _group_size(definition: str, group_size: int | None) -> int:
 def _squared_norm(outputs: PyTree, batch: Batch) -> jax.Array:
     """Squared L2 norm of each example's outputs."""
     rows = batch.weight.shape[0]
-    squares = [jnp.square(x).reshape(rows, -1).sum(axis=1) for x in jax.tree.leaves(outputs)]
+    known = [jnp.where(x == -jnp.inf, 0, x) for x in jax.tree.leaves(outputs)]  # no class at all
+    squares = [jnp.square(x).reshape(rows, -1).sum(axis=1) for x in known]
     return functools.reduce(jnp.add, squares)
 
 
@@ -148,6 +151,7 @@ def _group_terms(model: Model, losses: Callable, reduce: Callable, size: int) ->
     """
 
     def terms(variables, batch):
+        batch = counted(model, batch) if losses == model.per_example else batch
         params, state = model.split(variables)
         _check_whole_groups(batch, size)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from mu_jax.data import Axis, Batch, as_seen_here, axis_names, axis_size
-from mu_jax.sharding import bare, check_axis, manual_axes, on_shards, specs_of
+from mu_jax._tracing import cached
+from mu_jax.data.axes import Axis, as_seen_here, axis_names, axis_size, check_axis
+from mu_jax.data.batches import Batch
+from mu_jax.mesh.shards import bare, manual_axes, on_shards, specs_of
 from mu_jax.statistics.accumulator import Accumulator, Statistic
 
 PyTree = Any
@@ -77,7 +78,7 @@ def _sum_specs(statistic: Statistic, variables: PyTree, mesh: Mesh) -> tuple[Par
     return tuple(PartitionSpec() for _ in shapes[1])
 
 
-@functools.lru_cache(maxsize=128)
+@cached(maxsize=128)
 def _over_mesh(statistic: Statistic, mesh: Mesh, axis: Axis, layout: Layout | None):
     return MeshStatistic(statistic, mesh, axis, layout)
 
@@ -157,7 +158,7 @@ class MeshStatistic:
         return jax.tree.map(one, specs), PartitionSpec(self.axes)
 
 
-@functools.lru_cache(maxsize=128)
+@cached(maxsize=128)
 def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple) -> Callable:
     """The program that makes the empty sums, on each device its part."""
     sums = jax.tree.unflatten(structure, shapes)
@@ -175,7 +176,7 @@ def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple) -> Callable:
     return _program(statistic, zeros, (), statistic.spread(specs))
 
 
-@functools.lru_cache(maxsize=128)
+@cached(maxsize=128)
 def _total(statistic: MeshStatistic, structure: Any) -> Callable:
     """The program that adds the devices' sums."""
     specs = statistic.specs(jax.tree.unflatten(structure, [0] * structure.num_leaves))

@@ -1,5 +1,6 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
+from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.finetune import finetune
@@ -10,14 +11,17 @@ from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.retrain import retrain
+from mu_jax.transforms.salun import SalUnInfo, salun
+from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.ssd import SSDInfo, ssd
-from mu_jax.transforms.transform import Info, Transform, UnlearningWarning
 
 __all__ = [
     "BlindspotInfo",
     "IAUInfo",
     "Info",
+    "SCRUBInfo",
     "SSDInfo",
+    "SalUnInfo",
     "Transform",
     "UnlearningWarning",
     "blindspot",
@@ -30,5 +34,7 @@ __all__ = [
     "neg_grad_plus",
     "oracle_matching",
     "retrain",
+    "salun",
+    "scrub",
     "ssd",
 ]

@@ -9,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import FitInfo, fit
-from mu_jax.mixing import marked_mix
+from mu_jax._callables import hashable
+from mu_jax.data.batches import Batches
+from mu_jax.data.checks import check_range
+from mu_jax.data.forget_retain import marked_mix
+from mu_jax.loops.batch_stats import refresh_statistics
+from mu_jax.loops.fit import FitInfo, fit
+from mu_jax.loops.labels import check_labels
+from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
-from mu_jax.normalisation import refresh_statistics
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
-from mu_jax.sharding import created_like
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Unlearn, method, report
 
 PyTree = Any
 
@@ -73,6 +76,7 @@ class BlindspotInfo(NamedTuple):
         return self.teacher.messages() + self.student.messages()
 
 
+@method
 def blindspot(
     model: Model,
     *,
@@ -82,7 +86,7 @@ def blindspot(
     teacher_epochs: int = 2,
     epochs: int = 1,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Deep regression unlearning with a blindspot teacher.
 
     1. A teacher of the same architecture is initialised anew and trained for a few epochs on the
@@ -141,8 +145,11 @@ def blindspot(
       Array([1., 0.], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    check_range(attention_weight=recipe.attention_weight)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         keys = [jax.random.fold_in(key, number) for number in range(4)]
+        check_labels(model, variables, retain=retain)
         mixed = marked_mix(forget, retain)
         layers = _layers(model, variables, mixed, recipe)
         teacher, teacher_info = fit(
@@ -185,7 +192,7 @@ def blindspot(
             details=BlindspotInfo(teacher_info, student_info, jnp.asarray(len(layers), jnp.int32)),
         )
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def _layers(model: Model, variables: PyTree, mixed: Any, recipe: Recipe) -> Layers:
@@ -205,7 +212,7 @@ def _objective(model: Model, layers: Layers, recipe: Recipe):
     return blindspot_objective(
         model,
         layers=layers,
-        distance=recipe.distance,
+        distance=hashable(recipe.distance),
         training_mode=recipe.training_mode,
         teacher_in_training_mode=recipe.teacher_in_training_mode,
     )

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.mapping import outputs
+from mu_jax.data.batches import Batches
+from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
-from mu_jax.transforms.matching import RELEASED, Recipe, match
-from mu_jax.transforms.transform import Transform
+from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
+from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
 Function = Callable[[Model, PyTree, Batches, Batches], jax.Array]
@@ -25,6 +26,7 @@ class Attribution(Protocol):
         """Summed effect of including the forget set on the outputs of examples, f32[n, K]."""
 
 
+@method
 def dmm(
     model: Model,
     attribution: Attribution | Function,
@@ -32,7 +34,7 @@ def dmm(
     *,
     multiplier: jax.Array | float = 1.0,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Datamodel matching: `h(x) = f(x; theta_0) - multiplier * B(x)`, then fit f to h.
 
     `B(x)`, the rise of every output of x that the forget set caused, is predicted by attribution.
@@ -54,6 +56,9 @@ def dmm(
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key draws the pool and
       shuffles; `info.details` is a `FitInfo`.
+
+    Raises:
+      ValueError: an effect of another shape than the outputs of the pool.
 
     Cost: one forward pass over the pool, the attribution of its examples, and `epochs` passes over
     `forget_multiplier m + retain_multiplier m` examples.
@@ -82,14 +87,21 @@ def dmm(
       Array([-0.45,  0.65], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
             if hasattr(attribution, "effect"):
                 effect = attribution.effect(forget, pool)
             else:
                 effect = attribution(model, variables, forget, pool)
-            return outputs(model, variables, pool) - multiplier * effect
+            known = outputs(model, variables, pool)
+            if jnp.shape(effect) != known.shape:
+                raise ValueError(
+                    f"expected an effect of shape {known.shape}, one number for each output of "
+                    f"each example, found {jnp.shape(effect)}: let the attribution give f32[n, K] "
+                    "for the examples it is given"
+                )
+            return known - multiplier * effect
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn

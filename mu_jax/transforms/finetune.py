@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.fitting import Gradients, fit
+from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def finetune(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -24,7 +26,7 @@ def finetune(
     batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
-) -> Transform:
+) -> Unlearn:
     """Continue training on the retain set and hope that the forget set fades.
 
     Args:
@@ -42,7 +44,8 @@ def finetune(
     Cost: `epochs` passes over the retain set.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, retain=retain)
         objective = supervised(model, training_mode=training_mode)
         result = fit(
             model,
@@ -58,4 +61,4 @@ def finetune(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn

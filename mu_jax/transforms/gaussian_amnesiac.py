@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import fit
-from mu_jax.mixing import Data, all_targets, mix, readable, with_targets
+from mu_jax.data.batches import Batches
+from mu_jax.data.forget_retain import Data, mix, readable, with_targets
+from mu_jax.loops.fit import fit
+from mu_jax.loops.labels import check_labels, weights
+from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def gaussian_amnesiac(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -27,7 +31,7 @@ def gaussian_amnesiac(
     batch_size: int | None = None,
     clip: tuple[float, float] | None = None,
     training_mode: bool = False,
-) -> Transform:
+) -> Unlearn:
     """Train on, with a label `y_i ~ N(mu, s^2)` drawn for every example to forget.
 
     `mu = sum_i w_i y_i / W` and `s^2 = sum_i w_i (y_i - mu)^2 / (W - 1)` are those of all training
@@ -71,9 +75,10 @@ def gaussian_amnesiac(
       Array([1., 2., 5.], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, forget=forget, retain=retain)
         first, second = readable(forget, retain)
-        labels = draw_labels(jax.random.fold_in(key, 0), first, second, clip=clip)
+        labels = draw_labels(jax.random.fold_in(key, 0), first, second, clip=clip, model=model)
         result = fit(
             model,
             supervised(model, training_mode=training_mode),
@@ -87,7 +92,7 @@ def gaussian_amnesiac(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def draw_labels(
@@ -96,16 +101,41 @@ def draw_labels(
     retain: Data,
     *,
     clip: tuple[float, float] | None = None,
+    model: Model | None = None,
+) -> PyTree:
+    """One normal draw for every example to forget, `[n_forget, ...]`, of the type of the labels.
+
+    Labels may be a tree of arrays. What the loss of the model ignores is neither read nor changed.
+    """
+    targets = all_targets(forget), all_targets(retain)
+    sizes = [_weights(x) for x in (forget, retain)]
+    read = jnp.ones(forget.num_examples)
+    if model is not None:
+        sizes = [weights(model, *pair) for pair in zip(targets, sizes, strict=True)]
+        read = weights(model, targets[0], read)
+    leaves, structure = jax.tree.flatten(targets[0])
+    keys = [key] if len(leaves) == 1 else list(jax.random.split(key, len(leaves)))
+    pairs = zip(keys, leaves, jax.tree.leaves(targets[1]), strict=True)
+    drawn = [_draw(own, (theirs, others), sizes, clip) for own, theirs, others in pairs]
+    return jax.tree.map(
+        lambda new, old: jnp.where(read.reshape(-1, *(1,) * (old.ndim - 1)) > 0, new, old),
+        jax.tree.unflatten(structure, drawn),
+        targets[0],
+    )
+
+
+def _draw(
+    key: jax.Array,
+    pair: tuple[jax.Array, jax.Array],
+    sizes: Sequence[jax.Array],
+    clip: tuple[float, float] | None,
 ) -> jax.Array:
-    """One normal draw for every example to forget, `[n_forget, ...]`, of the type of the labels."""
-    theirs, others = all_targets(forget), all_targets(retain)
-    labels = jnp.concatenate([theirs, others])
-    weight = jnp.concatenate([_weights(forget), _weights(retain)])
+    labels, weight = jnp.concatenate(pair), jnp.concatenate(sizes)
     weight = weight.reshape(-1, *(1,) * (labels.ndim - 1))
     known = jnp.where(weight > 0, labels, 0)
     mean = (weight * known).sum(0) / weight.sum()
     variance = (weight * jnp.square(known - mean)).sum(0) / (weight.sum() - 1)
-    drawn = mean + jnp.sqrt(variance) * jax.random.normal(key, theirs.shape, mean.dtype)
+    drawn = mean + jnp.sqrt(variance) * jax.random.normal(key, pair[0].shape, mean.dtype)
     drawn = drawn if clip is None else jnp.clip(drawn, *clip)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         bounds = jnp.iinfo(labels.dtype)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.fitting import Gradients, Objective, Term, fit
+from mu_jax.data.batches import Batch
+from mu_jax.data.checks import check_range
+from mu_jax.loops.fit import Gradients, Objective, Term, Terms, fit
+from mu_jax.loops.labels import check_labels, counted
 from mu_jax.losses import weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def gradient_ascent(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -28,7 +33,7 @@ def gradient_ascent(
     training_mode: bool = False,
     gradients: Gradients | None = None,
     cap: jax.Array | float | None = None,
-) -> Transform:
+) -> Unlearn:
     """Raise the loss of the forget set, step by step.
 
     It has no target: each example over- or undershoots at a different time, and too many steps
@@ -52,10 +57,14 @@ def gradient_ascent(
     Cost: `epochs` passes over the forget set.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        objective, frozen = supervised(model, sign=-1.0, training_mode=training_mode), {}
+    check_range(-math.inf, cap=cap)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, forget=forget)
+        objective: Objective = supervised(model, sign=-1.0, training_mode=training_mode)
+        frozen = {}
         if cap is not None:
-            objective, frozen = _capped(model, training_mode), {"cap": jnp.asarray(cap)}
+            objective, frozen = _Capped(model, training_mode), {"cap": jnp.asarray(cap)}
         result = fit(
             model,
             objective,
@@ -71,18 +80,23 @@ def gradient_ascent(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
-@functools.lru_cache(maxsize=64)
-def _capped(model: Model, training_mode: bool) -> Objective:
-    def objective(variables, batch, frozen, key):
-        if training_mode:
-            outputs, variables = model.apply_train(variables, batch.inputs, key)
-        else:
-            outputs = model.apply(variables, batch.inputs)
-        losses = jnp.minimum(model.per_example(outputs, batch), frozen["cap"])
+@dataclasses.dataclass(frozen=True)
+class _Capped:
+    """`-mean_i min(l_i, cap)`, with the cap from `frozen`."""
+
+    model: Model
+    training_mode: bool
+
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        outputs, variables = self.model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
+        batch = counted(self.model, batch)
+        losses = jnp.minimum(self.model.per_example(outputs, batch), frozen["cap"])
         term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
         return {"loss": term}, variables
-
-    return objective

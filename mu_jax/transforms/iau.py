@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +10,12 @@ import numpy as np
 import optax
 
 from mu_jax import edits
+from mu_jax._tracing import compiled
+from mu_jax.loops.labels import check_labels
+from mu_jax.mesh.shards import on_automatic_axes, summary
 from mu_jax.model import Model
-from mu_jax.sharding import on_automatic_axes, summary
 from mu_jax.statistics import Accumulator, collect, mean_gradient
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Unlearn, method, report
 
 PyTree = Any
 
@@ -47,6 +48,7 @@ class IAUInfo(NamedTuple):
         return []
 
 
+@method
 def iau(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -54,7 +56,7 @@ def iau(
     scale_by_fraction: bool = False,
     retain_weight: float = 1.0,
     full_gradient: Accumulator | None = None,
-) -> Transform:
+) -> Unlearn:
     """Influence approximation: one fresh optimizer step on `G = g_retain - g_forget`.
 
     `g_retain` and `g_forget` are the mean gradients over the two sets. Retraining moves the
@@ -112,8 +114,9 @@ def iau(
       Array([ 0.1, -0.3], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
+        check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         statistic = mean_gradient(model)
         part = collect(statistic, variables, forget)
@@ -141,10 +144,10 @@ def iau(
             details=_details(part, rest, direction, updates, rho),
         )
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _fresh_step(optimizer, direction, params) -> optax.Updates:
     def step(direction, params):
         return optimizer.update(direction, optimizer.init(params), params)[0]

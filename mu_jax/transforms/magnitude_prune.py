@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax import edits
+from mu_jax.data.checks import check_range
+from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
-from mu_jax.sharding import summary
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import Unlearn, method, report
 
 PyTree = Any
 
 
-def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transform:
+@method
+def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Unlearn:
     """Set the weights of least magnitude to 0, over all matrices and kernels together.
 
     Args:
@@ -26,6 +28,9 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; no data are read.
 
+    Raises:
+      ValueError: a sparsity outside [0, 1], where it can be seen.
+
     Cost: one sort of the weights.
 
     References:
@@ -33,7 +38,9 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
       Simplify Machine Unlearning. NeurIPS 2023 (pruning before unlearning).
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    check_range(0, 1, sparsity=sparsity)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         params = model.params(variables)
         threshold = _threshold(params, jnp.asarray(sparsity))
@@ -46,7 +53,7 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Transfor
         after = model.with_params(variables, edits.apply(params, updates))
         return report(model, variables, after, (forget, retain), steps=0, example_passes=0)
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
 @summary

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.fitting import Gradients, Objective, Term, fit
+from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.checks import check_range
+from mu_jax.data.forget_retain import Data, marked_mix, readable
+from mu_jax.loops.fit import Gradients, Term, Terms, fit
+from mu_jax.loops.labels import check_labels, counted, weights
+from mu_jax.loops.predict import all_targets
 from mu_jax.losses import weighted_sum
-from mu_jax.mixing import Data, marked_mix, readable
 from mu_jax.model import Model
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def neg_grad_plus(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -30,7 +35,7 @@ def neg_grad_plus(
     training_mode: bool = False,
     gradients: Gradients | None = None,
     cap: jax.Array | float | None = None,
-) -> Transform:
+) -> Unlearn:
     """Lower the loss of the retain set and raise that of the forget set, in one objective.
 
     `(1 - a) mean_retain l_i - a mean_forget l_i`: fine-tuning for a = 0, gradient ascent for a = 1.
@@ -80,12 +85,16 @@ def neg_grad_plus(
       Array([ 1. ,  2. , -1.1], dtype=float32)
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    check_range(0, 1, forget_weight=forget_weight)
+    check_range(-math.inf, cap=cap)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
-        sizes = _weight(forget_set), _weight(retain_set)
+        check_labels(model, variables, forget=forget, retain=retain)
+        sizes = _weight(model, forget_set), _weight(model, retain_set)
         result = fit(
             model,
-            _objective(model, training_mode),
+            _Contrast(model, training_mode),
             optimizer,
             variables,
             marked_mix(forget_set, retain_set),
@@ -102,30 +111,38 @@ def neg_grad_plus(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
-def _weight(examples: Data) -> jax.Array:
-    """The total weight of a set."""
+def _weight(model: Model, examples: Data) -> jax.Array:
+    """The total weight of a set; the labels of a stream are read if some may be ignored."""
     if isinstance(examples, Batches):
-        return examples.weight.sum()
-    return jnp.asarray(examples.num_examples, jnp.float32)
+        return weights(model, examples.targets, examples.weight).sum()
+    ones = jnp.ones(examples.num_examples, jnp.float32)
+    return weights(
+        model, all_targets(examples) if hasattr(model.loss, "counts") else (), ones
+    ).sum()
 
 
-@functools.lru_cache(maxsize=64)
-def _objective(model: Model, training_mode: bool) -> Objective:
-    def objective(variables, batch, frozen, key):
-        if training_mode:
-            outputs, variables = model.apply_train(variables, batch.inputs, key)
-        else:
-            outputs = model.apply(variables, batch.inputs)
+@dataclasses.dataclass(frozen=True)
+class _Contrast:
+    """The terms of the rows to retain and of those to forget, weighted by `frozen`."""
+
+    model: Model
+    training_mode: bool
+
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        outputs, variables = self.model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
         labels, forget = batch.targets
-        losses = model.per_example(outputs, batch._replace(targets=labels))
+        batch = counted(self.model, batch._replace(targets=labels))
+        losses = self.model.per_example(outputs, batch)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
         total, capped = batch.weight.sum(), jnp.minimum(losses, frozen["cap"])
         return {
             "retain": Term(weighted_sum(losses, to_retain), total, frozen["retain"]),
             "forget": Term(weighted_sum(capped, to_forget), total, frozen["forget"]),
         }, variables
-
-    return objective

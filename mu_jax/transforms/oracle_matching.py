@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from mu_jax.data import Batches
-from mu_jax.mapping import outputs
+from mu_jax._tracing import compiled
+from mu_jax.data.batches import Batches
+from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
-from mu_jax.transforms.matching import RELEASED, Recipe, match
-from mu_jax.transforms.transform import Transform
+from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
+from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
 
 
+@method
 def oracle_matching(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
     oracles: PyTree,
     recipe: Recipe = RELEASED,
-) -> Transform:
+) -> Unlearn:
     """Fit the mean outputs of oracles: what datamodel matching aims at, with the oracles known.
 
     A bound on what matching can reach, not a method: it needs the retrained models. Do not score it
@@ -32,7 +34,7 @@ def oracle_matching(
     Args:
       model: the model, with outputs f32[B, K].
       optimizer: from a fresh state.
-      oracles: variables of J retrained models, stacked on a leading axis.
+      oracles: variables of J retrained models, stacked on a leading axis, or a list of them.
       recipe: the matching pool and the fit, see `mu.transforms.matching.Recipe`.
 
     Returns:
@@ -45,15 +47,18 @@ def oracle_matching(
       Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    if isinstance(oracles, list) or type(oracles) is tuple:  # `Variables` are a tuple as well
+        oracles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *oracles)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
             return _mean_outputs(model, oracles, pool)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled
 def _mean_outputs(model: Model, oracles: PyTree, pool: Batches) -> jax.Array:
     return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)

@@ -8,15 +8,17 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.fitting import Gradients, fit
+from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.labels import check_labels
+from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.sharding import created_like
-from mu_jax.transforms.transform import Transform, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
 
 
+@method
 def retrain(
     model: Model,
     optimizer: optax.GradientTransformation,
@@ -27,7 +29,7 @@ def retrain(
     batch_size: int | None = None,
     training_mode: bool = True,
     gradients: Gradients | None = None,
-) -> Transform:
+) -> Unlearn:
     """Train a new model on the retain set, with the recipe of the original.
 
     Everything is initialised again, parameters and batch statistics; some published "retrain" rows
@@ -49,7 +51,8 @@ def retrain(
     Cost: `epochs` passes over the retain set.
     """
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        check_labels(model, variables, retain=retain)
         own_key = jax.random.fold_in(key, 0)
         fresh = model.refresh(variables, created_like(variables, init, own_key))
         result = fit(
@@ -66,4 +69,4 @@ def retrain(
         )
         return report_fit(model, variables, result, (forget, retain))
 
-    return Transform(model, unlearn)
+    return unlearn

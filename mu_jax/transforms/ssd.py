@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import data, edits
+from mu_jax import edits
+from mu_jax.data.batches import Batches, concatenate, is_concrete
+from mu_jax.data.checks import check_range
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
 from mu_jax.statistics.accumulator import check_fingerprint
 from mu_jax.statistics.importance import Definition
-from mu_jax.transforms.transform import Transform, UnlearningWarning, report
+from mu_jax.transforms._shared.transform import Unlearn, UnlearningWarning, method, report
 
 PyTree = Any
 
@@ -62,6 +65,7 @@ class SSDInfo(NamedTuple):
         return found
 
 
+@method
 def ssd(
     model: Model,
     alpha: jax.Array | float | Literal["adaptive"],
@@ -70,7 +74,7 @@ def ssd(
     definition: Definition = "per_example",
     group_size: int | None = None,
     full_importance: Accumulator | None = None,
-) -> Transform:
+) -> Unlearn:
     """Selective synaptic dampening: shrink the weights that matter more for the forget set.
 
     With importances `F_f` over the forget set and `F` over all training data,
@@ -94,8 +98,8 @@ def ssd(
       `info.details` is an `SSDInfo`.
 
     Raises:
-      ValueError: sets that overlap or are empty; a full importance of another definition or of
-        other variables.
+      ValueError: alpha or dampening negative or NaN, where they can be seen; sets that overlap or
+        are empty; a full importance of another definition or of other variables.
 
     Cost: one forward and backward pass over retain and forget (forget only with a stored full
     importance); memory of two trees of importances beside the parameters.
@@ -122,11 +126,15 @@ def ssd(
     """
     adaptive = isinstance(alpha, str)
     if adaptive and alpha != "adaptive":
-        raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}")
+        raise ValueError(f"expected alpha to be a number or 'adaptive', found {alpha!r}: give one")
+    check_range(alpha=None if adaptive else alpha)
+    check_range(high=3e38, dampening=dampening)
 
-    def unlearn(model: Model, key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
         statistic = importance(model, definition, group_size)
+        if definition in ("per_example", "grouped"):
+            check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
@@ -161,7 +169,7 @@ def ssd(
         )
 
     importance(model, definition, group_size)  # refuses a wrong definition here, not later
-    return Transform(model, unlearn)
+    return unlearn
 
 
 def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumulator, jax.Array]:
@@ -171,8 +179,8 @@ def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumu
         rest = collect(statistic, variables, retain)
         return (rest if retain_only else rest.merge(part)), rest.weight
     # Groups may hold examples of both sets, so their sum is not the importance over all data.
-    if isinstance(forget, data.Batches) and isinstance(retain, data.Batches):
-        full = collect(statistic, variables, data.concatenate(retain, forget))
+    if isinstance(forget, Batches) and isinstance(retain, Batches):
+        full = collect(statistic, variables, concatenate(retain, forget))
         return full, full.weight
     raise ValueError(
         "expected array-backed Batches for grouped importance, found an iterable: compute "
@@ -189,7 +197,7 @@ def _details(part, full, total, alpha, updates) -> SSDInfo:
 
     return SSDInfo(
         selected=edits.mean(chosen),
-        selected_by_leaf=jax.tree.map(lambda m: m.mean(dtype=jnp.float32), chosen),
+        selected_by_leaf=jax.tree.map(edits.mean, chosen),
         largest_ratio=edits.largest(edits.ratios(part.value, full.value)),
         alpha=jnp.asarray(alpha, jnp.float32),
         ratio_bound=total / part.weight,
@@ -202,7 +210,7 @@ def _details(part, full, total, alpha, updates) -> SSDInfo:
 def _warn_if_out_of_reach(alpha, forget, retain) -> None:
     """Say before the pass that no ratio can exceed `n / n_forget`."""
     size, rest = _size(forget), _size(retain)
-    if size is None or rest is None or not data.is_concrete(alpha):
+    if size is None or rest is None or not is_concrete(alpha):
         return
     bound = (size + rest) / size
     if np.min(alpha) >= bound:
@@ -219,4 +227,4 @@ def _size(examples: Any) -> float | None:
     weight = getattr(examples, "weight", None)
     if weight is None:
         return getattr(examples, "num_examples", None)
-    return float(np.asarray(weight).sum()) if data.is_concrete(weight) else None
+    return float(np.asarray(weight).sum()) if is_concrete(weight) else None

@@ -8,7 +8,7 @@ from small_models import FORGET_IDS, setting
 from trees import assert_identical
 
 import mu_jax as mu
-from mu_jax.folding import observe
+from mu_jax.loops.scan import observe
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 

@@ -315,9 +315,9 @@ def test_missing_labels_and_inputs_are_refused(data_dir, tmp_path):
         (np.int64, [5, 8, 5], r"expected unique ids in small/train, found 1 used .* \(5\)"),
         (tfds.features.Text(), ["a_1", "b_01", "c_2"], r"found 1 used more than once \(1\)"),
         (tfds.features.Text(), ["a_1", "b", "c_2"], "to end in a number as 'a_1' does, found 'b'"),
-        (np.int64, [0, 1, 2**31], "expected ids from 0 to 2147483647"),
-        (np.int64, [0, 1, -1], "found -1 to 1; number the examples anew"),
-        (tfds.features.Text(), ["1", "2", "9" * 30], "expected ids from 0 to 2147483647"),
+        (np.int64, [0, 1, 2**31], "expected ids from -2147483648 to 2147483647"),
+        (np.int64, [0, 1, -(2**31) - 1], "found -2147483649 to 1; number the examples anew"),
+        (tfds.features.Text(), ["1", "2", "9" * 30], "expected ids from -2147483648 to 2147483647"),
     ],
 )
 def test_ids_that_do_not_name_one_example_each_are_refused(tmp_path, feature, ids, message):

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -298,3 +299,56 @@ def test_bad_attributes_and_bounds_are_one_sentence(request_, message):
 def test_bounds_need_one_float_target_an_example(targets):
     with pytest.raises(ValueError, match="expected one number for each example as targets"):
         _of("below:3", targets=targets)
+
+
+def test_ids_below_zero_are_selected_as_others_are(tmp_path):
+    index, inputs = np.array([-7, 3, -1, 5]), np.array([[0.0], [5.0], [1.0], [9.0]])
+    for request in ("ids:-7,-1", "nearest:2:id=-7", _csv(tmp_path, "id\n-1\n-7\n")):
+        assert read_request(request, index=index, inputs=inputs).tolist() == [-7, -1]
+
+
+def _csv(folder, text):
+    (folder / "forget.csv").write_text(text)
+    return str(folder / "forget.csv")
+
+
+def _cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, 150, -3])
+def test_an_archive_that_is_cut_is_one_sentence(tmp_path, size):
+    path = tmp_path / "sets.npz"
+    np.savez(path, class_3=np.array([3, 9]))
+    assert _read(f"{path}:class_3").tolist() == [3, 9]
+    _cut(path, size)
+    with pytest.raises(ValueError, match=r"^expected an archive of forget sets.* damaged"):
+        _read(f"{path}:class_3")
+
+
+def test_an_archive_that_holds_something_else_is_one_sentence(tmp_path):
+    path = tmp_path / "sets.npz"
+    with path.open("wb") as file:
+        np.save(file, np.array([3, 9]))  # an array alone
+    with pytest.raises(ValueError, match=r"^expected an archive of forget sets"):
+        _read(f"{path}:class_3")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("class_3.npy", "\x03\x09")  # whose bytes are no ids
+    with pytest.raises(ValueError, match=r"^expected an archive of forget sets"):
+        _read(f"{path}:class_3")
+    np.savez(path, class_3=np.array([None]))
+    with pytest.raises(ValueError, match=r"^expected an archive of forget sets"):
+        _read(f"{path}:class_3")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('id\n"' + "9" * 140_000 + '"', r"^expected comma-separated cells at .*:2, found"),
+        ('{"id":' * 20_000, r'^expected \{"id": INTEGER\} at .*:1, found'),
+        ('{"id": ' + "9" * 5_000 + "}", r'^expected \{"id": INTEGER\} at .*:1, found'),
+    ],
+)
+def test_a_line_that_no_reader_takes_is_one_sentence(tmp_path, text, said):
+    with pytest.raises(ValueError, match=said):
+        _read(_write(tmp_path / "forget.csv", text))

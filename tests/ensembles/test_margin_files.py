@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,24 @@ def test_bad_files_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", margins=VALUES)
     with pytest.raises(ValueError, match="expected the fields values, index, forget"):
         load_margins(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, 300, -3])
+def test_a_file_that_is_cut_is_one_sentence(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"^expected arrays in .*oracles\.npz, found a damaged"):
+        load_margins(path)
+
+
+def test_a_file_that_holds_something_else_is_one_sentence(tmp_path):
+    path = tmp_path / "oracles.npz"
+    path.write_text("values\n1.0\n")
+    with pytest.raises(ValueError, match=r"^expected arrays in"):
+        load_margins(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("values", "text")
+    with pytest.raises(ValueError, match=r"^expected arrays in"):
+        load_margins(path)
+    np.savez(path, values=np.full((3, 4), "a"), index=INDEX, forget="")
+    with pytest.raises(ValueError, match=r"^expected margins of floats and ids of integers"):
+        load_margins(path)

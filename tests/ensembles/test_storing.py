@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -107,3 +108,26 @@ def test_bad_input_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="expected results with a leading axis of 2 models"):
         ensembles.stored(tmp_path, RECIPE, lambda numbers: jnp.zeros(3), 2, block=2)
     assert not list(tmp_path.glob("*/blocks/*"))
+
+
+def multiples(numbers):
+    return 1.0 * numbers
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"block": "2"}', '{"block": 0}', "{}"])
+def test_a_damaged_record_of_an_ensemble_is_one_sentence(tmp_path, text):
+    ensembles.stored(tmp_path, RECIPE, multiples, 3, block=2)
+    (record,) = tmp_path.glob("*/ensemble.json")
+    record.write_text(text)
+    with pytest.raises(ValueError, match=r"^expected the record of an ensemble in .*: delete the"):
+        ensembles.stored(tmp_path, RECIPE, multiples, 3, block=2)
+
+
+def test_a_damaged_block_is_named_and_computed_again_once_it_is_gone(tmp_path):
+    ensembles.stored(tmp_path, RECIPE, multiples, 3, block=2)
+    (block,) = tmp_path.glob("*/blocks/00000001")
+    shutil.rmtree(block / "arrays")
+    with pytest.raises(ValueError, match=r"^expected .*00000001"):
+        ensembles.stored(tmp_path, RECIPE, multiples, 3, block=2)
+    shutil.rmtree(block)
+    np.testing.assert_array_equal(ensembles.stored(tmp_path, RECIPE, multiples, 3), [0, 1, 2])

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.configs import digits
 from mu_jax import reporting
-from mu_jax.checkpoints import Store
+from mu_jax.store.versions import Store
 
 ROOT = pathlib.Path(__file__).parents[2]
 FAST = ["--config.training.epochs=8", "--config.limit=600"]

@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 from mu_jax.models import ResNet50, ViT, ViTB16
-from mu_jax.models.rematerialisation import block_caller
+from mu_jax.models.rematerialization import block_caller
 from mu_jax.models.resnet import BottleneckBlock
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)

@@ -17,8 +17,8 @@ from processes import finish, start
 from small_models import setting
 
 import mu_jax as mu
-from mu_jax import folding
-from mu_jax.checkpoints import Store
+from mu_jax.loops import scan as folding
+from mu_jax.store.versions import Store
 
 SECONDS = 240
 

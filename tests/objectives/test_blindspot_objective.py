@@ -9,9 +9,9 @@ from jax.sharding import AxisType
 from trees import assert_close, assert_identical, is_one_sentence
 
 import mu_jax as mu
-from mu_jax.data import constrain
-from mu_jax.fitting import micro_batches, plain, total
-from mu_jax.mixing import Marked
+from mu_jax.data.axes import constrain
+from mu_jax.data.forget_retain import Marked
+from mu_jax.loops.fit import micro_batches, plain, total
 from mu_jax.objectives import attention_layers, attention_map, blindspot
 
 BETA, KEY = 50.0, jax.random.key(0)
@@ -150,12 +150,12 @@ def test_parts_with_unequal_numbers_of_rows_to_forget_give_the_whole(parts):
 def test_shards_with_unequal_numbers_of_rows_to_forget_give_the_whole(kind):
     batch = batch_of([1, 1, 1, 0, 0, 0, 0, 0])
     mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
-    everything = mu.sharding.place((variables(0), variables(1)), mesh)
+    everything = mu.mesh.place((variables(0), variables(1)), mesh)
     found = value_and_gradient(
-        constrain(mu.sharding.place(batch, mesh), mesh, "data"),
+        constrain(mu.mesh.place(batch, mesh), mesh, "data"),
         start=everything[0],
         teacher=everything[1],
-        attention_weight=mu.sharding.place(jnp.asarray(BETA), mesh),
+        attention_weight=mu.mesh.place(jnp.asarray(BETA), mesh),
     )
     assert_close(found, value_and_gradient(batch), rtol=1e-12, atol=1e-12)
 

@@ -23,7 +23,7 @@ def test_value_against_the_weighted_mean(sign):
     found, variables = mu.supervised(chosen.model, sign=sign)(chosen.variables, batch, {}, KEY)
     losses = chosen.model.losses(chosen.variables, batch)
     expected = sign * np.average(losses, weights=np.arange(8.0))
-    np.testing.assert_allclose(mu.fitting.total(found), expected, rtol=1e-6)
+    np.testing.assert_allclose(mu.loops.total(found), expected, rtol=1e-6)
     assert_identical(variables, chosen.variables)
 
 
@@ -64,9 +64,3 @@ def test_training_mode_drops_out_and_moves_statistics_only(name):
     floats = [(a, b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.floating)]
     assert len(floats) == 2
     assert all(bool(jnp.all(a != b)) for a, b in floats)
-
-
-def test_the_same_arguments_give_the_same_object():
-    model = setting("raw").model
-    assert mu.supervised(model) is mu.supervised(model)
-    assert mu.supervised(model) is not mu.supervised(model, sign=-1.0)

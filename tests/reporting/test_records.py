@@ -193,3 +193,30 @@ def test_a_writer_waits_for_the_lock(tmp_path):
         fcntl.flock(file, fcntl.LOCK_UN)
         writing.result(timeout=10)
     assert reporting.read(path) == [full_record()]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("method", None), ("seed", "0"), ("seed", True), ("status", 3), ("hyperparameters", [])),
+        *(("forget_set", {"kind": 3, "size": 9}), ("forget_set", {"kind": "a", "size": None})),
+        *(("cost", {"device": None}), ("metrics", {"MIA": {"value": 1.0, "unit": 3}})),
+    ],
+)
+def test_a_field_of_another_kind_is_one_sentence(name, value):
+    values = json.loads(reporting.to_json(full_record()))
+    with pytest.raises(ValueError, match=r"^expected \w+ for \w+ in .*, found"):
+        reporting.from_json(json.dumps({**values, name: value}))
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"seed": ' + "9" * 5_000 + "}"])
+def test_a_line_that_no_reader_takes_is_one_sentence(line):
+    with pytest.raises(ValueError, match=r"^expected a JSON object, found one with a number too"):
+        reporting.from_json(line)
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match=r"^expected JSON lines in .*records\.jsonl, found bytes"):
+        reporting.read(path)

@@ -222,6 +222,17 @@ def standardized(kernel):
     return (kernel - kernel.mean(0)) / (kernel.std(0) + 0.1)
 
 
+def experts(params, x):
+    """Each row of an example goes to one of two experts, in groups of a size of its own."""
+
+    def one(rows):
+        second = rows[:, 0] > 0
+        sizes = jnp.array([(~second).sum(), second.sum()], jnp.int32)
+        return lax.ragged_dot(rows[jnp.argsort(second)], params["w"], sizes)
+
+    return lax.map(one, x) if len(x) > 1 else one(x[0])[None]
+
+
 CASES = {
     "mlp": lambda: linen_case(MLP(), normal(1, SIZE, 5), **DENSE),
     "conv": lambda: linen_case(ConvNet(), normal(1, SIZE, 7, 6, 2), **PATCHES),
@@ -272,6 +283,20 @@ CASES = {
         {"w": normal(2, 3, 4, 2)},
         normal(1, SIZE, 3, 2, 4),
         w="tokens",
+    ),
+    "ragged experts": lambda: raw_case(
+        lambda p, x: jnp.tanh(experts(p, jnp.tanh(x @ p["in"]))) @ p["out"],
+        {"in": normal(3, 5, 4), "w": normal(2, 2, 4, 3), "out": normal(4, 3, 2)},
+        normal(1, SIZE, 6, 5),
+        **{"in": "tokens", "w": "small", "out": "tokens"},
+    ),
+    "no entries": lambda: raw_case(
+        lambda p, x: x @ p["w"] + (x @ p["none"]).sum() + p["bias"].sum(),
+        {"w": normal(2, 5, 4), "none": normal(3, 5, 0), "bias": normal(4, 0), "v": normal(5, 0, 2)},
+        w="dense",
+        none="unused",
+        bias="unused",
+        v="unused",
     ),
     "adapter": lambda: raw_case(
         lambda p, x: x @ p["a"] @ p["b"] + x @ (p["c"] @ p["d"]),

@@ -6,6 +6,7 @@ import functools
 import re
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +19,14 @@ from per_example_cases import (
     MLP,
     SIZE,
     Case,
+    integers,
     linen_case,
     normal,
     raw_case,
     standardized,
 )
 
-from mu_jax.statistics import per_example
+from mu_jax.statistics._engine import per_example
 
 # Half the time to compile.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -65,11 +67,12 @@ def norms(losses, params, rows, **options):
 
 def assert_close(found, expected, tolerance):
     """Equal up to `tolerance` of each leaf's largest entry, or a hundredth of the tree's."""
-    largest = max(np.abs(x).max() for x in jax.tree.leaves(jax.device_get(expected)))
+    leaves = jax.tree.leaves(jax.device_get(expected))
+    largest = max(np.abs(x).max(initial=0) for x in leaves)
 
     def compare(found, expected):
         assert found.shape == expected.shape and found.dtype == expected.dtype
-        scale = max(np.abs(expected).max(), 0.01 * largest)
+        scale = max(np.abs(expected).max(initial=0), 0.01 * largest)
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
     jax.tree.map(compare, jax.device_get(found), jax.device_get(expected))
@@ -84,7 +87,9 @@ def test_squares_equal_a_loop(name):
         assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-12)
 
 
-@pytest.mark.parametrize("name", ["mlp", "dilations", "lookup", "kernel and transpose", "experts"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "dilations", "lookup", "kernel and transpose", "experts", "ragged experts"]
+)
 def test_magnitudes_and_norms_equal_a_loop(name):
     weight = np.linspace(0.5, 2.0, SIZE)
     with jax.enable_x64(True):
@@ -189,6 +194,59 @@ def test_chunk_size_does_not_matter(name):
             norms(*arguments, chunk_size=chunk_size),
         )
         assert_close(found, expected, 1e-5)
+
+
+MODES = {
+    "take, fill": functools.partial(jnp.take, axis=0, mode="fill", fill_value=0),
+    "take, clip": functools.partial(jnp.take, axis=0, mode="clip"),
+    "take, wrap": functools.partial(jnp.take, axis=0, mode="wrap"),
+    "at, fill": lambda table, i: table.at[i].get(mode="fill", fill_value=0.5),
+    "at, drop": lambda table, i: table.at[i].get(mode="drop", fill_value=0),
+    "at, clip": lambda table, i: table.at[i].get(mode="clip"),
+    "at, in bounds": lambda table, i: table.at[i].get(mode="promise_in_bounds"),
+    "not wrapped": lambda table, i: table.at[i].get(
+        mode="fill", fill_value=0, wrap_negative_indices=False
+    ),
+}
+
+
+def assert_lookups(rows, dtype, mode, indices):
+    """Lookups in a table, with rows beyond it several times over, against a loop."""
+    case = raw_case(
+        lambda p, i: MODES[mode](p["w"], i) + 0.5,
+        {"w": normal(2, rows, 2)},
+        np.resize(np.array(indices).astype(dtype), (SIZE, 3)),
+    )
+    gradients, weight = gradient_loop(case), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
+    assert per_example.routes(case.losses, case.params, case.rows) == {"w": "lookup"}
+    found = squares(case.losses, case.params, case.rows, weight)
+    assert_close(found, weighted(np.square, gradients, weight), 1e-5)
+    expected = np.square(gradients["w"]).sum((1, 2))
+    assert_close(norms(case.losses, case.params, case.rows), expected, 1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_beyond_a_table_count_as_in_a_plain_gradient(mode):
+    assert_lookups(50, np.int32, mode, [1, 50, 50, -1, -1, 3, -51, -51, 120, 49, 0, 49, -50])
+
+
+@pytest.mark.parametrize("mode", ["take, fill", "take, clip"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
+def test_rows_may_be_numbered_in_any_integer_type(dtype, mode):
+    largest = min(np.iinfo(dtype).max, 310)
+    assert_lookups(300, dtype, mode, [0, 100, largest, largest, 127, 5, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_an_embedding_takes_narrow_words(dtype):
+    words = integers(1, 0, 128, SIZE, 5)
+    params = {"embedding": normal(2, 128, 3)}
+    module = nn.Embed(128, 3)
+    case = raw_case(lambda p, i: module.apply({"params": p}, i), params, words.astype(dtype))
+    assert per_example.routes(case.losses, params, case.rows) == {"embedding": "lookup"}
+    weight = np.ones(SIZE, np.float32)
+    found = squares(case.losses, case.params, case.rows, weight)
+    assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-5)
 
 
 def test_groups_of_many_examples():

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import mu_jax as mu
-from mu_jax.transforms.matching import Recipe, matching_pool
+from mu_jax.transforms._shared.matching import Recipe, matching_pool
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dmm_golden.npz"
 RELEASED = Recipe(epochs=4, batch_size=32, retain_multiplier=3, forget_multiplier=2, shuffle=False)

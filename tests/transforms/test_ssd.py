@@ -14,7 +14,7 @@ from small_models import EXAMPLES, FORGET_IDS, setting
 from trees import assert_close, assert_identical, is_one_sentence, stack
 
 import mu_jax as mu
-from mu_jax.folding import observe
+from mu_jax.loops.scan import observe
 
 KEY = jax.random.key(0)
 RAW = setting("raw")

@@ -9,7 +9,7 @@ import pytest
 from small_models import EXAMPLES, FORGET_IDS, setting
 
 import mu_jax as mu
-from mu_jax.transforms.transform import Transform, report
+from mu_jax.transforms._shared.transform import method, report
 
 KEY = jax.random.key(0)
 RAW = setting("raw")
@@ -18,14 +18,18 @@ RAW = setting("raw")
 def moving(change, sets=None, **options):
     """A transform that applies `change` to every parameter."""
 
-    def body(model, key, variables, forget, retain):
-        after = model.with_params(variables, jax.tree.map(change, model.params(variables)))
-        given = (forget, retain) if sets is None else sets
-        return report(
-            model, variables, after, given, **{"steps": 3, "example_passes": 7, **options}
-        )
+    @method
+    def factory(model):
+        def unlearn(key, variables, forget, retain):
+            after = model.with_params(variables, jax.tree.map(change, model.params(variables)))
+            given = (forget, retain) if sets is None else sets
+            return report(
+                model, variables, after, given, **{"steps": 3, "example_passes": 7, **options}
+            )
 
-    return Transform(RAW.model, body)
+        return unlearn
+
+    return factory(RAW.model)
 
 
 def run(transform, *sets):

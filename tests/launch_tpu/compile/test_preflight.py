@@ -21,7 +21,7 @@ from launch_tpu import worklist
 from launch_tpu.compile import compiled, operations, programs, projection, topologies
 from launch_tpu.compile.compiled import Collective, Measured, Memory
 from mu_jax import target
-from mu_jax.folding import Program
+from mu_jax.loops.scan import Program
 
 ROOT = Path(__file__).resolve().parents[3]
 V5E = topologies.GENERATIONS["v5e"]

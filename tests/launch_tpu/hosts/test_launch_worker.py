@@ -35,7 +35,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from mu_jax.run_state import latest_state, save_state
+from mu_jax.store.run_state import latest_state, save_state
 
 workdir = Path(sys.argv[-1].removeprefix("--workdir="))
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

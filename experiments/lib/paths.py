@@ -1,0 +1,98 @@
+"""Whether a path can be used, known before anything is computed; what is wrong, in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import tempfile
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, in one line; of the operating system's errors with what to do.
+
+    Example:
+      >>> sentence(PermissionError(errno.EACCES, "Permission denied", "runs/digits"))
+      'expected to be allowed to use runs/digits, found permission denied; choose another path'
+    """
+    text = " ".join(str(error).split())
+    if not isinstance(error, OSError) or error.errno is None or text.startswith("expected "):
+        return text or type(error).__name__
+    where = error.filename2 or error.filename or "a file"
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    if error.errno in _FULL:
+        return f"expected room for {where}, found the disk full; free some, and run this again"
+    if isinstance(error, FileNotFoundError):
+        return f"expected a file or folder at {where}, found none; check the path"
+    if isinstance(error, NotADirectoryError):
+        return f"expected folders above {where}, found a file among them; choose another path"
+    if isinstance(error, IsADirectoryError):
+        return f"expected a file at {where}, found a folder; choose another path, or move it away"
+    what = (error.strerror or type(error).__name__).lower()
+    return f"expected to be allowed to use {where}, found {what}; choose another path"
+
+
+def check_workdir(
+    path: str | os.PathLike[str], *, files: tuple[str, ...] = (), folders: tuple[str, ...] = ()
+) -> pathlib.Path:
+    """The path of a working directory, refused now rather than after an hour of computing.
+
+    Nothing is made.
+
+    Args:
+      path: the directory, which need not be there.
+      files, folders: names in it that will be written; what is there must be of that kind.
+
+    Raises:
+      ValueError: an empty path.
+      OSError: a directory that cannot be made or written, or a name in it that is taken.
+    """
+    if not os.fspath(path):
+        raise ValueError("expected a path for --workdir, found an empty one; name a folder")
+    path = pathlib.Path(path)
+    _check_folder(path)
+    for name in folders:
+        _check_folder(path / name)
+    for name in files:
+        check_file(path / name)
+    return path
+
+
+def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a file that will be written, refused now if it cannot be.
+
+    Raises:
+      OSError: a folder of this name, a folder above that cannot be made or written, no permission.
+    """
+    path = pathlib.Path(path)
+    if _there(path) and path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
+    if _there(path) and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write", str(path))
+    _check_folder(path.parent)
+    return path
+
+
+def _check_folder(path: pathlib.Path) -> None:
+    """Refuse a folder that is there and cannot be written, or that cannot be made."""
+    whole = pathlib.Path(os.path.abspath(path))
+    found = next(each for each in (whole, *whole.parents) if _there(each))
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(path))
+    try:
+        tempfile.TemporaryFile(dir=found).close()  # only a try tells: root has all permissions
+    except OSError as error:
+        number = errno.EACCES if error.errno == errno.ENOENT else error.errno
+        raise OSError(number, f"no way to write in {found}", str(path)) from error
+
+
+def _there(path: pathlib.Path) -> bool:
+    """Whether something has this name, a broken link included; OSError for an impossible name."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

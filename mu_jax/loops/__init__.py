@@ -1,0 +1,49 @@
+"""The one loop over batches, the one optimization loop, and what is built on them."""
+
+from mu_jax.loops.batch_stats import refresh_statistics
+from mu_jax.loops.fit import (
+    FitInfo,
+    FitState,
+    Gradients,
+    Objective,
+    Term,
+    fit,
+    micro_batches,
+    per_term,
+    plain,
+    sam,
+    total,
+)
+from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
+from mu_jax.loops.predict import map_rows, outputs
+from mu_jax.loops.progress import progress
+from mu_jax.loops.restriction import gradient_restriction, restricted_loss
+from mu_jax.loops.scan import Observer, fold, observe, record
+
+__all__ = [
+    "FitInfo",
+    "FitState",
+    "Gradients",
+    "Objective",
+    "Observer",
+    "Phase",
+    "PhasesInfo",
+    "PhasesState",
+    "Term",
+    "fit",
+    "fit_phases",
+    "fold",
+    "gradient_restriction",
+    "map_rows",
+    "micro_batches",
+    "observe",
+    "outputs",
+    "per_term",
+    "plain",
+    "progress",
+    "record",
+    "refresh_statistics",
+    "restricted_loss",
+    "sam",
+    "total",
+]

@@ -1,0 +1,331 @@
+"""Fits of several phases: what each one minimizes, on which examples, in which cycles."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mu_jax._tracing import holds_tracer
+from mu_jax.data.batches import Batch, Batches
+from mu_jax.loops.fit import (
+    FitInfo,
+    FitState,
+    Gradients,
+    Objective,
+    advance,
+    no_info,
+    num_steps,
+    position_of,
+    with_batch_size,
+)
+from mu_jax.loops.scan import is_recording
+from mu_jax.mesh.shards import enter
+from mu_jax.model import Model
+
+PyTree = Any
+Memory = Literal["kept", "fresh", "shared"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of `mu.fit_phases`: the arguments of a fit that the phases do not share.
+
+    Attributes:
+      objective, optimizer, batches: see `mu.fit`.
+      epochs: passes over the batches in each cycle. steps: number of steps in each cycle instead;
+        the next cycle then goes on where this one stopped reading.
+      cycles: numbers of the cycles that the phase takes part in, such as `range(3)` for the first
+        three; default all.
+      optimizer_state: `kept`: the phase has its own, which it takes up again in its next cycle.
+        `fresh`: its own, initialized anew in every cycle. `shared`: one for all phases that say so,
+        each step starting from what the step before it left, whichever phase that was; their
+        optimizers must have states of one shape.
+      model: which part of the variables the phase trains; default the model of the fit. With
+        `mu.restrict` an adversary trains one part of the variables and its opponent the other.
+      batch_size, frozen, gradients, shuffle, update_mask: see `mu.fit`.
+    """
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    batches: Batches | Iterable[Batch]
+    _: dataclasses.KW_ONLY
+    epochs: int = 1
+    steps: int | None = None
+    cycles: Container[int] | None = None
+    optimizer_state: Memory = "kept"
+    model: Model | None = None
+    batch_size: int | None = None
+    frozen: dict[str, PyTree] | None = None
+    gradients: Gradients | None = None
+    shuffle: bool = True
+    update_mask: PyTree | None = None
+
+
+class PhasesState(NamedTuple):
+    """Everything needed to continue a fit of phases bit-identically.
+
+    Attributes:
+      steps: the steps that each phase has taken, i32[] each: the position.
+      variables: the result so far.
+      opt_states: the optimizer state of each phase; the first of the phases that share one has it,
+        the others have `()`.
+      key: the PRNG key of the fit.
+    """
+
+    steps: tuple[jax.Array, ...]
+    variables: PyTree
+    opt_states: tuple[optax.OptState, ...]
+    key: jax.Array
+
+
+Carry = tuple[PhasesState, tuple[FitInfo, ...]]
+
+
+class PhasesInfo(NamedTuple):
+    """What a fit of phases did.
+
+    Attributes:
+      fits: a `mu.FitInfo` for each phase, over all its steps.
+      records: what `record` returned after each cycle, with a leading axis of cycles.
+    """
+
+    fits: tuple[FitInfo, ...]
+    records: PyTree = ()
+
+    def messages(self) -> list[str]:
+        """A sentence for each phase that diverged."""
+        found = []
+        for number, fit in enumerate(self.fits):
+            found += [f"Phase {number}: {message}" for message in fit.messages()]
+        return found
+
+
+def fit_phases(
+    model: Model,
+    phases: Sequence[Phase],
+    variables: PyTree,
+    *,
+    key: jax.Array,
+    cycles: int = 1,
+    steps: int | None = None,
+    record: Callable[[PyTree], PyTree] | None = None,
+    state: PhasesState | None = None,
+) -> tuple[PhasesState, PhasesInfo]:
+    """Fit in phases, one after another, and again for every cycle.
+
+    One phase is exactly `mu.fit`, interrupted at the end of each cycle and continued in the next
+    one with the variables that the other phases left. Phase p draws its orders and its randomness
+    from `fold_in(key, p)`, so nothing depends on where a run was stopped.
+
+    | method | call |
+    |---|---|
+    | one after another (UNSIR) | `cycles=1`, epochs by phase |
+    | in turn, some only at first (SCRUB) | `cycles=E`, `Phase(..., cycles=range(m))` |
+    | adversaries | `Phase(..., steps=k, model=mu.restrict(model, part))` for each |
+
+    Args:
+      model: says which part of the variables is trained, where a phase does not say it itself.
+      phases: in the order of their turns.
+      variables: where to start.
+      key: a PRNG key.
+      cycles: how often the phases take their turns.
+      steps: number of steps of all phases together after which to stop, in the middle of a cycle if
+        need be; default all.
+      record: `variables -> tree`, called after every cycle: a checkpoint, an error. The results
+        come back stacked as `info.records`. Cycles that ended before a given `state` record that
+        state.
+      state: continue from here; `variables` and `key` are then not used.
+
+    Returns:
+      `(state, info)`: `state.variables` is the result, `info` a `PhasesInfo`.
+
+    Raises:
+      ValueError: no phases; an iterable whose length is not known, without `steps` of its phase;
+        phases that share an optimizer state whose shapes differ.
+
+    Cost: that of the fits; memory of the parameters, one gradient, one batch, every optimizer state
+    and, with `record`, `cycles` results. Under `jit` each phase is compiled once, whatever the
+    number of cycles.
+
+    Example:
+      >>> import mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
+      >>> data = mu.batches(jnp.eye(2), jnp.array([1.0, 3.0]), batch_size=2)
+      >>> there, back = mu.supervised(model, sign=-1.0), mu.supervised(model)
+      >>> phases = [Phase(there, optax.sgd(0.1), data, cycles=range(1)),
+      ...           Phase(back, optax.sgd(0.5), data, epochs=2)]
+      >>> start = mu.Variables(jnp.zeros(2))
+      >>> state, info = fit_phases(model, phases, start, key=jax.random.key(0), cycles=3)
+      >>> [int(steps) for steps in state.steps], state.variables.params.round(1)
+      ([1, 6], Array([1. , 2.9], dtype=float32))
+    """
+    phases = tuple(
+        dataclasses.replace(phase, batches=with_batch_size(phase.batches, phase.batch_size))
+        for phase in phases
+    )
+    stops = _stops(phases, cycles, steps)
+    done: list[int | jax.Array] = [0] * len(phases)
+    if state is None:
+        state = _start(model, phases, variables, key)
+    else:
+        done = [position_of(step) for step in state.steps]
+    carry = state, tuple(no_info(int(stop)) for stop in stops[-1])
+    if cycles > 1 and _is_traced(model, phases, state) and not is_recording():
+        carry, records = _as_one_loop(model, phases, carry, stops, record)
+    else:
+        # A recording notes each phase once, with all its steps.
+        stops = stops[-1:] if is_recording() else stops
+        carry, records = _by_turns(model, phases, carry, stops, record, done)
+    return carry[0], PhasesInfo(carry[1], records)
+
+
+def _stops(phases: tuple[Phase, ...], cycles: int, steps: int | None) -> np.ndarray:
+    """The number of steps that each phase has taken after each cycle, i32[cycles, phases]."""
+    if not phases or cycles < 1:
+        raise ValueError(
+            f"expected at least one phase and one cycle, found {len(phases)} and {cycles}: give "
+            "what to fit"
+        )
+    each = [num_steps(p.batches, p.epochs) if p.steps is None else p.steps for p in phases]
+    turns = [[p.cycles is None or cycle in p.cycles for p in phases] for cycle in range(cycles)]
+    taken = np.asarray(turns, np.int32) * np.asarray(each, np.int32)
+    if steps is not None:
+        if not 0 <= steps <= taken.sum():
+            raise ValueError(
+                f"expected a number of steps up to {taken.sum()}, those of all cycles, found "
+                f"{steps}: give fewer steps or more cycles"
+            )
+        before = np.cumsum(taken).reshape(taken.shape) - taken
+        taken = np.clip(steps - before, 0, taken)
+    return np.cumsum(taken, axis=0, dtype=np.int32)
+
+
+def _start(model: Model, phases: tuple[Phase, ...], variables: PyTree, key: jax.Array):
+    """The state before the first step."""
+    states: list[Any] = []
+    for number, phase in enumerate(phases):
+        found = phase.optimizer.init((phase.model or model).params(variables))
+        owner = _owner(phases, number)
+        if owner != number:
+            _check_shared(states[owner], found)
+        states.append(found if owner == number else ())
+    steps = tuple(jnp.zeros((), jnp.int32) for _ in phases)
+    return PhasesState(steps, variables, tuple(states), key)
+
+
+def _owner(phases: tuple[Phase, ...], number: int) -> int:
+    """Which phase has the optimizer state of phase `number`."""
+    sharing = [n for n, phase in enumerate(phases) if phase.optimizer_state == "shared"]
+    return sharing[0] if number in sharing else number
+
+
+def _check_shared(first: optax.OptState, other: optax.OptState) -> None:
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (first, other)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            "expected phases that share an optimizer state to have optimizers of one kind, found "
+            f"states {jax.tree.structure(first)} and {jax.tree.structure(other)}: give the phases "
+            "states of their own"
+        )
+
+
+def _is_traced(model: Model, phases: tuple[Phase, ...], state: PhasesState) -> bool:
+    """Whether the fit is part of a program, so that its cycles can be one loop in it."""
+    if not all(isinstance(phase.batches, Batches) for phase in phases):
+        return False
+    return holds_tracer(model, jax.tree.leaves(state), [vars(phase) for phase in phases])
+
+
+def _by_turns(
+    model: Model,
+    phases: tuple[Phase, ...],
+    carry: Carry,
+    stops: np.ndarray,
+    record: Callable[[PyTree], PyTree] | None,
+    done: list[int | jax.Array],
+) -> tuple[Carry, PyTree]:
+    """Every turn as a loop of its own, which can be watched, saved and resumed."""
+    records = []
+    for cycle, targets in enumerate(stops):
+        for number, stop in enumerate(targets.tolist()):
+            start = done[number]
+            if isinstance(start, jax.core.Tracer) or start < stop:
+                begin = int(stops[cycle - 1, number]) if cycle else 0
+                carry = _turn(model, phases, number, carry, (start, begin, stop))
+                done[number] = stop
+        if record is not None:
+            records.append(record(carry[0].variables))
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *records) if records else ()
+
+
+def _as_one_loop(
+    model: Model,
+    phases: tuple[Phase, ...],
+    carry: Carry,
+    stops: np.ndarray,
+    record: Callable[[PyTree], PyTree] | None,
+) -> tuple[Carry, PyTree]:
+    """The cycles as one loop inside a program, which then holds each phase once."""
+    begins = np.concatenate([np.zeros_like(stops[:1]), stops[:-1]])
+    bounds = jnp.asarray(begins), jnp.asarray(stops)
+    for mesh in {phase.batches.mesh for phase in phases}:  # type: ignore[union-attr]
+        if mesh is not None:
+            carry, bounds = enter((carry, bounds), mesh)
+
+    def cycle(carry, bounds):
+        begins, stops = bounds
+        for number in range(len(phases)):
+            start = carry[0].steps[number]
+            own = start, begins[number], stops[number]
+            carry = _turn(model, phases, number, carry, own)
+        return carry, () if record is None else record(carry[0].variables)
+
+    return jax.lax.scan(cycle, carry, bounds)
+
+
+def _turn(
+    model: Model,
+    phases: tuple[Phase, ...],
+    number: int,
+    carry: Carry,
+    bounds: tuple[Any, Any, Any],
+) -> Carry:
+    """The steps of one phase in one cycle: from `start` to `stop`; the cycle's first is `begin`."""
+    (state, infos), (start, begin, stop) = carry, bounds
+    phase, owner = phases[number], _owner(phases, number)
+    model, opt_state = phase.model or model, state.opt_states[owner]
+    if phase.optimizer_state == "fresh":
+        fresh = phase.optimizer.init(model.params(state.variables))
+        begins = jnp.asarray((start == begin) & (start < stop))
+        opt_state = jax.tree.map(lambda x, y: jnp.where(begins, x, y), fresh, opt_state)
+    own_key = jax.random.fold_in(state.key, number)
+    own, info = advance(
+        model,
+        phase.objective,
+        phase.optimizer,
+        (FitState(state.steps[number], state.variables, opt_state, own_key), infos[number]),
+        phase.batches,
+        start=start,
+        stop=stop,
+        frozen=phase.frozen,
+        gradients=phase.gradients,
+        shuffle=phase.shuffle,
+        update_mask=phase.update_mask,
+    )
+    state = PhasesState(
+        _replaced(state.steps, number, own.step),
+        own.variables,
+        _replaced(state.opt_states, owner, own.opt_state),
+        state.key,
+    )
+    return state, _replaced(infos, number, info)
+
+
+def _replaced(items: tuple, number: int, item: Any) -> tuple:
+    return (*items[:number], item, *items[number + 1 :])

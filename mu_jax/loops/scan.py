@@ -1,0 +1,326 @@
+"""The one loop over batches: inside one program for arrays, on the host for streams."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from mu_jax._tracing import holds_tracer
+from mu_jax.data.batches import (
+    Batch,
+    Batches,
+    checked_batch,
+    pad,
+    random_order,
+    without_padding_values,
+)
+from mu_jax.mesh.shards import enter, mesh_of, place
+
+PyTree = Any
+Step = Callable[..., PyTree]
+
+
+class Observer(Protocol):
+    """Watches the loops of a program that runs outside `jit`: progress, saving, resuming."""
+
+    def begin(self, total: int | None, carry: PyTree, position: int) -> tuple[PyTree, int]:
+        """A loop of `total` batches starts; returns the carry and position to start from."""
+
+    def advance(self, carry: PyTree, position: int) -> None:
+        """The loop has done `position` batches."""
+
+    def end(self, carry: PyTree, position: int) -> None:
+        """The loop is done."""
+
+
+_OBSERVERS: contextvars.ContextVar[tuple[Observer, ...]] = contextvars.ContextVar(
+    "observers", default=()
+)
+_SEGMENTS = 20
+
+
+class Program(NamedTuple):
+    """One program of a run over streams: `function(*arguments)`, called `times` times.
+
+    `arguments` are trees of `jax.ShapeDtypeStruct`, with shardings on explicit mesh axes; the first
+    is donated if `donates`.
+    """
+
+    function: Callable[..., PyTree]
+    arguments: tuple
+    times: int
+    donates: bool
+
+
+_PROGRAMS: contextvars.ContextVar[list[Program] | None] = contextvars.ContextVar(
+    "programs", default=None
+)
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[Program]]:
+    """Let loops in this block note their programs in place of running.
+
+    Inside, trace a transform with `jax.eval_shape`: its `Batches` may be as large as they like,
+    since nothing is computed. The list then holds the programs of the same run over streams, one
+    step for each loop, ready to be compiled for any devices.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, optax.squared_error)
+      >>> data = mu.batches(jnp.eye(4), jnp.ones(4), batch_size=2)
+      >>> with record() as programs:
+      ...     _ = jax.eval_shape(mu.ssd(model, 2.0), jax.random.key(0), mu.Variables(jnp.ones(4)),
+      ...         *mu.split(data, [3]))
+      >>> [program.times for program in programs]
+      [1, 2]
+    """
+    programs: list[Program] = []
+    token = _PROGRAMS.set(programs)
+    try:
+        yield programs
+    finally:
+        _PROGRAMS.reset(token)
+
+
+def is_recording() -> bool:
+    """Whether loops note their programs in place of running."""
+    return _PROGRAMS.get() is not None
+
+
+def once(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """`function(*arguments)`, noted as a program of its own by `record`."""
+    return _noted(function, arguments, times=1, donates=False)
+
+
+def _noted(function: Callable, arguments: tuple, *, times: int, donates: bool) -> PyTree:
+    programs = _PROGRAMS.get()
+    if programs is not None:
+        shapes = jax.tree.map(_abstract, arguments)
+        programs.append(Program(function, shapes, times, donates))
+    return function(*arguments)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    kind = jax.typeof(leaf)
+    sharding = None if kind.sharding.mesh.empty else kind.sharding
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=sharding)
+
+
+@contextlib.contextmanager
+def observe(observer: Observer) -> Iterator[None]:
+    """Let `observer` watch every loop in this block; it never changes what is computed.
+
+    A loop inside `jit` is one program and cannot be watched; the same transform called without
+    `jit` runs its loops in segments, and reports between them.
+    """
+    token = _OBSERVERS.set((*_OBSERVERS.get(), observer))
+    try:
+        yield
+    finally:
+        _OBSERVERS.reset(token)
+
+
+def fold(
+    step: Step,
+    carry: PyTree,
+    batches: Batches | Iterable[Batch],
+    *frozen: PyTree,
+    epochs: int = 1,
+    start: int | jax.Array = 0,
+    stop: int | None = None,
+    key: jax.Array | None = None,
+) -> PyTree:
+    """The one loop over batches: `carry = step(carry, batch, *frozen)`.
+
+    Array-backed batches run inside one program, also under a caller's `jit`; any other iterable is
+    a host loop around the same jitted step. Both give the same carry.
+
+    Args:
+      step: pure function; pass the same object again to reuse its compilation.
+      carry: any pytree of arrays.
+      batches: `Batches`, or an iterable of `Batch` (re-iterable if `epochs > 1`; its first batch
+        is the largest). A `Stream` shuffles itself and starts anywhere.
+      *frozen: pytrees that every step reads; passed as arguments, never captured.
+      epochs: passes over the data.
+      start, stop: first batch, and the batch before which to stop, counted over all epochs;
+        default all.
+      key: shuffle the rows anew in every epoch; default the given order.
+
+    Returns:
+      The last carry.
+
+    Cost: one call of `step` per batch; memory of one batch, the carry, and one permutation.
+    """
+    if isinstance(batches, Batches):
+        total = batches.num_batches * epochs if stop is None else stop
+        if _traced((carry, batches, frozen, key)) or holds_tracer(step):
+            if batches.mesh is not None:
+                carry, frozen, key = enter((carry, frozen, key), batches.mesh)
+            if is_recording():
+                arguments = (carry, batches.at(0), *frozen)
+                return _noted(step, arguments, times=total - int(start), donates=True)
+            return _run(step, carry, batches, frozen, key, start, total)
+        if batches.mesh is not None:
+            carry, frozen, key = place((carry, frozen, key), batches.mesh)
+        return _in_segments(step, carry, batches, frozen, key, (start, total))
+    if _traced((carry, frozen, key)):
+        raise ValueError(
+            "expected array-backed Batches under jit, found an iterable: call the transform "
+            "without jit, its steps are compiled all the same"
+        )
+    return _over_iterable(step, carry, batches, frozen, epochs, (start, stop), key)
+
+
+def _run(
+    step: Step,
+    carry: PyTree,
+    batches: Batches,
+    frozen: tuple,
+    key: jax.Array | None,
+    start: int | jax.Array,
+    stop: int | jax.Array,
+) -> PyTree:
+    """Batches `start` to `stop`, counted over all epochs, as one loop."""
+    per_epoch = batches.num_batches
+
+    def shuffle(epoch):
+        assert key is not None
+        return random_order(jax.random.fold_in(key, epoch), batches.num_examples)
+
+    def body(position, state):
+        carry, order = state
+        epoch, position = position // per_epoch, position % per_epoch
+        if order is not None:
+            order = jax.lax.cond(position == 0, lambda: shuffle(epoch), lambda: order)
+        return step(carry, batches.at(position, order), *frozen), order
+
+    order = None if key is None else shuffle(start // per_epoch)
+    return jax.lax.fori_loop(start, stop, body, (carry, order))[0]
+
+
+# The bounds are traced, so that a loop cut into segments anywhere is the same program: a resumed
+# run is then bit-identical to an uninterrupted one.
+_compiled_run = jax.jit(_run, static_argnums=0, donate_argnums=1)
+
+
+def _in_segments(
+    step: Step,
+    carry: PyTree,
+    batches: Batches,
+    frozen: tuple,
+    key: jax.Array | None,
+    bounds: tuple[Any, int],
+) -> PyTree:
+    start, total = bounds
+    carry, position = _begin(total, carry, start)
+    length = max(1, math.ceil(total / _SEGMENTS)) if _OBSERVERS.get() else total
+    while position < total:
+        end = min(total, position + length)
+        carry = _compiled_run(step, carry, batches, frozen, key, position, end)
+        position = end
+        _advance(carry, position)
+    return _end(carry, position)
+
+
+def _one_step(
+    step: Step, carry: PyTree, batch: Batch, frozen: tuple, overwrite_padding: bool
+) -> PyTree:
+    return step(carry, without_padding_values(batch) if overwrite_padding else batch, *frozen)
+
+
+_compiled_step = jax.jit(_one_step, static_argnums=(0, 4), donate_argnums=1)
+
+
+def _over_iterable(
+    step: Step,
+    carry: PyTree,
+    batches: Iterable[Batch],
+    frozen: tuple,
+    epochs: int,
+    bounds: tuple[Any, int | None],
+    key: jax.Array | None,
+) -> PyTree:
+    start, stop = bounds
+    if stop is None and epochs > 1 and iter(batches) is batches:
+        raise ValueError(
+            f"expected batches that can be walked through {epochs} times, found an iterator: "
+            "give a list, Batches or a Stream"
+        )
+    foreign = not hasattr(batches, "iterate")  # a Stream fills up its batches as `Batches` does
+    total = stop if stop is not None else (num_batches(batches) or 0) * epochs or None
+    carry, position = _begin(total, carry, start)
+    run: Callable[..., PyTree] = functools.partial(_compiled_step, step)
+    if holds_tracer(step):  # compiled for this loop alone: no cache may keep it
+        run = jax.jit(lambda *args: _one_step(step, *args), static_argnums=3)
+    for batch in itertools.islice(_epochs(batches, epochs, position, key), _left(stop, position)):
+        carry = run(carry, batch, frozen, foreign and mesh_of(batch) is None)
+        position += 1
+        _advance(carry, position)
+    if position == 0:
+        raise ValueError("expected at least one batch, found an empty iterable: give data")
+    if position < (stop or 0):
+        raise ValueError(
+            f"expected {stop} batches, found {position}: give more data or fewer steps"
+        )
+    return _end(carry, position)
+
+
+def _left(stop: int | None, position: int) -> int | None:
+    return None if stop is None else max(0, stop - position)
+
+
+def _epochs(
+    batches: Iterable[Batch], epochs: int, skip: int, key: jax.Array | None
+) -> Iterator[Batch]:
+    """All batches of all epochs but the first `skip`, each of the size of the very first."""
+    iterate = getattr(batches, "iterate", None)
+    if iterate is not None:
+        first, offset = divmod(skip, batches.num_batches)  # type: ignore[attr-defined]
+        for epoch in range(first, epochs):
+            epoch_key = None if key is None else jax.random.fold_in(key, epoch)
+            yield from iterate(key=epoch_key, start=offset if epoch == first else 0)
+        return
+    size, length = None, num_batches(batches)
+    first = skip // length if length else 0  # epochs that need not be read to be skipped
+    every = itertools.chain.from_iterable(batches for _ in range(epochs - first))
+    for number, batch in enumerate(map(checked_batch, every), first * (length or 0)):
+        size = batch.weight.shape[0] if size is None else size
+        if number >= skip:
+            yield pad(batch, size)
+
+
+def num_batches(batches: Any) -> int | None:
+    """Batches in one epoch, or None for an iterable that cannot say."""
+    return getattr(batches, "num_batches", len(batches) if hasattr(batches, "__len__") else None)
+
+
+def _begin(total: int | None, carry: PyTree, position: int) -> tuple[PyTree, int]:
+    # The loop donates its carry: copy, so that the caller's arrays survive.
+    carry = jax.tree.map(jnp.copy, carry)
+    for observer in _OBSERVERS.get():
+        carry, position = observer.begin(total, carry, position)
+    return carry, position
+
+
+def _advance(carry: PyTree, position: int) -> None:
+    for observer in _OBSERVERS.get():
+        observer.advance(carry, position)
+
+
+def _end(carry: PyTree, position: int) -> PyTree:
+    for observer in _OBSERVERS.get():
+        observer.end(carry, position)
+    return carry
+
+
+def _traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

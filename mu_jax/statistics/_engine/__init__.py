@@ -1,0 +1,1 @@
+"""Exact sums over examples of squared gradients, without forming the gradients."""

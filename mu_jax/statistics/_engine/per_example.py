@@ -1,0 +1,269 @@
+"""Exact statistics of per-example gradients, at about the price of one gradient.
+
+For a kernel, the gradient of one example is `a.T @ d` of its input a and the gradient d of its
+output. With a single row the squares of all examples add up to one product of matrices,
+`sum_i w_i (a_i d_i^T)^2 = (a*a)^T diag(w) (d*d)`; with several rows (tokens, patches) the gradients
+of a few examples at a time are formed, squared and added. Any other leaf gets one gradient per
+example from `jax.vmap`; such leaves (biases, norm scales) are mostly small.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mu_jax import _target as target
+from mu_jax.mesh.shards import vary, varying_axes
+from mu_jax.statistics._engine.contractions import (
+    squared_norm,
+    sum_copies,
+    sum_lookups,
+    sum_products,
+)
+from mu_jax.statistics._engine.matrices import Convolution, Lookup, replay
+from mu_jax.statistics._engine.products import Program, trace
+from mu_jax.statistics._engine.taps import gradients, sum_dtype
+
+Array = jax.Array
+PyTree = Any
+Losses = Callable[[PyTree, PyTree], Array]
+
+_SMALL = 2**14  # entries; below, one gradient per example costs next to nothing
+
+
+def sum_of_squares(
+    losses: Losses, params: PyTree, rows: PyTree, weight: Array, *, chunk_size: int | None = None
+) -> PyTree:
+    """Sum the squared per-example gradients, `sum_i w_i g_i^2` entry by entry.
+
+    `g_i` is the gradient of `losses(params, rows[i:i+1])[0]`. The model needs no preparation: the
+    loss of one row is traced, and each kernel's products in it are found (`routes` tells which).
+
+    Args:
+      losses: `(params, rows) -> f[B]`, one loss per row, each a function of its own row alone
+        (inference mode).
+      params: any pytree of floating-point arrays.
+      rows: any pytree of arrays with leading axis B: inputs, targets, anything.
+      weight: f[B]. A row of weight 0 adds exactly 0, also where its gradient is not finite.
+      chunk_size: rows per pass, to bound memory; the value depends on it by rounding only. By
+        default as many rows as keep inputs and gradients of the kernels in the caches (CPU) or in
+        about 1 GiB plus twice the parameters (accelerators).
+
+    Returns:
+      A tree shaped like `params`, in float32 (float64 for float64 parameters), from products at
+      JAX's default matrix precision.
+
+    Raises:
+      ValueError: leaves that are not floating-point, rows or weights of other lengths, losses that
+        are not one per row.
+
+    Cost: one forward and one backward pass, with as many operations as a plain gradient unless a
+    leaf falls back. Memory: the parameters, the result and one chunk. Call it under `jax.jit`.
+    Inside `jax.shard_map` it sums the local rows, whether `params` vary over the mesh or not;
+    follow with one `psum`. On a batch sharded by automatic partitioning it is right, but slow.
+
+    Example:
+      >>> losses = lambda w, rows: jnp.square(rows[0] @ w - rows[1]) / 2
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 3.0])
+      >>> sum_of_squares(losses, jnp.zeros(2), rows, jnp.ones(2))
+      Array([10., 36.], dtype=float32)
+
+    References:
+      I. Goodfellow. Efficient Per-Example Gradient Computations. 2015 (arXiv 1510.01799).
+      F. Dangel, F. Kunstner, P. Hennig. BackPACK: Packing more into Backprop. ICLR 2020.
+    """
+    return _sum(jnp.square, losses, params, rows, weight, chunk_size)
+
+
+def sum_of_magnitudes(
+    losses: Losses, params: PyTree, rows: PyTree, weight: Array, *, chunk_size: int | None = None
+) -> PyTree:
+    """Sum the magnitudes of per-example gradients, `sum_i w_i |g_i|` entry by entry.
+
+    Arguments, result, errors and cost are those of `sum_of_squares`.
+
+    Example:
+      >>> losses = lambda w, rows: jnp.square(rows[0] @ w - rows[1]) / 2
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 3.0])
+      >>> sum_of_magnitudes(losses, jnp.zeros(2), rows, jnp.ones(2))
+      Array([4., 6.], dtype=float32)
+    """
+    return _sum(jnp.abs, losses, params, rows, weight, chunk_size)
+
+
+def squared_norms(
+    losses: Losses, params: PyTree, rows: PyTree, *, chunk_size: int | None = None
+) -> Array:
+    """Return `|g_i|^2` of every per-example gradient, over all leaves: f32[B].
+
+    For a kernel with one row per example that is `|a|^2 |d|^2`, with more the smaller of
+    `|a^T d|^2` and `sum((a a^T) * (d d^T))`. Arguments, errors and cost are those of
+    `sum_of_squares`; the norm is NaN where the gradient is.
+
+    Example:
+      >>> losses = lambda w, rows: jnp.square(rows[0] @ w - rows[1]) / 2
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 3.0])
+      >>> squared_norms(losses, jnp.zeros(2), rows)
+      Array([ 1., 45.], dtype=float32)
+    """
+    program, leaves, rows = _prepare(losses, params, rows)
+    dtype = functools.reduce(jnp.promote_types, map(sum_dtype, leaves), jnp.float32)
+
+    def norms(rows: PyTree) -> Array:
+        factors, copies = gradients(program, leaves, rows)
+        total = jnp.zeros(_length(rows), dtype)
+        for leaf, (a, d) in factors.items():
+            product = program.products[leaf][0]
+            n_rows = product.shape[1] if isinstance(product.form, Lookup) else None
+            total += jax.vmap(functools.partial(squared_norm, n_rows=n_rows))(a, d)
+        for gradient in copies.values():
+            total += jnp.square(gradient).reshape(len(gradient), -1).sum(axis=1)
+        return total
+
+    size = _length(rows)
+    chunks = _chunks(rows, chunk_size or _chunk_size(program, leaves))
+    return norms(rows) if chunks is None else lax.map(norms, chunks).reshape(-1)[:size]
+
+
+def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
+    """Tell how the statistics of each leaf are computed, as a tree of words shaped like `params`.
+
+    | word | the leaf | cost |
+    |---|---|---|
+    | `dense` | multiplies one row per example | one product of matrices for all examples |
+    | `tokens` | multiplies several rows per example | one product of matrices per example |
+    | `patches` | is a convolution's kernel | the same, over patches |
+    | `lookup` | is a table whose rows are looked up | the rows that are looked up |
+    | `small` | anything else with at most 16,384 entries | one gradient per example |
+    | `fallback` | anything else, larger | the same; slow and large, in smaller chunks |
+    | `unused` | does not enter the loss | none |
+
+    A leaf falls back when it is used in ways that do not combine (a kernel used with its own
+    transpose, an embedding that is also the output layer), changed before use (weight
+    standardisation), or inside a custom derivative, `cond` or `while_loop`.
+
+    Example:
+      >>> losses = lambda p, x: (x @ p["kernel"] + p["bias"]).sum(-1)
+      >>> routes(losses, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, jnp.ones((4, 2)))
+      {'bias': 'small', 'kernel': 'dense'}
+    """
+    program, leaves, _ = _prepare(losses, params, rows)
+    words = [_route(program, leaf, array.size) for leaf, array in enumerate(leaves)]
+    return jax.tree.unflatten(jax.tree.structure(params), words)
+
+
+def _route(program: Program, leaf: int, size: int) -> str:
+    if leaf in program.products:
+        product = program.products[leaf][0]
+        if isinstance(product.form, Lookup):
+            return "lookup"
+        if sum(product.positions for product in program.products[leaf]) == 1:
+            return "dense"
+        return "patches" if isinstance(product.form, Convolution) else "tokens"
+    if leaf not in program.copied:
+        return "unused"
+    return "small" if size <= _SMALL else "fallback"
+
+
+def _prepare(losses: Losses, params: PyTree, rows: PyTree) -> tuple[Program, list[Array], PyTree]:
+    """Trace the loss of one row; return it with the leaves, and the rows as arrays."""
+    rows, leaves = jax.tree.map(jnp.asarray, rows), jax.tree.leaves(params)
+    for leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise ValueError(
+                f"Expected floating-point parameters, found a leaf of {jnp.result_type(leaf)}: "
+                "keep what is not differentiated out of `params`."
+            )
+    lengths = {x.shape[:1] for x in jax.tree.leaves(rows)}
+    if len(lengths) != 1 or () in lengths or (0,) in lengths:
+        raise ValueError(
+            f"Expected rows with one common, positive leading axis, found {sorted(lengths)}: give "
+            "every array one entry per example."
+        )
+    # Inside shard_map, the gradient with respect to parameters that do not vary over the mesh is
+    # summed over devices: examples of different devices would be added before they are squared.
+    varying = varying_axes((leaves, rows))
+    leaves = [vary(jnp.asarray(leaf), varying) for leaf in leaves]
+    params = jax.tree.unflatten(jax.tree.structure(params), leaves)
+    program = trace(losses, params, jax.tree.map(lambda x: x[:1], rows))
+    shapes = [getattr(value, "shape", None) for value in program.jaxpr.out_avals]
+    if shapes != [(1,)]:
+        raise ValueError(
+            f"Expected one loss per row, shape (1,) for one row, found {shapes}: return losses "
+            "before any mean or sum over examples."
+        )
+    return program, leaves, rows
+
+
+def _n_bytes(x: Array) -> int:
+    return x.size * x.dtype.itemsize
+
+
+def _length(rows: PyTree) -> int:
+    return jax.tree.leaves(rows)[0].shape[0]
+
+
+def _chunk_size(program: Program, leaves: list[Array]) -> int:
+    """How many rows to process at once.
+
+    Time on a CPU is lost to memory: a chunk that stays in the caches can halve it. Each chunk adds
+    a pass over the parameters, so large networks get large chunks.
+    """
+    products = [product for uses in program.products.values() for product in uses]
+    row = sum(product.entries * product.result.dtype.itemsize for product in products)
+    row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
+    budget = 2**22 if target.platform() == "cpu" else 2**30
+    return max(1, (budget + 2 * sum(map(_n_bytes, leaves))) // max(row, 1))
+
+
+def _chunks(rows: PyTree, chunk_size: int) -> PyTree | None:
+    """Rows as [chunks, rows, ...], the last row repeated to fill up; None if one chunk does."""
+    size = _length(rows)
+    n_chunks = -(-size // chunk_size)
+    if n_chunks == 1:
+        return None
+    chunk_size = -(-size // n_chunks)
+    if size % chunk_size:
+        index = jnp.minimum(jnp.arange(n_chunks * chunk_size), size - 1)
+        rows = jax.tree.map(lambda x: x[index], rows)
+    return jax.tree.map(lambda x: x.reshape(n_chunks, chunk_size, *x.shape[1:]), rows)
+
+
+def _sum(
+    power: Callable, losses: Losses, params: PyTree, rows: PyTree, weight: Array, chunk_size
+) -> PyTree:
+    program, leaves, rows = _prepare(losses, params, rows)
+    weight = jnp.asarray(weight)
+    if weight.shape != (_length(rows),):
+        raise ValueError(
+            f"Expected one weight per row, shape ({_length(rows)},), found {weight.shape}: use 0 "
+            "for padding."
+        )
+
+    def add(total: list[Array], chunk: tuple[PyTree, Array]) -> tuple[list[Array], None]:
+        rows, weight = chunk
+        factors, copies = gradients(program, leaves, rows)
+        terms = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
+        for leaf, (a, d) in factors.items():
+            product = program.products[leaf][0]
+            if isinstance(product.form, Lookup):
+                term = sum_lookups(power, a, d, weight, product.shape[1])
+            else:
+                term = sum_products(power, a, d, weight)
+            terms[leaf] = replay(product.back, term)
+        return [x + terms[k] if k in terms else x for k, x in enumerate(total)], None
+
+    zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]
+    zero = [vary(x, varying_axes(weight)) for x in zero]
+    chunks = _chunks((rows, weight), chunk_size or _chunk_size(program, leaves))
+    if chunks is None:
+        total, _ = add(zero, (rows, weight))
+    else:
+        filled = jnp.arange(chunks[1].size).reshape(chunks[1].shape) < len(weight)
+        total, _ = lax.scan(add, zero, (chunks[0], jnp.where(filled, chunks[1], 0)))
+    return jax.tree.unflatten(jax.tree.structure(params), total)

@@ -1,0 +1,225 @@
+"""Numbered directories, each a pytree and a JSON record: written whole or not there at all.
+
+A directory `00000007` is an orbax checkpoint with three items: `arrays` (one array per leaf, named
+by its path such as `params/dense/kernel`), `leaves` (JSON: shape and dtype of every leaf) and
+`metadata` (JSON: the caller's record), with `DIGESTS.json`, the SHA-256 of each of its files, and
+arrays that the caller keeps beside the tree (`forgotten.npy`). It lies on a file system with atomic
+renames and `flock` (a local disk, NFS), not in an object store.
+
+Guarantee: a directory is written under another name, its files and folders are fsynced, and only
+then it is renamed and its parent fsynced. Whatever carries a number is therefore complete, after a
+killed process as well as after a power loss, and what is read is what was written: files of another
+digest are refused. On several hosts every process makes the same calls,
+on a shared file system; process 0 renames.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mu_jax import _files as files
+from mu_jax._files import absolute as absolute
+from mu_jax._files import exclusive as exclusive
+from mu_jax._files import replace_json as replace_json
+from mu_jax.store import digests
+from mu_jax.store.digests import Damaged as Damaged
+from mu_jax.store.leaves import Packed, PyTree, unpack
+
+_NUMBER = re.compile(r"\d{8,}")
+_SCRAP = re.compile(r"\d{8,}\.(staging|discarded).*")
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """Directory of `number` in `folder`."""
+    return folder / f"{number:08d}"
+
+
+def numbers(folder: Path) -> list[int]:
+    """Numbers of the complete directories in `folder`, ascending."""
+    return [number for number in taken(folder) if path_of(folder, number).is_dir()]
+
+
+def taken(folder: Path) -> list[int]:
+    """Numbers that a name in `folder` has, ascending, whatever it is the name of."""
+    if not folder.is_dir():
+        return []
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+
+def has_arrays(folder: Path, number: int) -> bool:
+    """Whether the arrays of `number` are there; its record may outlive them (see `discard`)."""
+    return (path_of(folder, number) / "arrays").is_dir()
+
+
+def write(
+    folder: Path,
+    number: int,
+    packed: Packed,
+    metadata: Mapping[str, Any],
+    beside: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write a packed tree and its record as directory `number`; the caller holds `exclusive`.
+
+    Returns when everything is on stable storage.
+
+    Args:
+        beside: host arrays by name, kept apart from the tree; see `read_beside`.
+
+    Cost: process 0 reads all files once more for their digests.
+    """
+    import orbax.checkpoint as ocp
+
+    staging = path_of(folder, number).with_suffix(".staging")
+    items = ocp.args.Composite(
+        arrays=ocp.args.StandardSave(packed.arrays),
+        leaves=ocp.args.JsonSave(packed.descriptions),
+        metadata=ocp.args.JsonSave(dict(metadata)),
+    )
+    if jax.process_index() == 0:
+        files.make_directory(folder)
+        _sweep(folder)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(staging, args=items)  # starts when all processes have come here
+    if jax.process_index() == 0:
+        for name, array in (beside or {}).items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        digests.write(staging, number)
+        _commit(staging, path_of(folder, number))
+    synchronize(f"mu_jax.store.commits.write.{number}")
+
+
+def read_metadata(folder: Path, number: int) -> dict[str, Any]:
+    """The record given to `write`."""
+    return _read_json_item(path_of(folder, number), "metadata")
+
+
+def read_beside(folder: Path, number: int, name: str) -> np.ndarray | None:
+    """An array that was given to `write` beside the tree, or None."""
+    digests.require_intact(path_of(folder, number), f"{name}.npy")
+    try:
+        return np.load(path_of(folder, number) / f"{name}.npy", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+
+
+def require_intact(folder: Path, number: int) -> None:
+    """Refuse arrays that are not those that were written; all processes call it together.
+
+    Raises:
+        Damaged: a file differs from its digest.
+    """
+    digests.require_intact(path_of(folder, number), "arrays", shared=True)
+
+
+def read(folder: Path, number: int, like: PyTree) -> PyTree:
+    """The tree given to `write`, in the structure, dtypes and shardings of `like`.
+
+    A committed array of `like`, or a `jax.ShapeDtypeStruct` with a sharding, is restored onto that
+    sharding, whichever it was saved from. An uncommitted array, or a struct without a sharding,
+    becomes an uncommitted array on the default device, so that it still mixes with sharded
+    batches. Numpy arrays and Python numbers stay what they are. Floats are cast to the floating
+    dtype of `like`; every other dtype must be equal. Weakly typed scalars stay weakly typed;
+    weakly typed arrays of higher rank come back strongly typed.
+
+    Raises:
+        Damaged: a file differs from its digest.
+        ValueError: a leaf is missing, extra, or of another shape or dtype; nothing is read then.
+
+    Cost: reads the files twice, once for their digests; of several processes each checks a part.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = path_of(folder, number)
+
+    def read_arrays(targets: dict[str, Any]) -> Mapping[str, Any]:
+        require_intact(folder, number)
+        items = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(directory, args=items)["arrays"]
+
+    return unpack(read_arrays, _read_json_item(directory, "leaves"), like, source=directory)
+
+
+def discard(folder: Path, number: int, item: str = "") -> None:
+    """Delete directory `number`, or one `item` of it; the caller holds `exclusive`.
+
+    The rename that comes first is atomic: a killed process leaves all of it or nothing.
+    """
+    _sweep(folder)
+    scrap = path_of(folder, number).with_suffix(".discarded")
+    os.rename(path_of(folder, number) / item, scrap)
+    files.discard(scrap)
+
+
+def as_json(value: Any, name: str) -> Any:
+    """`value` with arrays turned into numbers and lists, or a sentence why JSON cannot hold it."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, (jax.Array, np.ndarray, np.generic)):
+            return item.tolist()
+        raise ValueError(f"found {type(item).__name__}")
+
+    try:
+        return json.loads(json.dumps(value, default=plain, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected {name} of finite numbers, strings, lists and dicts, but {error}; leave out "
+            "a value that is not finite and describe objects by strings"
+        ) from error
+
+
+def synchronize(name: str) -> None:
+    """Wait for the other processes, where there are any."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def agree(number: int) -> int:
+    """Process 0's number, on every process."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def _read_json_item(directory: Path, item: str) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    digests.require_intact(directory, item)
+    items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory, args=items)[item]
+
+
+def _commit(staging: Path, final: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    if not ocp.utils.is_checkpoint_finalized(staging):
+        raise RuntimeError(
+            f"expected a finished checkpoint in {staging}, found an unfinished one; save it again"
+        )
+    for directory, _, names in os.walk(staging):
+        for name in names:
+            files.fsync(Path(directory, name))
+        files.fsync(Path(directory))
+    os.rename(staging, final)
+    files.fsync(final.parent)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed writers and deleters left behind."""
+    for entry in folder.iterdir():
+        if _SCRAP.fullmatch(entry.name):
+            files.discard(entry)

@@ -1,0 +1,79 @@
+"""A version and its ancestors: who they are, and what they have forgotten together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mu_jax.data import forget_retain, ids
+from mu_jax.store import commits as durable
+from mu_jax.store.records import Version
+
+Data = TypeVar("Data")
+
+
+def walk(version: int, record: Callable[[int], Version]) -> list[Version]:
+    """Records from `version` to the model trained from scratch.
+
+    Raises:
+        ValueError: a version is its own ancestor.
+    """
+    found: list[Version] = []
+    ancestor: int | None = version
+    while ancestor is not None:
+        if ancestor in (each.version for each in found):
+            raise ValueError(
+                "expected a lineage that ends at a model trained from scratch, found that version "
+                f"{ancestor} descends from itself; its records were changed by other hands"
+            )
+        found.append(record(ancestor))
+        ancestor = found[-1].parent
+    return found
+
+
+def forgotten(folder: Path, lineage: Iterable[Version]) -> np.ndarray:
+    """All ids that a lineage, newest first, has forgotten; int64 [m], sorted.
+
+    Raises:
+        ValueError: of a version only a digest was kept.
+    """
+    for each in lineage:
+        kept = durable.read_beside(folder, each.version, "forgotten")
+        if kept is not None:
+            return kept
+        if each.forget_digest is not None:
+            raise ValueError(
+                f"expected the ids that version {each.version} in {folder} has forgotten, found "
+                "only their digest; publish it again with forgotten=ids"
+            )
+    return np.zeros(0, np.int64)
+
+
+def split(
+    examples: Data, forget_ids: Iterable[int] | np.ndarray, gone: np.ndarray
+) -> tuple[Data, Data]:
+    """`mu.split` where the ids `gone` are in neither set; refuses a request that is all gone."""
+    wanted = ids.sorted_unique(forget_ids)
+    left = np.setdiff1d(wanted, gone)
+    if wanted.size and not left.size:
+        raise ValueError(
+            f"expected ids that are not forgotten yet, found that all {wanted.size} are; nothing "
+            "has to be done"
+        )
+    forget, retain = forget_retain.split(examples, left)
+    back = np.intersect1d(np.asarray(retain.index), gone)  # type: ignore[attr-defined]
+    return forget, forget_retain.split(retain, back)[1] if back.size else retain
+
+
+def newest_intact(folder: Path, versions: Iterable[int]) -> int | None:
+    """The first of these versions whose files are all as they were written."""
+    for version in versions:
+        try:
+            durable.require_intact(folder, version)
+        except durable.Damaged:
+            continue
+        return version
+    return None

@@ -1,0 +1,75 @@
+"""What a store says of a version beside its arrays: its record, and the sentences on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mu_jax.store.leaves import Packed
+
+
+class Version(NamedTuple):
+    """The record of one published version.
+
+    Attributes:
+        version: number, from 1 upwards, never given twice.
+        parent: version it was made from, or None for a model trained from scratch.
+        method: how it was made, such as `"ssd"`.
+        hyperparameters: of the method.
+        forget_digest: digest of the forget set, or None where nothing was forgotten.
+        metrics: measured before it was published.
+        note: free text.
+        created: UTC time, ISO 8601.
+        serving: whether the serving pointer is on it.
+        restorable: False once `Store.prune` has deleted its arrays.
+        num_forgotten: how many ids its lineage has forgotten, see `Store.forgotten`; None where
+            only digests of them were kept.
+        withheld: why it is for inspection and should not serve; empty if it may.
+        identity: digest of everything that decides its result, or None.
+    """
+
+    version: int
+    parent: int | None
+    method: str
+    hyperparameters: dict[str, Any]
+    forget_digest: str | None
+    metrics: dict[str, Any]
+    note: str
+    created: str
+    serving: bool
+    restorable: bool
+    num_forgotten: int | None = None
+    withheld: str = ""
+    identity: str | None = None
+
+
+def as_version(
+    number: int, record: Mapping[str, Any], *, serving: int | None, restorable: bool
+) -> Version:
+    """The record as it was stored, by this version of the library or an earlier one."""
+    known = {name: record[name] for name in Version._fields if name in record}
+    return Version(version=number, **known, serving=number == serving, restorable=restorable)
+
+
+def require_finite(packed: Packed) -> None:
+    """Refuse arrays that are not finite; collective, so that several hosts refuse together."""
+    finite = {}
+    for name, array in packed.arrays.items():
+        if jnp.issubdtype(array.dtype, jnp.inexact):
+            here = not isinstance(array, jax.Array) or array.is_fully_addressable
+            finite[name] = np.isfinite(np.asarray(array)) if here else jnp.isfinite(array)
+    for name, mask in finite.items():
+        if not bool(mask.all()):
+            raise ValueError(
+                f"expected finite variables, found NaN or infinity at {name!r}; nothing was "
+                "published, look for divergence in the run that made them"
+            )
+
+
+def listed(versions: list[int]) -> str:
+    """Versions for a sentence."""
+    return f"versions {', '.join(map(str, versions))}" if versions else "no version"

@@ -1,0 +1,430 @@
+"""Versions of a model on disk: publish, swap the serving one, roll back, history."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Collection, Iterable, Mapping
+from types import EllipsisType
+from typing import Any
+
+import jax
+import numpy as np
+
+from mu_jax.data import ids
+from mu_jax.store import commits as durable
+from mu_jax.store import lineages, pointers
+from mu_jax.store.commits import Damaged
+from mu_jax.store.leaves import PyTree, pack
+from mu_jax.store.lineages import Data
+from mu_jax.store.records import Version, as_version, listed, require_finite
+
+__all__ = ["Damaged", "Overtaken", "Store", "Version"]
+
+
+class Overtaken(RuntimeError):
+    """Another version began to serve while this one was made."""
+
+
+class Store:
+    """Immutable versions of a model in one directory, and a pointer to the one that serves.
+
+    Layout: `versions/00000001/` (orbax checkpoint: arrays, their shapes, the record; and
+    `DIGESTS.json`, the SHA-256 of each file; `forgotten.npy`, int64 ids), `SERVING` (JSON: version,
+    previous, since when, method, forget_digest, metrics), `NUMBERS` (JSON: the highest ever given)
+    and `.lock`.
+
+    Guarantees, on a file system with atomic renames and `flock` (a local disk, NFS):
+
+    * a version is there whole or not at all, and never changes; a process killed at any moment
+      leaves at most scrap that no reader sees and that the next writer deletes;
+    * what is restored is what was published: a file of another digest is refused, and the newest
+      intact ancestor named;
+    * what a version has forgotten (`publish(forgotten=ids)`), all that descend from it have
+      forgotten: `forgotten` lists it, and `split` leaves it out of every later request;
+    * readers take no lock and see the old or the new pointer, never a torn one;
+    * writers exclude one another, across threads and processes;
+    * what `publish`, `swap` and `roll_back` did is on stable storage when they return, and a power
+      loss in the middle leaves the state before or after: every file of a version and its folder
+      are fsynced before the rename that gives it its number, the pointer likewise.
+
+    On several hosts every process makes the same calls on a shared file system: all of them write
+    their shards, process 0 alone writes the record and the pointer. A swap of the arrays in a
+    serving program is the caller's: restore the new version, then replace the one reference.
+
+    Args:
+        directory: made by the first `publish`; a relative path is taken from here and now.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> directory = tempfile.TemporaryDirectory()
+        >>> store = Store(directory.name)
+        >>> trained = {"params": {"kernel": jnp.ones((2, 3))}}
+        >>> store.publish(trained, method="train")
+        1
+        >>> store.swap(1)
+        >>> unlearned = {"params": {"kernel": jnp.zeros((2, 3))}}
+        >>> store.publish(unlearned, parent=1, method="ssd", forgotten=[7, 3])
+        2
+        >>> store.swap(2)
+        >>> float(store.restore(like=trained)["params"]["kernel"].sum())
+        0.0
+        >>> store.forgotten()
+        array([3, 7])
+        >>> store.roll_back()
+        1
+        >>> [(each.version, each.parent, each.method, each.serving) for each in store.history()]
+        [(1, None, 'train', True), (2, 1, 'ssd', False)]
+        >>> directory.cleanup()
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = durable.absolute(directory)
+        self._versions = self.directory / "versions"
+        self._pointer = self.directory / "SERVING"
+        self._numbers = self.directory / "NUMBERS"
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.directory)!r})"
+
+    def publish(
+        self,
+        variables: PyTree,
+        *,
+        method: str,
+        parent: int | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        forgotten: Iterable[int] | np.ndarray = (),
+        forget_digest: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        note: str = "",
+        withheld: str = "",
+        identity: str | None = None,
+    ) -> int:
+        """Store `variables` as a new version, without serving it.
+
+        Args:
+            variables: pytree of arrays, typed keys and numbers, on any devices or mesh.
+            method: how they were made.
+            parent: version they were made from.
+            hyperparameters: what JSON can hold; arrays become lists.
+            forgotten: integer ids of the examples that it has forgotten and its parent has not;
+                kept exactly, with those of all ancestors.
+            forget_digest: digest of the forget set, for those who must not keep ids; `forgotten`
+                of this version and of its descendants then raises. Default: that of `forgotten`.
+            metrics: finite numbers; a metric that failed is left out.
+            note: free text.
+            withheld: why this version should not serve, for those who look at it later.
+            identity: digest of everything that decides its result, to recognize it again.
+
+        Returns:
+            The number of the version, one more than the highest ever given.
+
+        Raises:
+            ValueError: a leaf is not finite or not numeric, JSON cannot hold the record, or ids
+                are not integers or those of an ancestor unknown; nothing was written.
+            FileNotFoundError: there is no version `parent`; nothing was written.
+
+        Cost: one pass over the arrays to look for non-finite values, one to write them, one over
+            the files for their digests.
+        """
+        packed = pack(variables)
+        require_finite(packed)
+        own = ids.sorted_unique(forgotten)
+        record = {
+            "parent": parent,
+            "method": method,
+            "hyperparameters": durable.as_json(dict(hyperparameters or {}), "hyperparameters"),
+            "forget_digest": forget_digest or (ids.digest(own) if own.size else None),
+            "metrics": durable.as_json(dict(metrics or {}), "metrics"),
+            "note": note,
+            "created": _now(),
+            "withheld": withheld,
+            "identity": identity,
+        }
+        record = durable.as_json(record, "a record")
+        every = self._accumulated(parent, own, only_digest=bool(forget_digest) and not own.size)
+        record["num_forgotten"] = None if every is None else int(every.size)
+        beside = {} if every is None else {"forgotten": every}
+        with durable.exclusive(self.directory):
+            version = durable.agree(self._highest() + 1)
+            durable.write(self._versions, version, packed, record, beside)
+            pointers.replace_on_first(self._numbers, {"highest": version})
+        return version
+
+    def forgotten(self, version: int | None = None) -> np.ndarray:
+        """All ids that `version` and its ancestors have forgotten; none may be trained on again.
+
+        Args:
+            version: number, or None for the serving version.
+
+        Returns:
+            int64 [m], sorted.
+
+        Raises:
+            FileNotFoundError: there is no such version, or nothing serves.
+            Damaged: the record or the ids are not those that were written.
+            ValueError: of a version of the lineage only a digest was kept.
+
+        Cost: reads one file; the parents are looked at only in stores without it.
+        """
+        return lineages.forgotten(self._versions, self.lineage(self._named(version)))
+
+    def split(
+        self, data: Data, forget_ids: Iterable[int] | np.ndarray, *, version: int | None = None
+    ) -> tuple[Data, Data]:
+        """`mu.split` for a request to a version: what is forgotten already is in neither set.
+
+        Args:
+            data: `Batches` or a `Stream` of all training examples.
+            forget_ids: integer ids to forget.
+            version: to unlearn from, or None for the serving version.
+
+        Returns:
+            `(forget, retain)`.
+
+        Raises:
+            ValueError: all of these ids are forgotten already, or as in `mu.split`.
+
+        Example:
+            >>> import tempfile, numpy as np, mu_jax as mu
+            >>> examples = mu.batches(np.ones((4, 1)), np.arange(4), batch_size=2)
+            >>> with tempfile.TemporaryDirectory() as directory:
+            ...     store = Store(directory)
+            ...     version = store.publish({"w": np.ones(1)}, method="ssd", forgotten=[2])
+            ...     forget, retain = store.split(examples, [1, 2], version=version)
+            >>> forget.index.tolist(), retain.index.tolist()
+            ([1], [0, 3])
+        """
+        return lineages.split(data, forget_ids, self.forgotten(version))
+
+    def swap(self, version: int, *, expected: int | EllipsisType | None = ...) -> None:
+        """Serve `version` from now on; the version served until now becomes the previous one.
+
+        Swapping to the version that already serves changes nothing. A damaged pointer is replaced.
+
+        Args:
+            version: number.
+            expected: the version that serves now, or None for none; swap only if it still does.
+                Name the parent, so that of two requests to one version none is lost.
+
+        Raises:
+            FileNotFoundError: there is no such version, or its arrays were pruned.
+            Overtaken: another version than `expected` serves; nothing was changed.
+        """
+        self._require_restorable(version)
+        with durable.exclusive(self.directory):
+            try:
+                serving = durable.agree(self.serving() or 0)
+            except Damaged:
+                if expected is not ...:
+                    raise
+                serving = 0
+            self._require_restorable(version)  # another process may have pruned it meanwhile
+            if expected is not ... and serving not in (expected or 0, version):
+                raise Overtaken(
+                    f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
+                    f"{_name(serving)}; make version {version} again from that one"
+                )
+            if version != serving:
+                self._point_at(version, previous=serving or None)
+
+    def roll_back(self) -> int:
+        """Serve the previous version again, and return its number.
+
+        A roll-back has no previous version itself: a second one raises, rather than serving again
+        what the first one withdrew. `swap` names any other version.
+
+        Raises:
+            FileNotFoundError: there is no previous version.
+        """
+        self._require_directory()
+        with durable.exclusive(self.directory):
+            previous = durable.agree((self._read_pointer() or {}).get("previous") or 0)
+            if not previous:
+                raise FileNotFoundError(
+                    f"expected a previous version to roll back to in {self.directory}, found "
+                    "none; call swap with the version that shall serve"
+                )
+            self._point_at(previous, previous=None)
+        return previous
+
+    def serving(self) -> int | None:
+        """The version that serves, or None before the first swap; takes no lock.
+
+        Raises:
+            Damaged: the pointer cannot be read; `swap` replaces it.
+        """
+        pointer = self._read_pointer()
+        return None if pointer is None else pointer["version"]
+
+    def history(self) -> list[Version]:
+        """Records of all versions, oldest first, those with pruned arrays included."""
+        serving = self.serving()
+        return [self._record(version, serving) for version in durable.numbers(self._versions)]
+
+    def lineage(self, version: int) -> list[Version]:
+        """Records of `version`, its parent, and so on to the model trained from scratch.
+
+        Raises:
+            FileNotFoundError: there is no such version, or an ancestor is gone.
+            ValueError: a version is its own ancestor.
+        """
+        serving = self.serving()
+
+        def record(number: int) -> Version:
+            self._require_known(number)
+            return self._record(number, serving)
+
+        return lineages.walk(version, record)
+
+    def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
+        """The variables of `version`, or of the serving one.
+
+        A reader that is overtaken by two swaps and a `prune` between reading the pointer and the
+        arrays gets a FileNotFoundError and may call again.
+
+        Args:
+            version: number, or None for the serving version.
+            like: tree of the structure, dtypes and shardings wanted: variables, or
+                `jax.ShapeDtypeStruct`s whose shardings may be on another mesh than the one they
+                were saved from; without a sharding, the default device. Floats are cast.
+
+        Raises:
+            FileNotFoundError: no such directory or version, nothing serves, or it was pruned.
+            Damaged: a file is not the one that was published; names the newest intact ancestor.
+            ValueError: the version is of another architecture; names the first differing leaf.
+
+        Cost: reads the files twice, once for their digests.
+        """
+        version = self._named(version)
+        self._require_restorable(version)
+        try:
+            return durable.read(self._versions, version, like)
+        except Damaged as error:
+            raise Damaged(f"{error}; {self._instead_of(version)}") from error
+
+    def prune(self, *, keep: int = 3, pinned: Collection[int] = ()) -> list[int]:
+        """Delete the arrays of old versions; their records stay in the history.
+
+        Never deletes the serving and the previous version, the newest `keep`, and the `pinned`.
+
+        Returns:
+            The versions whose arrays were deleted.
+        """
+        if keep < 0:
+            raise ValueError(f"expected keep to be 0 or more, found {keep}; 0 keeps no newest ones")
+        self._require_directory()
+        with durable.exclusive(self.directory):
+            durable.synchronize("mu_jax.store.versions.prune.begin")
+            pointer = self._read_pointer() or {}
+            stored = [v for v in durable.numbers(self._versions) if self._is_restorable(v)]
+            newest = stored[max(len(stored) - keep, 0) :]
+            kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
+            doomed = [version for version in stored if version not in kept]
+            durable.synchronize("mu_jax.store.versions.prune.chosen")
+            for version in doomed if jax.process_index() == 0 else ():
+                durable.discard(self._versions, version, "arrays")
+        durable.synchronize("mu_jax.store.versions.prune.end")
+        return doomed
+
+    def _point_at(self, version: int, *, previous: int | None) -> None:
+        record = self._record(version, version)
+        pointer = {
+            "version": version,
+            "previous": previous,
+            "since": _now(),
+            "method": record.method,
+            "forget_digest": record.forget_digest,
+            "metrics": record.metrics,
+        }
+        pointers.replace_on_first(self._pointer, pointer)
+
+    def _read_pointer(self) -> dict[str, Any] | None:
+        return pointers.read_pointer(self._pointer)
+
+    def _named(self, version: int | None) -> int:
+        """The version itself, or the one that serves."""
+        self._require_directory()
+        if version is None and not (version := durable.agree(self.serving() or 0)):
+            raise FileNotFoundError(
+                f"expected a serving version in {self.directory}, found none; call swap first, "
+                "or name a version"
+            )
+        return version
+
+    def _accumulated(
+        self, parent: int | None, own: np.ndarray, *, only_digest: bool
+    ) -> np.ndarray | None:
+        """What a child of `parent` has forgotten; None if only digests are known."""
+        if parent is not None:
+            self._require_known(parent)
+        if only_digest:
+            return None
+        try:
+            inherited = np.zeros(0, np.int64) if parent is None else self.forgotten(parent)
+        except Damaged:
+            raise
+        except ValueError:
+            if own.size:
+                raise
+            return None
+        return np.union1d(inherited, own)
+
+    def _highest(self) -> int:
+        return pointers.read_highest(self._numbers, self._versions, self._pointer)
+
+    def _instead_of(self, damaged: int) -> str:
+        """A sentence on the newest intact ancestor."""
+        try:
+            ancestors = [each.version for each in self.lineage(damaged)[1:] if each.restorable]
+        except (ValueError, FileNotFoundError):  # its record is damaged too
+            known = durable.numbers(self._versions)
+            ancestors = [n for n in reversed(known) if n < damaged and self._is_restorable(n)]
+        intact = lineages.newest_intact(self._versions, ancestors)
+        if intact is None:
+            return "none of its ancestors is intact, take the files from a backup"
+        return f"version {intact}, its newest intact ancestor, can serve: call swap with it"
+
+    def _record(self, version: int, serving: int | None) -> Version:
+        return as_version(
+            version,
+            durable.read_metadata(self._versions, version),
+            serving=serving,
+            restorable=self._is_restorable(version),
+        )
+
+    def _is_restorable(self, version: int) -> bool:
+        return durable.has_arrays(self._versions, version)
+
+    def _require_directory(self) -> None:
+        if not self._versions.is_dir():
+            raise FileNotFoundError(
+                f"expected a store of versions in {self.directory}, found none; publish a version "
+                "first, or correct the path"
+            )
+
+    def _require_known(self, version: int) -> None:
+        self._require_directory()
+        if version not in (known := durable.numbers(self._versions)):
+            raise FileNotFoundError(
+                f"expected version {version} in {self.directory}, found {listed(known)}; name "
+                "one of those"
+            )
+
+    def _require_restorable(self, version: int) -> None:
+        self._require_known(version)
+        if not self._is_restorable(version):
+            left = [v for v in durable.numbers(self._versions) if self._is_restorable(v)]
+            raise FileNotFoundError(
+                f"expected the arrays of version {version} in {self.directory}, found only its "
+                f"record since it was pruned; name one of {listed(left)}"
+            )
+
+
+def _name(version: int) -> str:
+    return f"version {version}" if version else "no version"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

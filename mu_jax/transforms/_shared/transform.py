@@ -1,0 +1,209 @@
+"""What every transform shares: its signature, the check of its sets, and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mu_jax import edits
+from mu_jax.data.batches import ids_of, is_concrete
+from mu_jax.data.forget_retain import check_sets
+from mu_jax.loops.fit import FitInfo, FitState
+from mu_jax.model import Model
+
+PyTree = Any
+P = ParamSpec("P")
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """An unlearning method: `transform(key, variables, forget, retain) -> (variables, info)`.
+
+    Pure: arrays in, arrays out, nothing mutated; `jax.jit` and `jax.vmap` take it as it is.
+
+    Attributes:
+      model: how to compute, and which part of the variables may change.
+      method: the method for any model, `model -> unlearn`, where
+        `unlearn(key, variables, forget, retain) -> (variables, info)`.
+    """
+
+    model: Model
+    method: Callable[[Model], Unlearn]
+
+    def __call__(
+        self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
+    ) -> tuple[PyTree, Info]:
+        """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
+        _check_places(key, variables)
+        check_sets(forget, retain)
+        return self.method(self.model)(key, variables, forget, retain)
+
+    def restricted(self, restriction: Callable[[Model], Model]) -> Transform:
+        """The same method with a model of which only a part may change."""
+        return dataclasses.replace(self, model=restriction(self.model))
+
+
+def method(
+    factory: Callable[Concatenate[Model, P], Unlearn],
+) -> Callable[Concatenate[Model, P], Transform]:
+    """Make `factory(model, ...) -> unlearn` a factory of transforms.
+
+    The arguments are kept, and the factory runs again for every model that the transform is given:
+    `mu.masked` replaces the model by one with fewer trainable leaves. The `model` that the code of
+    a method sees is therefore always the one to use; there is no other in its scope.
+
+    Args:
+      factory: a function of the model and the hyper-parameters. It returns
+        `unlearn(key, variables, forget, retain) -> (variables, info)`.
+
+    Returns:
+      A function with the same arguments that returns a `Transform`.
+
+    Example:
+      >>> import mu_jax as mu
+      >>> @method
+      ... def shrink(model, share=0.5):
+      ...     def unlearn(key, variables, forget, retain):
+      ...         params = jax.tree.map(lambda x: (1 - share) * x, model.params(variables))
+      ...         after = model.with_params(variables, params)
+      ...         return report(
+      ...             model, variables, after, (forget, retain), steps=0, example_passes=0)
+      ...     return unlearn
+      >>> model = mu.from_function(lambda w, state, x: x @ w["w"] + w["b"], mu.losses.squared_error)
+      >>> sets = mu.split(mu.batches(jnp.eye(2), jnp.ones(2), batch_size=2), [0])
+      >>> start = mu.Variables({"w": jnp.ones(2), "b": jnp.ones(())})
+      >>> masked = mu.masked(shrink(model), lambda name: name == "b")
+      >>> masked(jax.random.key(0), start, *sets)[0].params
+      {'b': Array(0.5, dtype=float32), 'w': Array([1., 1.], dtype=float32)}
+    """
+
+    @functools.wraps(factory)
+    def build(model: Model, *args: P.args, **kwargs: P.kwargs) -> Transform:
+        def bind(model: Model) -> Unlearn:
+            return factory(model, *args, **kwargs)
+
+        bind(model)  # refuses wrong arguments here, not when the transform is called
+        return Transform(model, bind)
+
+    return build
+
+
+class Details(Protocol):
+    """What a method reports of itself: a NamedTuple of arrays with a method `messages`."""
+
+    def messages(self) -> list[str]:
+        """Sentences on what went wrong or did nothing; empty if all is well."""
+
+
+class Info(NamedTuple):
+    """What a transform did; diagnostics only, never needed to continue.
+
+    Attributes:
+      edit: the change of the parameters, see `mu.edits.Summary`.
+      steps: optimiser steps, i32[].
+      example_passes: forward and backward passes of single examples, f32[].
+      overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
+      details: what the method reports of itself.
+    """
+
+    edit: edits.Summary
+    steps: jax.Array
+    example_passes: jax.Array
+    overlap: jax.Array
+    details: Any = ()
+
+    def messages(self) -> list[str]:
+        """Sentences on a no-op, a collapse or a bad input; empty if all is well.
+
+        For results that came out of `jit` or `vmap`; a transform called without them has already
+        issued these sentences as warnings.
+        """
+        found = []
+        if not np.all(self.edit.finite):
+            before = "" if np.all(np.isfinite(self.edit.params_norm)) else ", nor were those before"
+            found.append(f"The edited parameters are not finite{before}: do not use them.")
+        if not np.all(np.asarray(self.edit.changed) > 0):
+            found.append("Nothing was changed: the model still knows the forget set.")
+        if np.any(np.asarray(self.overlap) > 0):
+            found.append(
+                f"The forget and retain sets share {np.max(self.overlap)} examples: make them "
+                "with mu.split."
+            )
+        own = getattr(self.details, "messages", None)
+        return found + (own() if own else [])
+
+
+Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, Info]]
+
+
+class UnlearningWarning(UserWarning):
+    """A transform did nothing, did too much, or was given sets that cannot be right."""
+
+
+def report(
+    model: Model,
+    before: PyTree,
+    after: PyTree,
+    sets: tuple[Any, Any],
+    *,
+    steps: jax.Array | int,
+    example_passes: jax.Array | float,
+    details: Any = (),
+) -> tuple[PyTree, Info]:
+    """The end of every transform: `(variables, info)`, with warnings where they can be seen."""
+    info = Info(
+        edit=edits.summarise(model.params(before), model.params(after)),
+        steps=jnp.asarray(steps, jnp.int32),
+        example_passes=jnp.asarray(example_passes, jnp.float32),
+        overlap=_overlap(*sets),
+        details=details,
+    )
+    if all(is_concrete(leaf) for leaf in jax.tree.leaves(info)):
+        for message in info.messages():
+            warnings.warn(message, UnlearningWarning, stacklevel=3)
+    return after, info
+
+
+def report_fit(
+    model: Model, before: PyTree, result: tuple[FitState, FitInfo], sets: tuple[Any, Any]
+) -> tuple[PyTree, Info]:
+    """The end of a transform that is one fit."""
+    state, info = result
+    return report(
+        model,
+        before,
+        state.variables,
+        sets,
+        steps=state.step,
+        example_passes=info.examples.sum(),
+        details=info,
+    )
+
+
+def _check_places(key: Any, variables: Any) -> None:
+    """Refuse variables in the place of the key, and the key in theirs."""
+    dtype = getattr(variables, "dtype", None)
+    swapped = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if swapped or not (key is None or isinstance(key, int) or hasattr(key, "dtype")):
+        raise TypeError(
+            f"expected a key first and the variables second, found {type(key).__name__} and "
+            f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
+        )
+
+
+def _overlap(forget: Any, retain: Any) -> jax.Array:
+    """Number of shared ids, also under `jit`."""
+    ids = [ids_of(x) for x in (forget, retain)]
+    if any(i is None for i in ids):
+        return jnp.asarray(-1, jnp.int32)
+    forget_ids, retain_ids = (jnp.asarray(i) for i in ids)
+    position = jnp.searchsorted(jnp.sort(retain_ids), forget_ids)
+    found = jnp.sort(retain_ids)[jnp.minimum(position, retain_ids.size - 1)]
+    return jnp.sum(found == forget_ids, dtype=jnp.int32)

@@ -1,0 +1,236 @@
+"""What people who delete are promised: ids, digests, the pointer and the numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mu_jax as mu
+from mu_jax import _files as files
+from mu_jax import datasets
+from mu_jax.store.versions import Damaged, Overtaken, Store
+
+
+def filled(value: float) -> dict:
+    return {"w": jnp.full((16, 4), value), "b": jnp.full(4, value)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    store.swap(store.publish(filled(1.0), method="train"))
+    return store
+
+
+def test_what_an_ancestor_forgot_all_descendants_have_forgotten(store):
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=np.array([9, 3, 2**40, -5]))
+    store.publish(filled(3.0), parent=2, method="finetune", forgotten=[4, 3])
+    store.publish(filled(4.0), parent=3, method="distill")
+    assert store.forgotten(1).tolist() == store.forgotten().tolist() == []
+    assert store.forgotten(2).tolist() == [-5, 3, 9, 2**40]
+    assert store.forgotten(4).tolist() == [-5, 3, 4, 9, 2**40]
+    assert store.forgotten(4).dtype == np.int64
+    assert [each.num_forgotten for each in store.history()] == [0, 4, 5, 5]
+    assert store.history()[2].forget_digest == datasets.digest([3, 4])
+    store.prune(keep=0)
+    assert store.forgotten(2).tolist() == [-5, 3, 9, 2**40]
+
+
+def test_a_split_leaves_out_what_is_forgotten(store):
+    examples = mu.batches(np.ones((6, 1)), np.arange(6), batch_size=2)
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1, 2])
+    forget, retain = store.split(examples, [2, 3], version=2)
+    assert (forget.index.tolist(), retain.index.tolist()) == ([3], [0, 4, 5])
+    forget, retain = store.split(examples, [2, 3])
+    assert (forget.index.tolist(), retain.index.tolist()) == ([2, 3], [0, 1, 4, 5])
+    with pytest.raises(ValueError, match="not forgotten yet, found that all 2 are"):
+        store.split(examples, [2, 1], version=2)
+
+
+def test_where_only_a_digest_was_kept_the_ids_are_not_guessed(store):
+    store.publish(filled(2.0), parent=1, method="ssd", forget_digest="ab12")
+    store.publish(filled(3.0), parent=2, method="ssd")
+    for version in (2, 3):
+        with pytest.raises(
+            ValueError, match=r"version 2 .* has forgotten, found only their digest"
+        ):
+            store.forgotten(version)
+    with pytest.raises(ValueError, match="found only their digest"):
+        store.publish(filled(3.0), parent=3, method="ssd", forgotten=[1])
+    with pytest.raises(ValueError, match="expected integer example ids"):
+        store.publish(filled(3.0), method="ssd", forgotten=[1.5])
+    assert len(store.history()) == 3
+
+
+def test_records_of_an_earlier_layout_are_read(store):
+    folder = store.directory / "versions/00000001"
+    (folder / "DIGESTS.json").unlink()
+    (folder / "forgotten.npy").unlink()
+    path = folder / "metadata/metadata"
+    record = json.loads(path.read_text())
+    for name in ("withheld", "identity", "num_forgotten"):
+        del record[name]
+    path.write_text(json.dumps(record))
+    assert store.history()[0].num_forgotten is None
+    assert store.forgotten(1).tolist() == []
+    assert float(store.restore(like=filled(0.0))["b"][0]) == 1.0
+
+
+def test_every_flipped_bit_is_noticed_and_the_intact_ancestor_named(store):
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])
+    arrays = [
+        path for path in (store.directory / "versions/00000002/arrays").rglob("*") if path.is_file()
+    ]
+    draw = random.Random(0)
+    for path in arrays * 3:
+        good = path.read_bytes()
+        if not good:
+            continue
+        bad = bytearray(good)
+        bad[draw.randrange(len(bad))] ^= 1 << draw.randrange(8)
+        path.write_bytes(bad)
+        with pytest.raises(Damaged, match=r"00000002 as .* version 1, its newest intact ancestor"):
+            store.restore(2, like=filled(0.0))
+        path.write_bytes(good)
+    assert float(store.restore(2, like=filled(0.0))["b"][0]) == 2.0
+
+
+@pytest.mark.parametrize("name", ["forgotten.npy", "metadata/metadata", "DIGESTS.json"])
+def test_damage_beside_the_arrays_is_noticed(store, name):
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])
+    path = store.directory / "versions/00000002" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Damaged, match="00000002"):
+        store.forgotten(2)
+
+
+def test_the_arrays_of_another_version_are_refused(store):
+    store.publish(filled(2.0), parent=1, method="ssd")
+    versions = store.directory / "versions"
+    shutil.rmtree(versions / "00000002/arrays")
+    shutil.copytree(versions / "00000001/arrays", versions / "00000002/arrays")
+    with pytest.raises(Damaged, match="of another SHA-256"):
+        store.restore(2, like=filled(0.0))
+    shutil.rmtree(versions / "00000002")
+    shutil.copytree(versions / "00000001", versions / "00000002")
+    with pytest.raises(Damaged, match="found those of 1"):
+        store.restore(2, like=filled(0.0))
+
+
+def test_of_two_requests_to_one_parent_the_second_does_not_serve(store):
+    for value in (2.0, 3.0):
+        store.publish(filled(value), parent=1, method="ssd")
+    store.swap(2, expected=1)
+    store.swap(2, expected=1)
+    with pytest.raises(Overtaken, match=r"version 1 still serves in .*, found version 2; make"):
+        store.swap(3, expected=1)
+    with pytest.raises(Overtaken, match="no version still serves"):
+        store.swap(3, expected=None)
+    assert store.serving() == 2
+    store.swap(3, expected=2)
+    assert (store.serving(), store.roll_back()) == (3, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": "1"}', "[" * 100_000])
+def test_a_damaged_pointer_is_named_and_repaired_by_swap(store, text):
+    pointer = store.directory / "SERVING"
+    pointer.write_text(text)
+    for call in (store.serving, store.history, store.roll_back, store.prune):
+        with pytest.raises(Damaged, match="found the file damaged; call swap"):
+            call()
+    store.swap(1)
+    assert store.serving() == 1
+
+
+def test_a_lineage_with_a_cycle_is_a_sentence(store):
+    folder = store.directory / "versions/00000001"
+    path = folder / "metadata/metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": 1}))
+    (folder / "DIGESTS.json").unlink()
+    with pytest.raises(ValueError, match="version 1 descends from itself"):
+        store.lineage(1)
+
+
+@pytest.mark.parametrize("make", [lambda p, t: p.write_text("x"), lambda p, t: p.symlink_to(t)])
+def test_a_file_or_link_of_the_staging_name_does_not_block(store, tmp_path, make):
+    target = tmp_path / "outside"
+    target.mkdir()
+    make(store.directory / "versions/00000002.staging", target)
+    assert store.publish(filled(2.0), method="train") == 2
+    assert list(target.iterdir()) == []
+
+
+def test_a_link_of_a_temporary_name_is_not_followed(store, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    (store.directory / ".SERVING.tmp").symlink_to(outside)
+    store.swap(store.publish(filled(2.0), method="train"))
+    assert outside.read_text() == "kept"
+    (store.directory / "SERVING").unlink()
+    (store.directory / "SERVING").symlink_to(outside)
+    store.swap(1)
+    assert outside.read_text() == "kept" and store.serving() == 1
+
+
+def test_numbers_are_never_given_twice(store):
+    assert store.publish(filled(2.0), method="train") == 2
+    shutil.rmtree(store.directory / "versions/00000002")
+    assert store.publish(filled(3.0), method="train") == 3
+    (store.directory / "versions/00000004").write_text("not a version")
+    assert store.publish(filled(3.0), method="train") == 5
+    assert [each.version for each in store.history()] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/runs", "s3://bucket", "gs:/bucket/runs"])
+def test_a_bucket_is_not_made_into_a_folder(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: Store(path),
+        lambda: mu.resumable(path, config={}).__enter__(),
+        lambda: datasets.write_request(path, [1]),
+    ):
+        with pytest.raises(ValueError, match=f"expected a path on a file system, found '{path}'"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_of_dead_writers_go_and_those_of_live_ones_stay(tmp_path):
+    dead = tmp_path / ".m.npz.0123456789abcdef"
+    dead.write_text("scrap")
+    with files.replacing(tmp_path / "m.npz") as first:
+        first.write(b"first")
+        with files.replacing(tmp_path / "m.npz") as second:
+            second.write(b"second")
+        assert (tmp_path / "m.npz").read_bytes() == b"second" and not dead.exists()
+    assert (tmp_path / "m.npz").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
+
+
+def test_working_folders_of_dead_processes_go(tmp_path):
+    old, new = tmp_path / ".preparing-0123456789", tmp_path / ".preparing-abcdefghij"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with files.working_folder(tmp_path, ".preparing-") as ours:
+        left = tmp_path / ".preparing-9876543210"
+        shutil.copytree(ours, left)  # its lock is free
+        with files.working_folder(tmp_path, ".preparing-"):
+            assert ours.is_dir() and new.is_dir() and not old.exists() and not left.exists()
+
+
+def test_a_lock_that_is_held_is_a_sentence(tmp_path):
+    with (
+        files.exclusive(tmp_path),
+        pytest.raises(BlockingIOError, match="another process works there"),
+        files.exclusive(tmp_path, wait=False),
+    ):
+        pass
+    with files.exclusive(tmp_path, wait=False):
+        pass
