@@ -27,7 +27,8 @@ from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
-from launch_tpu import worklist
+from experiments.sweep.files import Sweep
+from experiments.sweep.files import read as read_sweep
 from launch_tpu.compile import compiled, programs, projection, topologies
 from mu_jax.store import commits as durable
 
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> None:
     with exit_with_sentence():
         topology = topologies.parse(TOPOLOGY.value)
         out = destination()
-        sweep = worklist.read(SWEEP.value) if SWEEP.value else None
+        sweep = read_sweep(SWEEP.value) if SWEEP.value else None
         rows = list(check(CONFIG.value, topology, METHODS_FLAG.value, sweep))
     print(projection.table(rows, topology))
     print("\n".join(projection.summary(projection.runs(rows, topology), topology, sweep)))
@@ -107,7 +108,7 @@ def check(
     config: ConfigDict,
     topology: topologies.Topology,
     methods: Sequence[str],
-    sweep: worklist.Sweep | None,
+    sweep: Sweep | None,
 ) -> Iterator[projection.Row]:
     """Every program of the methods, compiled and measured; input is checked before the first."""
     configurations.check(config)

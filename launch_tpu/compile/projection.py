@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.trials import ONE_SHOT
+from experiments.sweep.files import Sweep
+from experiments.sweep.trials import takes_one_pass
 from launch_tpu.compile.compiled import Measured
 from launch_tpu.compile.topologies import GIB, Topology
-from launch_tpu.worklist import Sweep
 
 HEAD = (
     "method",
@@ -61,14 +61,12 @@ def sweep_runs(sweep: Sweep, method: str) -> int:
     Raises:
       ValueError: the sweep does not search that method.
     """
-    if method not in sweep.grids:
+    if method not in sweep.kinds:
         raise ValueError(
-            f"expected methods of the sweep ({', '.join(sweep.grids)}), found {method!r}: "
+            f"expected methods of the sweep ({', '.join(sweep.kinds)}), found {method!r}: "
             "leave it out"
         )
-    points = sweep.grids[method]
-    kind = points[0].get("method", method)
-    settings = 1 if kind in ONE_SHOT else len(points)
+    settings = 1 if takes_one_pass(sweep.kinds[method]) else sweep.size(method)
     return settings * len(sweep.requests) * len(sweep.seeds) * sweep.models
 
 

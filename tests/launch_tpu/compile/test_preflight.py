@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from experiments.lib.methods import METHODS
-from launch_tpu import worklist
+from experiments.sweep.files import Axis, Sweep
 from launch_tpu.compile import compiled, operations, programs, projection, topologies
 from launch_tpu.compile.compiled import Collective, Measured, Memory
 from mu_jax import target
@@ -352,8 +352,9 @@ def test_a_table_has_a_line_for_every_program():
 
 
 def test_runs_of_a_sweep():
-    grids = {"ssd": ({"alpha": 1.0}, {"alpha": 2.0}), "dmm": ({"epochs": 1}, {"epochs": 2})}
-    sweep = worklist.Sweep(Path("config.py"), ("a", "b", "c"), grids, models=5, seeds=(0, 1))
+    kinds = {"ssd": "ssd", "dmm": "dmm"}
+    axes = {"ssd": {"alpha": Axis((1.0, 2.0))}, "dmm": {"epochs": Axis((1, 2))}}
+    sweep = Sweep(Path("config.py"), ("a", "b", "c"), kinds, axes, models=5, seeds=(0, 1))
     assert projection.sweep_runs(sweep, "ssd") == 3 * 2 * 5  # a pass for all settings
     assert projection.sweep_runs(sweep, "dmm") == 2 * 3 * 2 * 5
     with pytest.raises(

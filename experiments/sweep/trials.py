@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import json
 import pathlib
 import time
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-import mu_jax as mu
+from experiments.lib.arguments import arguments_of
 from experiments.lib.measures import collapse, measure
 from experiments.lib.methods import METHODS, Request
 from experiments.lib.rows import Bench, Half, make_bench
@@ -29,18 +30,10 @@ SELECTION = {
     "reporting": "chosen on other forget sets with other models",
 }
 
-# A method that takes one pass makes one trial of its whole grid. Numbers of these names are
-# arguments of the compiled program: other values of them compile nothing.
-ONE_SHOT = ("ssd", "iau")
-TRACED = ("alpha", "dampening", "learning_rate", "weight_decay", "retain_weight", "cap")
-PREPARED = ("dmm",)  # works on the host before it sees a model, which cannot be traced
-_OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
-_OBJECTS |= {"full_importance", "full_gradient"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """An entry of a work list; its name is a digest of all that decides the result.
+    """Settings that are run together; its name is a digest of all that decides the result.
 
     half: whose models, see `experiments.lib.rows`. method: its name in the configuration, or
     `REFERENCES`. request: the forget set. seed: which `models` models. points: the arguments of
@@ -69,25 +62,40 @@ class Outputs(NamedTuple):
     wall_s: float | None
 
 
-def hyperparameters(method: str) -> dict[str, bool]:
-    """The numbers and words that a method of the table takes, and whether it must be given them.
-
-    They are read off its signature.
+def takes_one_pass(method: str) -> bool:
+    """Whether a method computes an edit from statistics, so that a grid of it is one pass.
 
     Example:
-      >>> hyperparameters("ssd")
-      {'alpha': True, 'dampening': False, 'definition': False, 'group_size': False}
+      >>> [takes_one_pass(method) for method in ("ssd", "iau", "dmm", "finetune")]
+      [True, True, False, False]
     """
-    lookup(METHODS, method, "method")
-    taken = inspect.signature(getattr(mu, method)).parameters
-    found = {name: p.default is p.empty for name, p in taken.items() if name not in _OBJECTS}
-    if "recipe" in taken:
-        found |= dict.fromkeys(taken["recipe"].default._fields, False)
-    if "optimizer" in taken:
-        found["learning_rate"] = True
-    if "optimizer" in taken and method not in PREPARED:
-        found["weight_decay"] = False
-    return found
+    return not {"epochs", "steps"} & set(arguments_of(method))
+
+
+def traced(method: str) -> set[str]:
+    """The hyper-parameters whose numbers are arguments of the compiled program of a method.
+
+    They are those that may be a `jax.Array` by their annotations: other values of them compile
+    nothing. A method that works on the host before it sees a model has none.
+
+    Example:
+      >>> sorted(traced("ssd")), sorted(traced("dmm"))
+      (['alpha', 'dampening'], [])
+    """
+    if is_prepared(method):
+        return set()
+    hints = {name: argument.hint for name, argument in arguments_of(method).items()}
+    unions = (typing.Union, types.UnionType)
+    return {
+        name
+        for name, hint in hints.items()
+        if typing.get_origin(hint) in unions and jax.Array in typing.get_args(hint)
+    }
+
+
+def is_prepared(method: str) -> bool:
+    """Whether a method works on the host before it sees a model, which cannot be traced."""
+    return "attribution" in arguments_of(method)
 
 
 def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]:
@@ -100,7 +108,7 @@ def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]
 
     Returns:
       Records with KLoM beside its floor, and accuracies and membership attack beside those of
-      retrained models (`experiments.tuning.gap` is their mean distance). Of the N models of a
+      retrained models (`experiments.sweep.tuning.gap` is their mean distance). Of the N models of a
       setting none may have collapsed, or it counts as collapsed.
 
     Cost: what `make_bench` trains; then N times the method a setting, or N passes for the whole
@@ -115,6 +123,7 @@ def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]
             bench,
             trial,
             found.values,
+            run_id=dataclasses.replace(trial, points=(point,)).name,
             method=trial.method,
             hyperparameters=dict(point),
             selection=SELECTION[trial.half],
@@ -124,13 +133,15 @@ def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]
     ]
 
 
-def _record(bench: Bench, trial: Trial, values: np.ndarray, **fields: Any) -> Record:
+def _record(
+    bench: Bench, trial: Trial, values: np.ndarray, *, run_id: str = "", **fields: Any
+) -> Record:
     reason = collapse(bench, values)
     return Record(
         forget_set=ForgetSet(trial.request, len(bench.ids), datasets.digest(bench.ids)),
         seed=trial.seed,
         metrics=measure(bench, values),
-        run_id=trial.name,
+        run_id=run_id or trial.name,
         status="collapsed" if reason else "ok",
         reason=reason,
         **fields,
@@ -150,7 +161,7 @@ def run_method(bench: Bench, method: str, points: Sequence[Mapping[str, Any]]) -
     groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for number, point in enumerate(points):
         kind = point.get("method", method)
-        names = tuple(name for name in point if kind not in PREPARED and _is_traced(point, name))
+        names = tuple(name for name in point if name in traced(kind) and _is_number(point[name]))
         fixed = {name: value for name, value in point.items() if name not in names}
         groups.setdefault((json.dumps(fixed), names), []).append(number)
     found: dict[int, Outputs] = {}
@@ -166,9 +177,8 @@ def run_method(bench: Bench, method: str, points: Sequence[Mapping[str, Any]]) -
     return [found[number] for number in range(len(points))]
 
 
-def _is_traced(point: Mapping[str, Any], name: str) -> bool:
-    value = point[name]
-    return name in TRACED and isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @functools.lru_cache(maxsize=16)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import tuning
 from experiments.configs import digits, tuned_digits
-from launch_tpu import worklist
+from experiments.sweep import files, tuning
 from mu_jax import reporting
 
-SWEEPS = Path(worklist.__file__).parents[1] / "experiments/sweeps"
+SWEEPS = Path(files.__file__).parents[1] / "sweep_files"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def test_the_configuration_has_the_chosen_settings(kept):
 
 
 def test_the_records_are_those_of_the_sweep_file(kept):
-    sweep = worklist.read(SWEEPS / "digits.json")
+    sweep = files.read(SWEEPS / "digits.json")
     found = {
         (record.method, record.forget_set.kind, json.dumps(plain(point), sort_keys=True))
         for record in kept["tuning"]

@@ -9,9 +9,8 @@ import pytest
 
 from experiments.configs import digits
 from experiments.lib.tasks import make_task
-from experiments.trials import REFERENCES
-from launch_tpu import worklist
-from mu_jax.reporting import ForgetSet, Metric, Oracle, Record
+from experiments.sweep import files
+from experiments.sweep.jobs import tuning_jobs
 
 CONFIG = Path(digits.__file__)
 FIELDS = {
@@ -43,81 +42,21 @@ def write(folder: Path, **changes) -> Path:
 
 
 def test_grids_are_products_and_logarithms_have_four_digits(tmp_path):
-    sweep = worklist.read(write(tmp_path))
+    sweep = files.read(write(tmp_path))
     assert [tuple(point.values()) for point in sweep.grids["ssd"]] == [
         (alpha, dampening) for alpha in (1.0, 10.0, 100.0) for dampening in (0.5, 1)
     ]
     assert sweep.grids["plain"] == ({"method": "iau", "optimizer": "sgd", "learning_rate": 0.1},)
     thirds = {"ssd": {"alpha": {"log": [0.1, 0.2], "number": 4}}}
-    found = worklist.read(write(tmp_path, methods=thirds)).grids["ssd"]
+    found = files.read(write(tmp_path, methods=thirds)).grids["ssd"]
     assert [point["alpha"] for point in found] == [0.1, 0.126, 0.1587, 0.2]
 
 
-def test_one_trial_for_a_grid_in_one_pass_and_one_for_every_other_setting(tmp_path, task):
-    trials = worklist.tuning_trials(worklist.read(write(tmp_path)), task)
-    of_one = [(t.method, len(t.points)) for t in trials if (t.request, t.seed) == ("class:7", 1)]
-    assert of_one == [(REFERENCES, 1), ("ssd", 6), ("finetune", 1), ("finetune", 1), ("plain", 1)]
-    assert len(trials) == 4 * len(of_one)
-    finetune = next(t for t in trials if t.method == "finetune")
-    assert finetune.points[0]["epochs"] == 10 and finetune.points[0]["learning_rate"] == 0.01
-
-
-def test_names_follow_the_content_and_nothing_else(tmp_path, task):
-    def names(task=task, **changes):
-        return [
-            t.name for t in worklist.tuning_trials(worklist.read(write(tmp_path, **changes)), task)
-        ]
-
-    first = names()
-    assert len(set(first)) == len(first)
-    assert names() == first
-    assert names(about="other words", reported=["class:4"]) == first
-    elsewhere = make_task(task.config.copy_and_resolve_references())
-    elsewhere.config.data_dir = "/elsewhere"
-    assert names(elsewhere) == first
-    longer = make_task(task.config.copy_and_resolve_references())
-    longer.config.training.epochs = 41
-    for others in (names(longer), names(models=5), names(requests=["class:8"])):
-        assert not set(others) & set(first)
-    more = {**FIELDS["methods"], "finetune": {"learning_rate": [0.02, 0.03]}}
-    assert len(set(names(methods=more)) & set(first)) == len(first) - 4
-
-
-def test_a_file_of_other_ids_is_another_forget_set(tmp_path, task):
-    ids = tmp_path / "ids.csv"
-    sweep = worklist.read(write(tmp_path, requests=[str(ids)], reported=None))
-    found = []
-    a, b, c = task.train.index[:3].tolist()
-    for chosen in ((a, b), (b, a), (a, c)):
-        ids.write_text("".join(f"{i}\n" for i in chosen))
-        found.append([trial.name for trial in worklist.tuning_trials(sweep, task)])
-    assert found[0] == found[1]
-    assert not set(found[0]) & set(found[2])
-
-
-def test_chosen_settings_are_reported_on_the_other_forget_sets(tmp_path, task):
-    def record(rate, value, **fields):
-        metric = Metric(value, unit="fraction", oracle=Oracle(0.5))
-        arguments = {"optimizer": "sgd", "learning_rate": rate}
-        return Record(
-            "finetune",
-            ForgetSet("class:7", 9),
-            0,
-            {"MIA": metric},
-            hyperparameters=arguments,
-            **fields,
-        )
-
-    broken = record(0.3, 0.5, status="collapsed", reason="constant predictions")
-    records = [record(0.1, 0.9), record(0.2, 0.6), broken]
-    trials = worklist.reporting_trials(worklist.read(write(tmp_path)), task, records)
-    assert {(t.half, t.request, t.seed) for t in trials} == {
-        ("reporting", "class:3", 0),
-        ("reporting", "class:3", 1),
-    }
-    chosen = [t.points for t in trials if t.method != REFERENCES]
-    base = task.config.methods.finetune.to_dict()
-    assert chosen == [({**base, "optimizer": "sgd", "learning_rate": 0.2},)] * 2
+def test_with_a_sampler_a_list_is_a_choice_and_a_logarithm_a_range(tmp_path):
+    methods = {"ssd": {"alpha": {"log": [1, 100]}, "dampening": [0.5, 1]}}
+    sweep = files.read(write(tmp_path, methods=methods, sampler="tpe", trials=9))
+    assert sweep.axes["ssd"] == {"alpha": ((1.0, 100.0), True), "dampening": ((0.5, 1), False)}
+    assert sweep.size("ssd") == 9
 
 
 @pytest.mark.parametrize(
@@ -129,14 +68,37 @@ def test_chosen_settings_are_reported_on_the_other_forget_sets(tmp_path, task):
             {"requests": []},
             r"expected a list of one or more values \(str\) for requests, found \[\]",
         ),
-        ({"models": 1}, "expected at least 2 models, found 1"),
-        ({"models": True}, "expected at least 2 models, found True"),
+        ({"models": 2}, "expected 3 to 10,000 models, found 2"),
+        ({"models": True}, "expected 3 to 10,000 models, found True"),
+        ({"models": 10**9}, "expected 3 to 10,000 models, found 1000000000"),
+        ({"about": 3}, "expected text as 'about', found 3"),
+        ({"sampler": "bayes"}, "expected a sampler among grid, random, tpe, found 'bayes'"),
+        ({"sampler": "tpe"}, "expected 'trials', .* found 0 with tpe"),
+        ({"trials": 5}, "expected 'trials', .* found 5 with grid"),
+        ({"sampler": "random", "trials": -1}, "expected 'trials', .* found -1 with random"),
         ({"seeds": [0, 0]}, r"expected different seeds from 0 on, found \[0, 0\]"),
         ({"methods": {}}, "expected a JSON object for 'methods', found {}"),
         ({"methods": {"sdd": {}}}, "expected a method among ssd, iau, .* found 'sdd'"),
         ({"methods": {"../ssd": {"method": "ssd"}}}, "letters and digits.* found '../ssd'"),
         ({"methods": {"retrain": {}}}, "not that of a row of every table, found 'retrain'"),
-        ({"methods": {"x": {"method": 3}}}, "expected a method among .* found 3"),
+        ({"methods": {"x": {"method": 3}}}, "expected the name of a method as 'method' .* found 3"),
+        (
+            {"methods": {"ssd": {"method": ["ssd"], "alpha": [1]}}},
+            r"expected the name of a method as 'method' of 'ssd', found \[\"ssd\"\]; write",
+        ),
+        ({"methods": {"ssd": {"alpha": [float("nan")]}}}, "expected finite numbers for ssd.alpha"),
+        (
+            {"methods": {"ssd": {"alpha": {"log": [1, 2], "number": 10_000_000}}}},
+            "k from 2 to 10,000, found .*10000000",
+        ),
+        (
+            {
+                "methods": {
+                    "ssd": {name: {"log": [1, 2], "number": 200} for name in ("alpha", "dampening")}
+                }
+            },
+            "expected at most 10,000 settings of 'ssd', found 40,000; leave values out",
+        ),
         (
             {"methods": {"ssd": {"alfa": [1]}}},
             "expected a hyper-parameter of 'ssd' among alpha, dampening.* found 'alfa'",
@@ -155,23 +117,27 @@ def test_chosen_settings_are_reported_on_the_other_forget_sets(tmp_path, task):
 )
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, changes, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence) as caught:
-        worklist.read(write(tmp_path, **changes))
+        files.read(write(tmp_path, **changes))
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_sweep_file_is_refused(tmp_path):
     path = tmp_path / "sweep.json"
     with pytest.raises(FileNotFoundError, match=r"expected a sweep file at .* found none"):
-        worklist.read(path)
+        files.read(path)
     path.write_text('{"config": ')
     with pytest.raises(ValueError, match="text that breaks at line 1"):
-        worklist.read(path)
+        files.read(path)
     path.write_text('{"models": 4, "models": 5}')
     with pytest.raises(ValueError, match=r"every name once .* found models again"):
-        worklist.read(path)
+        files.read(path)
+    for odd in (b"\xff", b"[" * 100_000):
+        path.write_bytes(odd)
+        with pytest.raises(ValueError, match="expected JSON in"):
+            files.read(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match=r"a JSON object for the sweep, found \[\]"):
-        worklist.read(path)
+        files.read(path)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +146,41 @@ def test_what_is_no_sweep_file_is_refused(tmp_path):
         ({"requests": ["class:70"]}, "expected classes among"),
         ({"reported": ["nearest:5"]}, "expected nearest:AMOUNT"),
         ({"reported": ["class:3", "class:7,7"]}, "other forget sets than those tuned on"),
-        ({"methods": {"p": {"method": "iau", "learning_rate": [1]}}}, "expected optimizer of 'p'"),
+        (
+            {"methods": {"finetune": {"epochs": ["many"]}}},
+            "whole number from 0 on for epochs",
+        ),
+        ({"methods": {"finetune": {"epochs": [1, -1]}}}, "from 0 on for epochs of 'finetune'"),
+        ({"methods": {"iau": {"optimizer": ["adam", "adma"]}}}, "expected a optimizer among"),
     ],
 )
 def test_what_the_task_cannot_do_is_one_sentence(tmp_path, task, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        worklist.tuning_trials(worklist.read(write(tmp_path, **changes)), task)
+        tuning_jobs(files.read(write(tmp_path, **changes)), task)
 
 
 def test_a_regression_is_refused(tmp_path):
     config = str(CONFIG.parent / "digits_regression.py")
     with pytest.raises(ValueError, match="expected a classification task"):
-        worklist.read_task(worklist.read(write(tmp_path, config=config)))
+        files.read_task(files.read(write(tmp_path, config=config)))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("raise RuntimeError('boom')", "it raises RuntimeError boom"),
+        ("x = 1", "expected a function get_config"),
+        ("def get_config():\n    pass", "to return a ConfigDict, found NoneType"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        files.read_task(files.read(write(tmp_path, config="broken.py")))
+
+
+def test_a_batch_size_of_zero_is_one_sentence(tmp_path):
+    text = CONFIG.read_text().replace("batch_size=64, epochs=40", "batch_size=0, epochs=40")
+    (tmp_path / "zero.py").write_text(text)
+    with pytest.raises(ValueError, match=r"from 1 on for training\.batch_size"):
+        files.read_task(files.read(write(tmp_path, config="zero.py")))

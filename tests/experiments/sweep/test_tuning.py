@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments import tuning
+from experiments.sweep import tuning
 from mu_jax import reporting
 from mu_jax.reporting import ForgetSet, Metric, Oracle, Record, missing
 

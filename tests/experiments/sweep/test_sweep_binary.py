@@ -12,7 +12,7 @@ import pytest
 
 from mu_jax import reporting
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = """
 from experiments.configs import digits
 
@@ -39,18 +39,19 @@ def sweep(tmp_path):
     """Writes a small sweep with these methods, and starts it."""
     (tmp_path / "small.py").write_text(CONFIG)
 
-    def start(methods, *arguments):
+    def start(methods, *arguments, **changes):
         fields = {
             "config": "small.py",
             "requests": ["class:7"],
             "reported": ["class:3"],
             "models": 3,
             "methods": methods,
+            **changes,
         }
         path = tmp_path / "sweep.json"
         path.write_text(json.dumps(fields))
         workdir = f"--workdir={tmp_path}/work"
-        return run("launch_tpu.sweep", f"--sweep={path}", workdir, *arguments)
+        return run("experiments.sweep", f"--sweep={path}", workdir, *arguments)
 
     return start
 
@@ -61,11 +62,12 @@ GRIDS = {"ssd": {"alpha": [1.5, 3]}, "finetune": {"learning_rate": [0.01, 0.02]}
 def test_a_dry_run_prints_the_work_list_and_starts_nothing(sweep, tmp_path):
     result = sweep(GRIDS, "--dry_run")
     assert result.returncode == 0, result.stderr
-    *trials, size = result.stdout.splitlines()
-    assert [line.split("-")[0] for line in trials] == ["references", "ssd", *["finetune"] * 2]
-    assert "class:7  seed 0  2 settings" in trials[1]
-    assert size.startswith(
-        "4 trials of 5 settings of 3 models; then the chosen settings on 1 other"
+    *studies, size = result.stdout.splitlines()
+    assert [line.split()[1] for line in studies] == ["ssd", "finetune"]
+    assert studies[0].endswith("2 settings, 2 at once")
+    assert size == (
+        "4 settings (grid) on 1 forget sets, 4 trials of 3 models; then the chosen settings on 1 "
+        "other forget sets"
     )
     assert not (tmp_path / "work").exists()
 
@@ -93,20 +95,30 @@ def test_workers_end_with_one_table_and_a_second_start_is_harmless(sweep, tmp_pa
     methods = [record.method for record in tuning]
     assert sorted(methods) == sorted(["retrain", "do nothing", *["ssd", "finetune"] * 2])
     assert {record.method for record in reported} == set(methods) and len(reported) == 4
-    assert len(list((tmp_path / "work/trials").glob("*/result"))) == 4 + 3
     printed = run("experiments.report", str(tmp_path / "work/tuning.jsonl"))
     assert printed.returncode == 0 and "ssd (alpha=1.5)" in printed.stdout
     again = sweep(GRIDS)
-    assert again.returncode == 0 and " done after " not in again.stderr
+    assert again.returncode == 0 and " done after" not in again.stderr
     assert again.stdout.splitlines()[:-1] == result.stdout.splitlines()[:-1]
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_named_and_the_others_end(sweep, tmp_path):
-    methods = {"ssd": {"alpha": [3]}, "finetune": {"learning_rate": [0.01], "epochs": ["many"]}}
-    result = sweep(methods)
+def test_a_setting_that_fails_is_named_and_the_others_end(sweep, tmp_path):
+    broken = CONFIG.replace("    return", "    config.methods.dmm.attribution.checkpoints = 2\n"
+        "    config.methods.dmm.attribution.calibration = ('class:77',)\n    return")  # fmt: skip
+    (tmp_path / "small.py").write_text(broken)
+    result = sweep({"ssd": {"alpha": [3]}, "dmm": {"learning_rate": [0.01]}})
     assert result.returncode == 1, result.stderr
     assert "ssd, chosen: " in result.stdout and "class:3" not in result.stdout
     lines = [line for line in result.stderr.splitlines() if "has no result" in line]
-    assert len(lines) == 1 and lines[0].startswith("finetune-")
-    assert len(list((tmp_path / "work/trials").glob("finetune-*/error.*"))) == 2
+    assert len(lines) == 1 and lines[0].startswith("tuning dmm ")
+    assert "expected classes among" in lines[0]
+
+
+@pytest.mark.slow
+def test_settings_are_drawn_by_a_sampler(sweep, tmp_path):
+    result = sweep({"ssd": {"alpha": {"log": [1.5, 5]}}}, "--block=2", sampler="tpe", trials=3)
+    assert result.returncode == 0, result.stderr
+    tuning = reporting.read(tmp_path / "work/tuning.jsonl")
+    alphas = [record.hyperparameters["alpha"] for record in tuning if record.method == "ssd"]
+    assert len(set(alphas)) == 3 and all(1.5 <= alpha <= 5 for alpha in alphas)

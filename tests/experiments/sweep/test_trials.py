@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
 
 import mu_jax as mu
-from experiments import trials
 from experiments.configs import digits
 from experiments.lib.measures import collapse, measure
 from experiments.lib.rows import SEEDS, make_bench
 from experiments.lib.tasks import make_task, read_ids
-from experiments.trials import Trial, run_method, run_trial
+from experiments.sweep import trials
+from experiments.sweep.trials import Trial, run_method, run_trial
 from mu_jax import ensembles, evaluation, reporting
 
 MODELS = 4
@@ -168,11 +170,25 @@ def test_a_setting_that_diverges_is_a_record_of_its_own(task, directory):
     assert reporting.from_json(reporting.to_json(bad)) == bad
 
 
-def test_names_of_hyperparameters_come_from_the_methods():
-    assert trials.hyperparameters("iau")["learning_rate"] is True
-    assert trials.hyperparameters("dmm")["forget_multiplier"] is False
-    assert "weight_decay" not in trials.hyperparameters("dmm")
+def test_what_is_traced_follows_the_annotations(task, bench):
+    """Another value of a number that may be an array compiles nothing, of another one it does."""
+    base = {**FIT, "learning_rate": 0.01, "forget_weight": 0.1}
+    run_method(bench, "neg_grad_plus", [base])
+    before = trials._compiled.cache_info()
+    (found,) = run_method(bench, "neg_grad_plus", [{**base, "forget_weight": 0.2}])
+    assert trials._compiled.cache_info().misses == before.misses
+    step = trials.METHODS["neg_grad_plus"](task, {**base, "forget_weight": 0.2}, None)
+    np.testing.assert_allclose(found.values, direct(task, bench, step), atol=1e-3)
+    run_method(bench, "neg_grad_plus", [{**base, "epochs": 1}])
+    assert trials._compiled.cache_info().misses == before.misses + 1
+
+
+def test_every_argument_annotated_as_an_array_is_traced():
     for method in trials.METHODS:
-        assert not {"model", "init", "attribution"} & set(trials.hyperparameters(method))
-    with pytest.raises(ValueError, match="expected a method among ssd"):
-        trials.hyperparameters("sdd")
+        hints = inspect.get_annotations(getattr(mu, method))
+        arrays = {name for name, hint in hints.items() if str(hint).startswith("jax.Array |")}
+        expected = set() if trials.is_prepared(method) else arrays
+        assert expected <= trials.traced(method)
+        assert trials.traced(method) - expected <= {
+            *("learning_rate", "weight_decay", "attention_weight")
+        }
