@@ -38,9 +38,14 @@ def open_storage(workdir: pathlib.Path, url: str | None) -> optuna.storages.RDBS
     for number in range(_TRIES):
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        except ImportError:
+            raise ValueError(
+                f"expected a driver for {url.partition(':')[0]}, found none; for PostgreSQL install "
+                "one with pip install 'psycopg[binary]'"
+            ) from None
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # Of two processes that make the tables at once, one finds that they are there.
-            if number + 1 == _TRIES or isinstance(error, ImportError):
+            if number + 1 == _TRIES:
                 words = " ".join(str(error).split())
                 raise ValueError(
                     f"expected a database for --storage, found {words[:300]}; see docs/sweeps.md"

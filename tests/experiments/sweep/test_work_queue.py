@@ -262,3 +262,8 @@ def test_a_database_that_is_none_is_one_sentence(tmp_path):
         open_storage(tmp_path, None)
     with pytest.raises(ValueError, match="expected a database for --storage, found"):
         open_storage(tmp_path, "nosuch://host/db")
+
+
+def test_a_driver_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="expected a driver for mssql.*, found none; for Postgre"):
+        open_storage(tmp_path, "mssql+pymssql://host/db")
