@@ -13,24 +13,26 @@ down    deletes what there is of the job.
 reap    deletes everything that carries our label in the project and zone, whoever launched it; it
         shows the names and asks before.
 
-The specification is a JSON file with the fields of launch_tpu.spec.Spec, among them max_hours,
-without which nothing starts. docs/launch.md has one for every engine. The exit code is 0, 2 for bad
-input, or that of the command that failed.
+The specification is a JSON file with the fields of launch_tpu.hosts.spec.Spec, among them
+max_hours, without which nothing starts. docs/launch.md has one for every engine. The exit code is
+0, 2 for bad input, or that of the command that failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import signal
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from launch_tpu import execute
-from launch_tpu import plan as plans
-from launch_tpu.commands import Command, Listing, render
-from launch_tpu.spec import ENGINES, Spec, read_spec
+from launch_tpu.hosts import execute
+from launch_tpu.hosts import plan as plans
+from launch_tpu.hosts.commands import Command, Listing, render
+from launch_tpu.hosts.spec import ENGINES, Spec, read_spec
 
 SPEC = flags.DEFINE_string("spec", None, "JSON file that says what to run, where, and how long.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands as a script and run none.")
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> None:
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        _check_flags()
         verbs[argv[1]](_specification(SPEC.value))
     except (ValueError, FileNotFoundError) as error:
         _fail(str(error), 2)
@@ -60,6 +63,13 @@ def main(argv: list[str]) -> None:
         _fail(str(error), error.code)
     except KeyboardInterrupt:
         _fail("interrupted; nothing that was made remains", 130)
+
+
+def _check_flags() -> None:
+    if BUDGET.value is not None and not math.isfinite(BUDGET.value):
+        raise ValueError(
+            f"expected a number as --budget_chip_hours, found {BUDGET.value}; no cost is above it"
+        )
 
 
 def _specification(path: str) -> Spec:
@@ -72,7 +82,8 @@ def _specification(path: str) -> Spec:
 
 def _up(spec: Spec) -> None:
     steps = plans.plan(spec)
-    print(f"{spec.name}: {plans.cost(spec)}", flush=True)
+    mark = "# " if DRY_RUN.value else ""  # a dry run is a script from its first line on
+    print(f"{mark}{spec.name}: {plans.cost(spec)}", flush=True)
     if not _shown(steps):
         _check_budget(spec)
         execute.up(steps, say=_say)
@@ -131,7 +142,11 @@ def _agree_to_reap(deletions: str) -> bool:
 
 
 def _agree(question: str) -> bool:
-    return sys.stdin.isatty() and input(f"{question} [yes/no] ").strip().lower() in ("y", "yes")
+    if not sys.stdin.isatty():
+        return False
+    with contextlib.suppress(EOFError):
+        return input(f"{question} [yes/no] ").strip().lower() in ("y", "yes")
+    return False
 
 
 def _check_gone(failed: list[tuple[str, ...]]) -> None:

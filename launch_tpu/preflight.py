@@ -13,34 +13,59 @@ takes less. Exit code 0: everything fits. 1: something is out of memory. 2: bad 
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 import jax
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
+from experiments.lib import configurations
+from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
-from launch_tpu import compiled, programs, projection, topologies, worklist
+from experiments.sweep.files import Sweep
+from experiments.sweep.files import read as read_sweep
+from launch_tpu.compile import compiled, programs, projection, topologies
 from mu_jax.store import commits as durable
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Model, data and methods.")
-TOPOLOGY = flags.DEFINE_string("topology", "v5e:16x16", "The slice, such as v5p:8x8x16.")
-METHODS_FLAG = flags.DEFINE_list("methods", ["ssd"], "Names of methods in the configuration.")
+FLAGS = flags.FlagValues()
+CONFIG = define_config(FLAGS, "imagenet_resnet50", "Model, data and methods.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:16x16", "The slice, such as v5p:8x8x16.", flag_values=FLAGS
+)
+METHODS_FLAG = flags.DEFINE_list(
+    "methods", ["ssd"], "Names of methods in the configuration.", flag_values=FLAGS
+)
 BATCH_PER_CHIP = flags.DEFINE_integer(
-    "batch_per_chip", None, "Examples on a chip, for every batch size of the configuration.", 1
+    "batch_per_chip",
+    None,
+    "Examples on a chip, for every batch size of the configuration.",
+    1,
+    flag_values=FLAGS,
 )
-FSDP = flags.DEFINE_integer("fsdp", 1, "Chips that share one copy of the parameters.", 1)
-FORGET = flags.DEFINE_integer("forget", None, "Examples to forget; default the configuration's.", 1)
+FSDP = flags.DEFINE_integer(
+    "fsdp", 1, "Chips that share one copy of the parameters.", 1, flag_values=FLAGS
+)
+FORGET = flags.DEFINE_integer(
+    "forget", None, "Examples to forget; default the configuration's.", 1, flag_values=FLAGS
+)
 DATA = flags.DEFINE_enum(
-    "data", "streams", ["streams", "arrays"], "One program a step, or all data on every chip."
+    "data",
+    "streams",
+    ["streams", "arrays"],
+    "One program a step, or all data on every chip.",
+    flag_values=FLAGS,
 )
-SWEEP = flags.DEFINE_string("sweep", None, "A sweep file: what would tuning cost?")
-JSON = flags.DEFINE_string("json", None, "Where to write the result for machines.")
+SWEEP = flags.DEFINE_string(
+    "sweep", None, "A sweep file: what would tuning cost?", flag_values=FLAGS
+)
+JSON = flags.DEFINE_string(
+    "json", None, "Where to write the result for machines.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -53,8 +78,8 @@ def main(argv: list[str]) -> None:
     with exit_with_sentence():
         topology = topologies.parse(TOPOLOGY.value)
         out = destination()
-        sweep = worklist.read(SWEEP.value) if SWEEP.value else None
-        rows = list(check(configuration(), topology, METHODS_FLAG.value, sweep))
+        sweep = read_sweep(SWEEP.value) if SWEEP.value else None
+        rows = list(check(CONFIG.value, topology, METHODS_FLAG.value, sweep))
     print(projection.table(rows, topology))
     print("\n".join(projection.summary(projection.runs(rows, topology), topology, sweep)))
     if out is not None:
@@ -64,29 +89,17 @@ def main(argv: list[str]) -> None:
     sys.exit(0 if all(row.measured.fits for row in rows) else 1)
 
 
-def configuration() -> ConfigDict:
-    """The configuration, refused if there is none."""
-    if CONFIG.value is None:
-        raise ValueError(
-            "expected a --config, found none: give experiments/configs/imagenet_resnet50.py or "
-            "another"
-        )
-    try:
-        CONFIG.value.to_dict()  # a file that is not there shows itself when it is looked at
-    except OSError:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise FileNotFoundError(
-            f"expected a configuration at {path}, found none; check the path"
-        ) from None
-    return CONFIG.value
-
-
 def destination() -> pathlib.Path | None:
     """Where the result goes; refused now rather than after an hour of compiling."""
     path = pathlib.Path(JSON.value) if JSON.value else None
     if path is not None and not path.parent.is_dir():
         raise FileNotFoundError(
             f"expected a folder {path.parent} for {path.name}, found none: make it"
+        )
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise ValueError(
+            f"expected a file to write at {path}, found a folder or no right to write there; "
+            "choose another path"
         )
     return path
 
@@ -95,9 +108,12 @@ def check(
     config: ConfigDict,
     topology: topologies.Topology,
     methods: Sequence[str],
-    sweep: worklist.Sweep | None,
+    sweep: Sweep | None,
 ) -> Iterator[projection.Row]:
     """Every program of the methods, compiled and measured; input is checked before the first."""
+    configurations.check(config)
+    if not methods:
+        raise ValueError("expected --methods, found none; name at least one")
     task = programs.abstract_task(config)
     for method in methods:
         lookup(METHODS, method_arguments(task, method).get("method", method), "method")
@@ -113,24 +129,10 @@ def check(
         for number, program in enumerate(found, 1):
             label = f"{method}: {programs.name(program)} ({number} of {len(found)})"
             print(f"  compiling {label} ...", end="", file=sys.stderr, flush=True)
-            start = time.monotonic()
-            with programs.on_tpu():
-                measured = compiled.measure(program, topology.generation)
-            print(f" {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            measured = compiled.measure(program, topology.generation, platform="tpu")
+            print(f" {measured.compile_seconds:.0f} s", file=sys.stderr, flush=True)
             yield projection.Row(method, programs.name(program), program.times, measured)
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Exit code 2 for what is wrong with the flags; absl's own is 1, which means something here."""
-    try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise flags.Error(f"expected flags only, found {rest[1]!r}; write --topology=...")
-        return rest
-    except (flags.Error, AttributeError, TypeError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    start(main, FLAGS)

@@ -1,13 +1,13 @@
 """Digits with the settings that a search found best by the average gap to retrained models.
 
     python -m experiments.benchmark --config experiments/configs/tuned_digits.py
-    python -m launch_tpu.sweep --sweep=experiments/sweeps/digits.json
+    python -m experiments.sweep --sweep=experiments/sweep_files/digits.json
 
 The second line is the search: 156 trials of 255 records, on the requests `random:100:seed=11`,
 `nearest:50:id=601` and `class:7`, with 24 originals and 24 oracles of its own. Of each method the
 setting with the smallest mean over the three of the average gap (retain, forget and test accuracy
 and membership attack, in points) was chosen, among those that collapsed no model on any. Records
-are `experiments/sweeps/digits.tuning.jsonl`; `digits.reporting.jsonl` has the chosen settings on
+are `experiments/sweep_files/digits.tuning.jsonl`; `digits.reporting.jsonl` has the chosen ones on
 other requests with other models:
 
     average gap, points   random:100:seed=1   nearest:50:id=6   class:3

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 import mu_jax as mu
@@ -58,10 +59,11 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
         found |= {
             name: Argument(hint, False) for name, hint in typing.get_type_hints(recipe).items()
         }
-    if "optimizer" in parameters:
-        found |= {"optimizer": Argument(str, True), "learning_rate": Argument(float, True)}
-    if "optimizer" in parameters and method != "dmm":
-        found["weight_decay"] = Argument(float, False)
+    if "optimizer" in parameters:  # made by the binaries, of numbers that may be traced
+        number = jax.Array | float
+        found |= {"optimizer": Argument(str, True), "learning_rate": Argument(number, True)}
+        if method != "dmm":
+            found["weight_decay"] = Argument(number, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from mu_jax import _at_once as at_once
+from mu_jax import _target as target
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
 from mu_jax.loops import lifting
@@ -74,7 +75,7 @@ def map_models(
 
 def choose_layout(members: PyTree) -> Layout:
     """The faster layout for arrays with a leading axis of models: see `map_models`."""
-    if jax.default_backend() != "cpu":
+    if target.platform() != "cpu":
         return "together"
     kernels = [leaf.ndim >= 5 for leaf in jax.tree.leaves(members)]
     return "one_by_one" if any(kernels) else "together"

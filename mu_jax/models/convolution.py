@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mu_jax import _target as target
+
 _NHWC = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 _PRODUCT_OPTIONS = ("precision", "preferred_element_type")
 
@@ -91,8 +93,8 @@ def patch_convolution(
 def convolution_by_backend(*args: Any, **kwargs: Any) -> jax.Array:
     """Calls `patch_convolution` on a CPU and `jax.lax.conv_general_dilated` on accelerators.
 
-    The choice follows `jax.default_backend()` when the model is traced. A program that is compiled
-    on a CPU for another device should be given `jax.lax.conv_general_dilated` itself.
+    The choice follows the default backend when the model is traced. A program that is compiled on a
+    CPU for another device is traced for that device, as `launch_tpu.preflight` does.
 
     Args:
         *args: positional arguments of `jax.lax.conv_general_dilated`.
@@ -105,7 +107,7 @@ def convolution_by_backend(*args: Any, **kwargs: Any) -> jax.Array:
         >>> import flax.linen as nn
         >>> layer = nn.Conv(8, (3, 3), conv_general_dilated=convolution_by_backend)
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target.platform() == "cpu"
     convolve = patch_convolution if on_cpu else lax.conv_general_dilated
     return convolve(*args, **kwargs)
 

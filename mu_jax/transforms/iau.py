@@ -56,7 +56,7 @@ def iau(
     optimizer: optax.GradientTransformation,
     *,
     scale_by_fraction: bool = False,
-    retain_weight: float = 1.0,
+    retain_weight: jax.Array | float = 1.0,
     full_gradient: Accumulator | None = None,
 ) -> Unlearn:
     """Influence approximation: one fresh optimizer step on `G = g_retain - g_forget`.

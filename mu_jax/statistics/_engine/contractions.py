@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mu_jax import _target as target
+
 Array = jax.Array
 Power = Callable[[Array], Array]
 
@@ -43,7 +45,7 @@ def _sum_positions(power: Power, a: Array, d: Array, weight: Array) -> Array:
     one loop over entries; elsewhere it is as large as memory allows.
     """
     (size, n, _, i), o = a.shape, d.shape[-1]
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target.platform() == "cpu"
     entries, most = (2**21, 8) if on_cpu else (2**26, 2**10)
     group = min(max(1, entries // (n * i * o)), most, size)
 

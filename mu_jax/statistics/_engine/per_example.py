@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mu_jax import _target as target
 from mu_jax.mesh.shards import vary, varying_axes
 from mu_jax.statistics._engine.contractions import (
     squared_norm,
@@ -216,7 +217,7 @@ def _chunk_size(program: Program, leaves: list[Array]) -> int:
     products = [product for uses in program.products.values() for product in uses]
     row = sum(product.entries * product.result.dtype.itemsize for product in products)
     row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
-    budget = 2**22 if jax.default_backend() == "cpu" else 2**30
+    budget = 2**22 if target.platform() == "cpu" else 2**30
     return max(1, (budget + 2 * sum(map(_n_bytes, leaves))) // max(row, 1))
 
 

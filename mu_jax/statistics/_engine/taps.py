@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from mu_jax import _target as target
 from mu_jax.mesh.shards import vary, varying_axes
 from mu_jax.statistics._engine.matrices import Equation, Lookup
 from mu_jax.statistics._engine.products import (
@@ -112,7 +113,7 @@ def _run_equation(
     record = None
     if product and product.number in taps:
         record = product.form.inputs(operands[product.form.other])
-    if convolution and (record is None or jax.default_backend() == "cpu"):
+    if convolution and (record is None or target.platform() == "cpu"):
         patches = convolution.inputs(operands[0]) if record is None else record
         outputs = [convolution(patches, operands[1])]
     else:

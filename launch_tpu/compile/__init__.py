@@ -1,0 +1,1 @@
+"""Programs compiled for a slice that is not there: memory, operations, messages, cost."""

@@ -1,0 +1,85 @@
+"""Choosing settings: by the gap that the tables print, never a collapsed or incomplete one."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.sweep import tuning
+from mu_jax import reporting
+from mu_jax.reporting import ForgetSet, Metric, Oracle, Record, missing
+
+SETS = (ForgetSet("class:3", 9), ForgetSet("random:5", 5))
+
+
+def record(alpha, accuracy, forget_set=SETS[0], *, seed=0, mia=0.5, method="ssd", **fields):
+    metrics = {
+        "KLoM forget p95": Metric(3.0, direction="lower is better", unit="nats"),
+        "TPR": Metric(0.2, direction="lower is better", unit="fraction"),
+        "test accuracy": Metric(accuracy, unit="fraction", oracle=Oracle(0.9)),
+        "MIA": mia if isinstance(mia, Metric) else Metric(mia, unit="fraction", oracle=Oracle(0.5)),
+    }
+    return Record(
+        method, forget_set, seed, metrics=metrics, hyperparameters={"alpha": alpha}, **fields
+    )
+
+
+def test_the_gap_is_the_one_of_the_table():
+    values = {"test accuracy": Metric(0.9, unit="fraction"), "MIA": Metric(0.5, unit="fraction")}
+    retrain = Record("retrain", SETS[0], 0, metrics=values)
+    found = record(1, 0.84, mia=0.53)
+    assert tuning.gap(found) == pytest.approx(4.5)
+    (table,) = reporting.summarise([retrain, found])
+    column = [column.name for column in table.columns].index("average gap")
+    row = next(row for row in table.rows if row.label == "ssd")
+    assert row.cells[column].mean == pytest.approx(tuning.gap(found))
+
+
+def test_without_a_value_or_an_oracle_there_is_no_gap():
+    assert tuning.gap(record(1, 0.9, mia=missing("too few", unit="fraction"))) is None
+    assert tuning.gap(record(1, 0.9, mia=Metric(0.5, unit="fraction"))) is None
+    assert tuning.gap(record(1, 0.9, status="failed", reason="no memory")) is None
+
+
+def test_the_smallest_mean_gap_over_forget_sets_and_seeds_comes_first():
+    records = [
+        record(alpha, 0.9 - gap, forget_set, seed=seed)
+        for alpha, gaps in ((1, (0.1, 0.1)), (2, (0.0, 0.16)), (3, (0.3, 0.0)))
+        for forget_set, gap in zip(SETS, gaps)
+        for seed in (0, 1)
+    ]
+    ranked = tuning.rank(records)["ssd"]
+    assert [setting.hyperparameters["alpha"] for setting in ranked] == [2, 1, 3]
+    assert ranked[0].gaps == {"class:3": 0.0, "random:5": pytest.approx(8.0)}
+    assert ranked[0].gap == pytest.approx(4.0)
+
+
+def test_a_collapsed_or_incomplete_setting_never_wins():
+    broken = {"status": "collapsed", "reason": "constant predictions"}
+    records = [
+        *(record(1, 0.8, forget_set) for forget_set in SETS),
+        record(2, 0.9, SETS[0]),
+        record(2, 0.9, SETS[1], **broken),
+        record(3, 0.9, SETS[0]),
+        *(record(4, 0.9, forget_set, mia=missing("few", unit="fraction")) for forget_set in SETS),
+        *(record(5, 0.9, forget_set, method="iau", **broken) for forget_set in SETS),
+        *(record(6, 0.9, forget_set, method="retrain") for forget_set in SETS),
+    ]
+    ranked = tuning.rank(records)
+    assert [setting.hyperparameters["alpha"] for setting in ranked["ssd"]] == [1]
+    assert ranked["iau"] == [] and "retrain" not in ranked
+    text = tuning.describe(ranked)
+    assert "iau: none, every setting collapsed or lacks a value" in text
+
+
+def test_the_description_has_the_best_of_every_forget_set_and_the_chosen():
+    records = [
+        record(alpha, 0.9 - gap, forget_set)
+        for alpha, gaps in ((1, (0.02, 0.02)), (2, (0.0, 0.1)))
+        for forget_set, gap in zip(SETS, gaps)
+    ]
+    lines = tuning.describe(tuning.rank(records)).splitlines()
+    assert lines[1:] == [
+        "  ssd on class:3: 0.00 with alpha=2",
+        "  ssd on random:5: 1.00 with alpha=1",
+        "  ssd, chosen: 1.00 with alpha=1",
+    ]
