@@ -17,6 +17,7 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import make_task, train
 from mu_jax.store import Store
@@ -33,7 +34,7 @@ SEED = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(CONFIG.value, pathlib.Path(WORKDIR.value), SEED.value)
+        run(CONFIG.value, working_directory(WORKDIR.value), SEED.value)
 
 
 def run(config, workdir: pathlib.Path, seed: int) -> None:

@@ -25,6 +25,7 @@ import mu_jax as mu
 from experiments.lib import scoring, tasks
 from experiments.lib.command_line import alone, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
@@ -60,7 +61,7 @@ ROLL_BACK = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
         alone(FLAGS, "roll_back", "workdir")
-        workdir = pathlib.Path(WORKDIR.value)
+        workdir = working_directory(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
             print(f"Serving version {store.roll_back()} again")

@@ -15,7 +15,6 @@ has a result. 1: some have failed, or workers were lost. 2: bad input, nothing w
 from __future__ import annotations
 
 import functools
-import pathlib
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import jax
 from absl import app, flags
 
 from experiments import tuning
+from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, flags_only
 from experiments.lib.tasks import Task
 from experiments.trials import Trial, run_trial
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
             print(listing(sweep, trials))
             return
         start = time.monotonic()
-        folder = pathlib.Path(WORKDIR.value)
+        folder = on_disk(WORKDIR.value)
         limits = Limits(ATTEMPTS.value, DEATHS.value)
         claims = Claims(folder / "trials", lease_s=LEASE_S.value, limits=limits)
     if WORKERS.value == 1:

@@ -208,6 +208,8 @@ FLOORS = (
         "_extras",
         "_files",
         "_nnx",
+        "_objects",
+        "_paths",
         "_tracing",
         "data",
         "losses",
