@@ -33,7 +33,8 @@ class Spec:
       topology: of one slice, `v6e:4x4`.
       max_hours: after so many hours the hosts are gone, whatever happens; at most 168.
       workdir: where the job keeps its state, appended to its flags as `--workdir=`; a directory
-        that outlives the hosts and that all of them share, with atomic renames (NFS).
+        that outlives the hosts and that all of them share, with atomic renames (NFS), or a
+        folder in a bucket, `gs://bucket/runs`.
       engine: `queued_resources` (v4 to v6e), `instance_groups` (v5p and later), `xpk` (a GKE
         cluster) or `local` (one process and one CPU device on this machine for every host).
       flags: of the module.
@@ -181,10 +182,11 @@ def _check_words(spec: Spec) -> None:
         raise ValueError("expected one line in each item of 'setup', found a newline; split it")
     if not spec.module:
         raise ValueError("expected a module to run, found none; set 'module'")
-    if not spec.workdir or "://" in spec.workdir:
+    scheme, found, _ = spec.workdir.partition("://")
+    if not spec.workdir or (found and scheme != "gs"):
         raise ValueError(
-            "expected a workdir on a file system that the hosts share, found "
-            f"{spec.workdir!r}; mount one in 'setup' (object stores have no atomic renames)"
+            "expected a workdir on a file system that the hosts share, or gs://bucket/folder, found "
+            f"{spec.workdir!r}; mount another store in 'setup'"
         )
 
 

@@ -55,7 +55,7 @@ def test_no_file_and_no_json(tmp_path):
         ({"topology": "v5p:4x4x16"}, "expected the shape that v5p-512 stands for"),
         ({"engine": "slurm"}, "expected an engine among"),
         ({"project": ""}, "expected 'project' with the engine queued_resources"),
-        ({"workdir": "gs://bucket/run"}, "object stores have no atomic renames"),
+        ({"workdir": "s3://bucket/run"}, "or gs://bucket/folder, found 's3://bucket/run'"),
         ({"module": ""}, "expected a module to run"),
     ],
 )
