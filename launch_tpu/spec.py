@@ -185,7 +185,7 @@ def _check_words(spec: Spec) -> None:
     scheme, found, _ = spec.workdir.partition("://")
     if not spec.workdir or (found and scheme != "gs"):
         raise ValueError(
-            "expected a workdir on a file system that the hosts share, or gs://bucket/folder, found "
+            "expected a workdir on a file system that hosts share, or gs://bucket/folder, found "
             f"{spec.workdir!r}; mount another store in 'setup'"
         )
 

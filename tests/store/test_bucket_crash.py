@@ -162,7 +162,7 @@ def start_writer(store, rounds):
 
 def test_killed_at_any_moment(bucket):
     store, moments = begun(bucket), random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         process = start_writer(store, 1_000)
         published = len(store.history())
         while len(store.history()) == published:
