@@ -97,7 +97,7 @@ def as_text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
 
 
-def reading(path: Path) -> IO[bytes]:
+def reading(path: Path) -> io.BufferedIOBase:
     """A file or an object, open for reading.
 
     Raises:

@@ -8,11 +8,12 @@ then changes from the old to the new bytes at once, for all readers.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import random
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 Path = os.PathLike[str]
 _TRIES = 100
@@ -64,7 +65,7 @@ def update(path: Path, change: Callable[[bytes | None], bytes]) -> None:
     )
 
 
-def reading(path: Path) -> IO[bytes]:
+def reading(path: Path) -> io.BufferedIOBase:
     """An object as an open file, read in pieces.
 
     Raises:
