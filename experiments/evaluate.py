@@ -20,6 +20,7 @@ from absl import flags
 from experiments.lib import scoring
 from experiments.lib.command_line import start
 from experiments.lib.constant import CONSTANT
+from experiments.lib.paths import working_directory
 from experiments.lib.running import (
     exit_with_sentence,
     read_config,
@@ -45,7 +46,7 @@ RETRAIN = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(pathlib.Path(WORKDIR.value), REQUEST.value)
+        run(working_directory(WORKDIR.value), REQUEST.value)
 
 
 def run(workdir: pathlib.Path, request: str) -> None:

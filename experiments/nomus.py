@@ -34,7 +34,7 @@ import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import check_methods
-from experiments.lib.paths import check_workdir
+from experiments.lib.paths import check_workdir, working_directory
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
@@ -65,7 +65,7 @@ class Scored(NamedTuple):
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(CONFIG.value, REQUEST.value, SEEDS.value, pathlib.Path(WORKDIR.value))
+        run(CONFIG.value, REQUEST.value, SEEDS.value, working_directory(WORKDIR.value))
 
 
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import pending, scoring
 from experiments.lib.command_line import define_config, define_seed, start
+from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, make_task, train
 from mu_jax.store import Store
@@ -33,7 +34,7 @@ RESTART = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(CONFIG.value, pathlib.Path(WORKDIR.value), SEED.value)
+        run(CONFIG.value, on_disk(WORKDIR.value), SEED.value)
 
 
 def run(config, workdir: pathlib.Path, seed: int) -> None:

@@ -27,6 +27,7 @@ import mu_jax as mu
 from experiments.lib import pending, scoring, tasks
 from experiments.lib.command_line import alone, define_seed, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
     with exit_with_sentence():
         alone(FLAGS, "roll_back", "workdir")
         alone(FLAGS, "serve", "workdir", "serve_anyway")
-        workdir = pathlib.Path(WORKDIR.value)
+        workdir = on_disk(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
             print(f"Serving version {store.roll_back()} again")

@@ -2,12 +2,15 @@
 
 A file is written under a temporary name of its own (`.NAME.` and 16 random digits), which its
 writer keeps locked, and then renamed. A temporary name whose lock is free belongs to a process
-that died, and the next writer of the same file deletes it; so is a working folder.
+that died, and the next writer of the same file deletes it; so is a working folder. In a bucket one
+write replaces an object, and there are no locks: what would need one is written on condition that
+nobody else has written (`create_json`, `update`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -20,24 +23,11 @@ from typing import IO, Any
 
 import jax
 
+from mu_jax import _objects
+from mu_jax._paths import absolute as absolute
+from mu_jax._paths import in_bucket as in_bucket
+
 _DAY = 86_400.0
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def absolute(path: str | os.PathLike[str]) -> Path:
-    """Absolute form of a local path, `~` expanded (orbax fails late on relative ones).
-
-    Raises:
-        ValueError: the path has a scheme, such as `gs://bucket/runs`: it would become a local
-            folder of that name.
-    """
-    text = os.fspath(path)
-    if _SCHEME.match(text):
-        raise ValueError(
-            f"expected a path on a file system, found {text!r}; mount the bucket and give the path "
-            "where it is mounted"
-        )
-    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 @contextlib.contextmanager
@@ -57,6 +47,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         ['note']
     """
     path = absolute(path)
+    if in_bucket(path):
+        data = io.BytesIO()
+        yield data
+        _objects.write(path, data.getvalue())
+        return
     make_directory(path.parent)
     sweep(path.parent, f".{path.name}.")
     with _scratch(path) as file:
@@ -75,7 +70,62 @@ def replace_text(path: str | os.PathLike[str], text: str) -> None:
 
 def replace_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace a JSON file atomically and durably, see `replacing`."""
-    replace_text(path, json.dumps(value, indent=1, allow_nan=False))
+    replace_text(path, as_text(value))
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Write a JSON file that is not there; False if it is. The caller holds `exclusive`."""
+    if in_bucket(path):
+        return _objects.write(path, as_text(value).encode(), generation=0)
+    if path.exists():
+        return False
+    replace_json(path, value)
+    return True
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to an object of lines; of several writers at once none is lost."""
+    _objects.update(path, lambda data: _whole_lines(data or b"") + line)
+
+
+def _whole_lines(data: bytes) -> bytes:
+    return data if not data or data.endswith(b"\n") else data + b"\n"
+
+
+def as_text(value: Any) -> str:
+    """The JSON text of a value that is finite."""
+    return json.dumps(value, indent=1, allow_nan=False)
+
+
+def reading(path: Path) -> io.BufferedIOBase:
+    """A file or an object, open for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return _objects.reading(path) if in_bucket(path) else open(path, "rb")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file or an object.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with reading(path) as file:
+        return file.read().decode("utf-8")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file or an object of this name, as of now."""
+    return _objects.exists(path) if in_bucket(path) else path.is_file()
+
+
+def below(folder: Path) -> list[str]:
+    """Names of all files below a folder, relative to it, sorted."""
+    if in_bucket(folder):
+        return sorted(_objects.below(folder))
+    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
 
 
 @contextlib.contextmanager
@@ -137,12 +187,13 @@ def exclusive(directory: Path, *, wait: bool = True) -> Iterator[None]:
     """One process (or thread) at a time; the kernel frees the lock when its holder dies.
 
     On several hosts process 0 holds the lock, and the others wait for it where they `agree` or
-    `synchronize`.
+    `synchronize`. A bucket has no locks, and this excludes nobody there: what is done in the block
+    must be a write on condition.
 
     Raises:
         BlockingIOError: another one holds the lock, and `wait` is False.
     """
-    if jax.process_index() != 0:
+    if jax.process_index() != 0 or in_bucket(directory):
         yield
         return
     lock = _lock(directory, wait)

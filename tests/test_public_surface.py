@@ -209,6 +209,8 @@ FLOORS = (
         "_files",
         "_target",
         "_nnx",
+        "_objects",
+        "_paths",
         "_tracing",
         "_at_once",
         "data",

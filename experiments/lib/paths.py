@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 
-from mu_jax import _files
+from mu_jax._paths import absolute, in_bucket
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -38,12 +38,12 @@ def sentence(error: BaseException) -> str:
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no binary can write to, such as `gs://bucket/runs`, at once.
+    """Refuse a path that cannot be written to, such as `s3://bucket/runs`, at once.
 
     Raises:
-      ValueError: a path with a scheme; a local folder of that name would be made.
+      ValueError: a scheme that is not served, of which a local folder would be made.
     """
-    _files.absolute(path)
+    working_directory(path)
 
 
 def check_workdir(
@@ -63,7 +63,9 @@ def check_workdir(
     """
     if not os.fspath(path):
         raise ValueError("expected a path for --workdir, found an empty one; name a folder")
-    path = pathlib.Path(path)
+    path = working_directory(path)
+    if in_bucket(path):
+        return path
     _check_folder(path)
     for name in folders:
         _check_folder(path / name)
@@ -72,13 +74,40 @@ def check_workdir(
     return path
 
 
+def working_directory(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a working directory: as it is, or an `etils.epath.Path` in a bucket.
+
+    Raises:
+      ValueError: a scheme that cannot be served.
+    """
+    whole = absolute(path)
+    return whole if in_bucket(whole) else pathlib.Path(path)
+
+
+def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A working directory whose users keep locks or links in it, which a bucket does not have.
+
+    Raises:
+      ValueError: a path in a bucket, or of a scheme that cannot be served.
+    """
+    found = working_directory(path)
+    if in_bucket(found):
+        raise ValueError(
+            f"expected a folder on a file system, found {os.fspath(found)}; name a disk that all "
+            "processes share, such as NFS"
+        )
+    return found
+
+
 def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path of a file that will be written, refused now if it cannot be.
 
     Raises:
       OSError: a folder of this name, a folder above that cannot be made or written, no permission.
     """
-    path = pathlib.Path(path)
+    path = working_directory(path)
+    if in_bucket(path):
+        return path
     if _there(path) and path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
     if _there(path) and not os.access(path, os.W_OK):

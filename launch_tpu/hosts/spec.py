@@ -34,7 +34,8 @@ class Spec:
       topology: of one slice, `v6e:4x4`.
       max_hours: after so many hours the hosts are gone, whatever happens; from a minute to 168.
       workdir: where the job keeps its state, appended to its flags as `--workdir=`; a directory
-        that outlives the hosts and that all of them share, with atomic renames (NFS).
+        that outlives the hosts and that all of them share, with atomic renames (NFS), or a
+        folder in a bucket, `gs://bucket/runs`.
       engine: `queued_resources` (v4 to v6e), `instance_groups` (v5p and later), `xpk` (a GKE
         cluster) or `local` (one process and one CPU device on this machine for every host).
       flags: of the module.
@@ -196,10 +197,11 @@ def _check_words(spec: Spec) -> None:
             )
     if any("\n" in line for line in spec.setup):
         raise ValueError("expected one line in each item of 'setup', found a newline; split it")
-    if not spec.workdir or "://" in spec.workdir:
+    scheme, found, _ = spec.workdir.partition("://")
+    if not spec.workdir or (found and scheme != "gs"):
         raise ValueError(
-            "expected a workdir on a file system that the hosts share, found "
-            f"{spec.workdir!r}; mount one in 'setup' (object stores have no atomic renames)"
+            "expected a workdir on a file system that hosts share, or gs://bucket/folder, found "
+            f"{spec.workdir!r}; mount another store in 'setup'"
         )
     _check_programs(spec)
 
@@ -260,7 +262,7 @@ def _check_engine(spec: Spec) -> None:
             f"expected one slice with the engine instance_groups, found {spec.slices}; use xpk"
         )
     if spec.engine != "local":
-        if not spec.workdir.startswith("/"):
+        if not spec.workdir.startswith(("/", "gs://")):
             raise ValueError(
                 f"expected an absolute workdir with the engine {spec.engine}, found "
                 f"{spec.workdir!r}; the hosts start in a directory of their own"

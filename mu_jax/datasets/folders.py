@@ -20,7 +20,7 @@ _LOCAL = ("agedb", "electricity", "mucac", "mufac", "sts_b", "sts_b_glove")
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Where datasets lie."""
     default = os.environ.get("MU_JAX_DATA_DIR") or "~/.cache/mu_jax"
-    return Path(data_dir or default).expanduser()
+    return files.absolute(data_dir or default)
 
 
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -82,6 +82,11 @@ def _prepared(builder_class: Any, root: Path) -> Path:
     folder = root / builder_class.name / str(builder_class.VERSION)
     if _is_complete(folder):
         return folder
+    if files.in_bucket(root):
+        raise FileNotFoundError(
+            f"expected the dataset {builder_class.name!r} in {root}, found none, and only a folder "
+            "on a disk is filled on demand; copy it there, or pass another data_dir"
+        )
     with _scratch_folder(root) as scratch:
         builder = builder_class(data_dir=scratch, file_format="array_record")
         with _silence():

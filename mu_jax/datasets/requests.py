@@ -93,10 +93,10 @@ def read_request(
     if selected is not None:
         ids = selected
     elif archive := re.fullmatch(r"(.+\.npz):(\w+)", request):
-        ids = _archived(Path(archive[1]), archive[2])
-    elif Path(request).is_file():
-        ids = _read_file(Path(request))
-    elif colon and re.fullmatch(r"\w+", kind):
+        ids = _archived(files.absolute(archive[1]), archive[2])
+    elif _is_file(request):
+        ids = _read_file(files.absolute(request))
+    elif colon and re.fullmatch(r"\w+", kind) and not argument.startswith("//"):
         raise ValueError(
             f"expected a selector such as {forms} or the path of a file, "
             f"found {request!r}; use one of these forms"
@@ -135,8 +135,18 @@ def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray)
     files.replace_text(path, "id\n" + "".join(f"{i}\n" for i in unique.tolist()))
 
 
+def _is_file(request: str) -> bool:
+    """Whether a request names a file; a selector such as `class:/3` is none."""
+    try:
+        return files.is_file(files.absolute(request))
+    except ValueError:
+        if "://" in request:
+            raise
+        return False
+
+
 def _archived(path: Path, name: str) -> list[int]:
-    if not path.is_file():
+    if not files.is_file(path):
         raise FileNotFoundError(
             f"expected an archive of forget sets at {str(path)!r}, found none; check the path"
         )
@@ -155,7 +165,7 @@ def _archived(path: Path, name: str) -> list[int]:
 def _opened(path: Path) -> Iterator[Any]:
     """An archive of arrays; one sentence for a file that is damaged or something else."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with files.reading(path) as file, np.load(file, allow_pickle=False) as archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, TypeError, ValueError) as error:
         if str(error).startswith("expected "):
@@ -168,7 +178,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _read_file(path: Path) -> list[int]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = files.read_text(path).removeprefix("\ufeff").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"expected a CSV or JSON-lines text file of ids, found binary data in {str(path)!r}; "

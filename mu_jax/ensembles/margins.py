@@ -69,8 +69,8 @@ def load_margins(
       array([[0., 1.],
              [0., 0.]], dtype=float32)
     """
-    path = Path(path)
-    if not path.is_file():
+    path = files.absolute(path)
+    if not files.is_file(path):
         raise FileNotFoundError(
             f"expected a file of margins at {path}, found none: check the path, or retrain oracles"
         )
@@ -104,7 +104,7 @@ def _read(path: Path, index: ArrayLike | None, forget: str | None) -> Margins:
 def _arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """The array of an `.npy` file, or the arrays of an `.npz` file by name."""
     try:
-        with path.open("rb") as file:
+        with files.reading(path) as file:
             found = np.load(file, allow_pickle=False)
             if isinstance(found, np.ndarray):
                 return found

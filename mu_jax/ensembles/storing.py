@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax import _files as files
 from mu_jax.store import commits as durable
 from mu_jax.store.leaves import pack
 from mu_jax.store.run_state import config_digest
@@ -61,7 +63,8 @@ def stored(
 
     Cost: `compute` for what is missing; memory of one block and of what is returned.
 
-    Note: one process at a time computes; another one with the same recipe waits, and reads.
+    Note: one process at a time computes; another one with the same recipe waits, and reads. In a
+      bucket, which has no locks, both compute, and one of them stores.
 
     Example:
       >>> import tempfile
@@ -87,7 +90,9 @@ def stored(
         program = jax.jit(compute)
         for number in missing:
             result = program(jnp.arange(block, dtype=jnp.int32) + number * block, *frozen)
-            durable.write(blocks, number, pack(result), {"first": number * block})
+            # In a bucket another process may have stored the same block meanwhile.
+            with contextlib.suppress(FileExistsError):
+                durable.write(blocks, number, pack(result), {"first": number * block})
             if progress is not None:
                 progress(min(models, (number + 1) * block), models)
     like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
@@ -120,16 +125,13 @@ def _digest(tree: PyTree) -> str:
 def _begin(folder: Path, record: dict, block: int) -> int:
     """The block size of the ensemble in `folder`, which is begun if it is new."""
     path = folder / _RECORD
-    if path.exists():
-        return _block_size(path)
-    durable.replace_json(path, record | {"block": block})
-    return block
+    return block if files.create_json(path, record | {"block": block}) else _block_size(path)
 
 
 def _block_size(path: Path) -> int:
     """How many models are in a block, as the record of the ensemble says."""
     try:
-        found = json.loads(path.read_text("utf-8"))["block"]
+        found = json.loads(files.read_text(path))["block"]
     except (ValueError, RecursionError, KeyError, TypeError):
         found = None
     if type(found) is not int or found < 1:

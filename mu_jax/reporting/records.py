@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mu_jax import _files as files
+
 SCHEMA = 1
 Direction = Literal["closer to retrain", "lower is better", "higher is better"]
 DIRECTIONS = get_args(Direction)
@@ -331,7 +333,10 @@ def append(path: str | os.PathLike, record: Record) -> None:
         ['retrain']
     """
     line = to_json(record).encode() + b"\n"
-    path = Path(path)
+    path = files.absolute(path)
+    if files.in_bucket(path):
+        files.append_line(path, line)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -350,7 +355,7 @@ def append(path: str | os.PathLike, record: Record) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return files.read_text(path)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"expected JSON lines in {path}, found bytes that are no text at {error.start}: name a "
@@ -371,8 +376,8 @@ def read(path: str | os.PathLike) -> list[Record]:
         FileNotFoundError: no such file.
         ValueError: a line that is not a record, with its number.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = files.absolute(path)
+    if not files.is_file(path):
         raise FileNotFoundError(
             f"expected a file of records at {path}, found none: run an evaluation that writes it"
         )

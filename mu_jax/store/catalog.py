@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ class Catalog:
 
     def require_directory(self) -> None:
         """Refuse a store that is not there."""
-        if not self.folder.is_dir():
+        if not durable.exists(self.folder):
             raise FileNotFoundError(
                 f"expected a store of versions in {self.directory}, found none; publish a version "
                 "first, or correct the path"
@@ -114,10 +115,10 @@ class Catalog:
                 "one of those"
             )
 
-    def require_restorable(self, version: int) -> None:
-        """Refuse a version that is not there or was pruned."""
+    def require_restorable(self, version: int, *, condemned: Collection[int] = ()) -> None:
+        """Refuse a version that is not there or was pruned, or is about to be."""
         self.require_known(version)
-        if not self.is_restorable(version):
+        if version in condemned or not self.is_restorable(version):
             raise FileNotFoundError(
                 f"expected the arrays of version {version} in {self.directory}, found only its "
                 f"record since it was pruned; name one of {listed(self.restorable())}"

@@ -1,23 +1,22 @@
 """Numbered directories, each a pytree and a JSON record: written whole or not there at all.
 
-A directory `00000007` is an orbax checkpoint with three items: `arrays` (one array per leaf, named
+A directory is an orbax checkpoint with three items: `arrays` (one array per leaf, named
 by its path such as `params/dense/kernel`), `leaves` (JSON: shape and dtype of every leaf) and
 `metadata` (JSON: the caller's record), with `DIGESTS.json`, the SHA-256 of each of its files, and
-arrays that the caller keeps beside the tree (`forgotten.npy`). It lies on a file system with atomic
-renames and `flock` (a local disk, NFS), not in an object store.
+arrays that the caller keeps beside the tree (`forgotten.npy`).
 
-Guarantee: a directory is written under another name, its files and folders are fsynced, and only
-then it is renamed and its parent fsynced. Whatever carries a number is therefore complete, after a
-killed process as well as after a power loss, and what is read is what was written: files of another
-digest are refused. On several hosts every process makes the same calls,
-on a shared file system; process 0 renames.
+Guarantee: a directory is written under another name, and one atomic step gives it its number: a
+rename on a file system (`_local`: a local disk, NFS), a conditional write in a bucket (`_bucket`).
+Whatever carries a number is therefore complete, after a killed process as well as after a power
+loss, and what is read is what was written: files of another digest are refused. On several hosts
+every process makes the same calls, on a shared file system or bucket; process 0 commits.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
+import secrets
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,36 +27,44 @@ import numpy as np
 from mu_jax import _files as files
 from mu_jax._files import absolute as absolute
 from mu_jax._files import exclusive as exclusive
+from mu_jax._files import in_bucket as in_bucket
 from mu_jax._files import replace_json as replace_json
-from mu_jax.store import digests
+from mu_jax.store import _bucket, _local, digests
 from mu_jax.store.digests import Damaged as Damaged
 from mu_jax.store.leaves import Packed, PyTree, unpack
 
-_NUMBER = re.compile(r"\d{8,}")
-_SCRAP = re.compile(r"\d{8,}\.(staging|discarded).*")
+# Orbax saves one checkpoint at a time; a bucket has no lock that would see to that.
+_SAVING = threading.Lock()
+
+
+def _keeper(folder: Path) -> Any:
+    """The module that keeps numbered directories there: the one choice between the two."""
+    return _bucket if in_bucket(folder) else _local
+
+
+def exists(folder: Path) -> bool:
+    """Whether anything was ever written to `folder`."""
+    return bool(_bucket.taken(folder)) if in_bucket(folder) else folder.is_dir()
 
 
 def path_of(folder: Path, number: int) -> Path:
     """Directory of `number` in `folder`."""
-    return folder / f"{number:08d}"
+    return _keeper(folder).place(folder, number)
 
 
 def numbers(folder: Path) -> list[int]:
     """Numbers of the complete directories in `folder`, ascending."""
-    return [number for number in taken(folder) if path_of(folder, number).is_dir()]
+    return _keeper(folder).numbers(folder)
 
 
 def taken(folder: Path) -> list[int]:
     """Numbers that a name in `folder` has, ascending, whatever it is the name of."""
-    if not folder.is_dir():
-        return []
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+    return _keeper(folder).taken(folder)
 
 
 def has_arrays(folder: Path, number: int) -> bool:
     """Whether the arrays of `number` are there; its record may outlive them (see `discard`)."""
-    return (path_of(folder, number) / "arrays").is_dir()
+    return _keeper(folder).has_item(folder, number, "arrays")
 
 
 def write(
@@ -66,35 +73,46 @@ def write(
     packed: Packed,
     metadata: Mapping[str, Any],
     beside: Mapping[str, np.ndarray] | None = None,
-) -> None:
+    *,
+    renumber: bool = False,
+) -> int:
     """Write a packed tree and its record as directory `number`; the caller holds `exclusive`.
-
-    Returns when everything is on stable storage.
 
     Args:
         beside: host arrays by name, kept apart from the tree; see `read_beside`.
+        renumber: take the next free number where another writer took this one meanwhile, which
+            happens in buckets only.
+
+    Returns:
+        The number, when everything is on stable storage.
+
+    Raises:
+        FileExistsError: another writer took the number meanwhile, and `renumber` is False.
 
     Cost: process 0 reads all files once more for their digests.
     """
     import orbax.checkpoint as ocp
 
-    staging = path_of(folder, number).with_suffix(".staging")
+    keeper = _keeper(folder)
+    staging = keeper.staging(folder, number, agree(secrets.randbits(31)))
     items = ocp.args.Composite(
         arrays=ocp.args.StandardSave(packed.arrays),
         leaves=ocp.args.JsonSave(packed.descriptions),
         metadata=ocp.args.JsonSave({**metadata, **digests.PROMISE}),
     )
     if jax.process_index() == 0:
-        files.make_directory(folder)
-        _sweep(folder)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        keeper.sweep(folder)
+    with _SAVING, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(staging, args=items)  # starts when all processes have come here
     if jax.process_index() == 0:
         for name, array in (beside or {}).items():
-            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+            with files.replacing(staging / f"{name}.npy") as file:
+                np.save(file, array, allow_pickle=False)
+        _require_finished(staging)
         digests.write(staging, number)
-        _commit(staging, path_of(folder, number))
-    synchronize(f"mu_jax.store.commits.write.{number}")
+        number = keeper.commit(staging, folder, number, renumber=renumber)
+    synchronize(f"mu_jax.store.commits.write.{staging.name}")
+    return agree(number)
 
 
 def read_metadata(folder: Path, number: int) -> dict[str, Any]:
@@ -105,9 +123,11 @@ def read_metadata(folder: Path, number: int) -> dict[str, Any]:
 
 def read_beside(folder: Path, number: int, name: str) -> np.ndarray | None:
     """An array that was given to `write` beside the tree, or None."""
-    digests.require_intact(path_of(folder, number), f"{name}.npy")
+    directory = path_of(folder, number)
+    digests.require_intact(directory, f"{name}.npy")
     try:
-        return np.load(path_of(folder, number) / f"{name}.npy", allow_pickle=False)
+        with files.reading(directory / f"{name}.npy") as file:
+            return np.load(file, allow_pickle=False)
     except FileNotFoundError:
         return None
 
@@ -153,12 +173,9 @@ def read(folder: Path, number: int, like: PyTree) -> PyTree:
 def discard(folder: Path, number: int, item: str = "") -> None:
     """Delete directory `number`, or one `item` of it; the caller holds `exclusive`.
 
-    The rename that comes first is atomic: a killed process leaves all of it or nothing.
+    One atomic step comes first: a killed process leaves all of it or nothing.
     """
-    _sweep(folder)
-    scrap = path_of(folder, number).with_suffix(".discarded")
-    os.rename(path_of(folder, number) / item, scrap)
-    files.discard(scrap)
+    _keeper(folder).discard(folder, number, item)
 
 
 def as_json(value: Any, name: str) -> Any:
@@ -204,23 +221,10 @@ def _read_json_item(directory: Path, item: str) -> dict[str, Any]:
         return checkpointer.restore(directory, args=items)[item]
 
 
-def _commit(staging: Path, final: Path) -> None:
+def _require_finished(staging: Path) -> None:
     import orbax.checkpoint as ocp
 
     if not ocp.utils.is_checkpoint_finalized(staging):
         raise RuntimeError(
             f"expected a finished checkpoint in {staging}, found an unfinished one; save it again"
         )
-    for directory, _, names in os.walk(staging):
-        for name in names:
-            files.fsync(Path(directory, name))
-        files.fsync(Path(directory))
-    os.rename(staging, final)
-    files.fsync(final.parent)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what killed writers and deleters left behind."""
-    for entry in folder.iterdir():
-        if _SCRAP.fullmatch(entry.name):
-            files.discard(entry)

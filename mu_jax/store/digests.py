@@ -28,9 +28,7 @@ class Damaged(ValueError):
 
 def write(directory: Path, number: int) -> None:
     """Record the digests of all files in `directory`, which is to be directory `number`."""
-    names = sorted(
-        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
-    )
+    names = files.below(directory)
     found = {"number": number, "files": dict(zip(names, _digests(directory, names)))}
     files.replace_json(directory / _NAME, found)
 
@@ -69,7 +67,7 @@ def require_intact(directory: Path, item: str, *, shared: bool = False) -> None:
 def _expected(directory: Path) -> dict[str, str]:
     """The recorded digests by name of the file; none where none were kept."""
     try:
-        record = json.loads((directory / _NAME).read_text())
+        record = json.loads(files.read_text(directory / _NAME))
         number, expected = int(record["number"]), dict(record["files"])
     except FileNotFoundError:
         if _promised(directory):
@@ -81,7 +79,7 @@ def _expected(directory: Path) -> dict[str, str]:
         raise Damaged(
             f"expected the digests of {directory} as they were written, found {_NAME} unreadable"
         ) from error
-    if number != int(directory.name):
+    if number != int(directory.name.split(".")[0]):
         raise Damaged(
             f"expected the files of {directory.name} in {directory}, found those of {number}"
         )
@@ -107,7 +105,7 @@ def _digests(directory: Path, names: list[str]) -> list[str]:
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with files.reading(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return ""

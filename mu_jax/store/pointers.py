@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from mu_jax import _files as files
+from mu_jax import _objects as objects
 from mu_jax.store import commits as durable
 
 
@@ -18,18 +20,72 @@ def read_pointer(path: Path) -> dict[str, Any] | None:
     Raises:
         Damaged: the file is not a pointer.
     """
+    return look(path)[0]
+
+
+def look(path: Path, *, damaged: bool = False) -> tuple[dict[str, Any] | None, int]:
+    """The pointer, and its generation for `replace`.
+
+    Args:
+        damaged: take a pointer that cannot be read for none.
+
+    Raises:
+        Damaged: the file is not a pointer.
+    """
+    data, generation = _read(path)
+    if data is None:
+        return None, generation
     try:
-        pointer = json.loads(path.read_text())
-        if type(pointer["version"]) is int and type(pointer["previous"]) in (int, type(None)):
-            return pointer
-    except FileNotFoundError:
-        return None
+        pointer = json.loads(data)
+        kinds = [type(pointer[name]) for name in ("version", "previous")]
+        if set(kinds) <= {int, type(None)} and (kinds[0] is int or "pruned" in pointer):
+            return pointer, generation
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
+    if damaged:
+        return None, generation
     raise durable.Damaged(
         f"expected the number of the serving version in {path}, found the file damaged; call swap "
         "with the version that shall serve"
     )
+
+
+def replace(path: Path, value: dict[str, Any], generation: int) -> bool:
+    """Process 0 replaces the pointer, if it is still what `look` saw; all learn whether it was.
+
+    On a file system the caller's lock sees to that, and the answer is always yes.
+    """
+    done = True
+    if jax.process_index() == 0:
+        if durable.in_bucket(path):
+            data = files.as_text(value).encode()
+            done = objects.write(path, data, generation=generation)
+        else:
+            durable.replace_json(path, value)
+    return bool(durable.agree(int(done)))
+
+
+def condemn(path: Path, pointer: dict[str, Any] | None, versions: list[int], seen: int) -> bool:
+    """Say in the pointer of a bucket which versions are about to lose their arrays.
+
+    A swap that has looked at the pointer before then fails and looks again: no pointer ever comes
+    to stand on a version without arrays. On a file system the caller's lock sees to that.
+    """
+    if not durable.in_bucket(path) or not versions:
+        return True
+    before = pointer or {"version": None, "previous": None}
+    condemned = sorted({*before.get("pruned", ()), *versions})
+    return replace(path, {**before, "pruned": condemned}, seen)
+
+
+def raise_highest(path: Path, number: int) -> None:
+    """Record that `number` was given."""
+    if jax.process_index() == 0:
+        if durable.in_bucket(path):
+            objects.update(path, lambda data: _highest_of(data, number))
+        else:
+            durable.replace_json(path, {"highest": number})
+    durable.synchronize(f"mu_jax.store.pointers.{path.name}.{number}")
 
 
 def read_highest(path: Path, folder: Path, pointer: Path) -> int:
@@ -37,15 +93,24 @@ def read_highest(path: Path, folder: Path, pointer: Path) -> int:
     found = [0, *durable.taken(folder)]
     # In an earlier store, or where a file is damaged, the versions that are there must do.
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        found.append(int(json.loads(path.read_text())["highest"]))
+        found.append(int(json.loads(files.read_text(path))["highest"]))
     with contextlib.suppress(durable.Damaged):
         served = read_pointer(pointer) or {}
         found += [served.get("version") or 0, served.get("previous") or 0]
     return max(found)
 
 
-def replace_on_first(path: Path, value: dict[str, Any]) -> None:
-    """Process 0 replaces a JSON file, and the others wait until it has."""
-    if jax.process_index() == 0:
-        durable.replace_json(path, value)
-    durable.synchronize(f"mu_jax.store.pointers.{path.name}.{next(iter(value.values()))}")
+def _read(path: Path) -> tuple[bytes | None, int]:
+    if durable.in_bucket(path):
+        return objects.read(path)
+    try:
+        return path.read_bytes(), 0
+    except FileNotFoundError:
+        return None, 0
+
+
+def _highest_of(data: bytes | None, number: int) -> bytes:
+    """The file of the highest number, after `number` was given by one of several writers."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        number = max(number, int(json.loads(data or b"")["highest"]))
+    return files.as_text({"highest": number}).encode()

@@ -110,7 +110,7 @@ def clear(directory: str | os.PathLike[str]) -> None:
     root = durable.absolute(directory)
     steps = _steps(root)
     durable.synchronize("mu_jax.store.run_state.clear.begin")
-    if jax.process_index() == 0 and steps.is_dir():
+    if jax.process_index() == 0 and durable.exists(steps):
         with durable.exclusive(root):
             for number in durable.numbers(steps):
                 durable.discard(steps, number)

@@ -153,8 +153,8 @@ class Store:
         beside = {} if every is None else {"forgotten": every}
         with durable.exclusive(self.directory):
             version = durable.agree(self._highest() + 1)
-            durable.write(self._versions, version, packed, record, beside)
-            pointers.replace_on_first(self._numbers, {"highest": version})
+            version = durable.write(self._versions, version, packed, record, beside, renumber=True)
+            pointers.raise_highest(self._numbers, version)
         return version
 
     def forgotten(self, version: int | None = None) -> np.ndarray:
@@ -219,20 +219,8 @@ class Store:
         """
         self._catalog.require_restorable(version)
         with durable.exclusive(self.directory):
-            try:
-                serving = durable.agree(self.serving() or 0)
-            except Damaged:
-                if expected is not ...:
-                    raise
-                serving = 0
-            self._catalog.require_restorable(version)  # it may have been pruned meanwhile
-            if expected is not ... and serving not in (expected or 0, version):
-                raise Overtaken(
-                    f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
-                    f"{_name(serving)}; make version {version} again from that one"
-                )
-            if version != serving:
-                self._point_at(version, previous=serving or None)
+            while not self._swap(version, expected):
+                pass  # in a bucket another writer was faster: look again
 
     def roll_back(self) -> int:
         """Serve the previous version again, and return its number.
@@ -245,13 +233,8 @@ class Store:
         """
         self._catalog.require_directory()
         with durable.exclusive(self.directory):
-            previous = durable.agree((self._read_pointer() or {}).get("previous") or 0)
-            if not previous:
-                raise FileNotFoundError(
-                    f"expected a previous version to roll back to in {self.directory}, found "
-                    "none; call swap with the version that shall serve"
-                )
-            self._point_at(previous, previous=None)
+            while not (previous := self._roll_back()):
+                pass
         return previous
 
     def serving(self) -> int | None:
@@ -328,18 +311,56 @@ class Store:
         self._catalog.require_directory()
         with durable.exclusive(self.directory):
             durable.synchronize("mu_jax.store.versions.prune.begin")
-            pointer = self._read_pointer() or {}
-            stored = self._catalog.restorable()
-            newest = stored[max(len(stored) - keep, 0) :]
-            kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
-            doomed = [version for version in stored if version not in kept]
+            while (chosen := self._condemn(keep, pinned)) is None:
+                pass
+            doomed, left_over = chosen
             durable.synchronize("mu_jax.store.versions.prune.chosen")
-            for version in doomed if jax.process_index() == 0 else ():
+            for version in [*doomed, *left_over] if jax.process_index() == 0 else ():
                 durable.discard(self._versions, version, "arrays")
         durable.synchronize("mu_jax.store.versions.prune.end")
         return doomed
 
-    def _point_at(self, version: int, *, previous: int | None) -> None:
+    def _swap(self, version: int, expected: int | EllipsisType | None) -> bool:
+        """Swap, unless another writer changes the pointer meanwhile; whether that worked."""
+        pointer, seen = pointers.look(self._pointer, damaged=expected is ...)
+        serving = durable.agree((pointer or {}).get("version") or 0)
+        # Another process may have pruned it meanwhile.
+        self._catalog.require_restorable(version, condemned=(pointer or {}).get("pruned", ()))
+        if expected is not ... and serving not in (expected or 0, version):
+            raise Overtaken(
+                f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
+                f"{_name(serving)}; make version {version} again from that one"
+            )
+        if version == serving:
+            return True
+        return self._point_at(version, pointer, seen, previous=serving or None)
+
+    def _roll_back(self) -> int:
+        """The number that serves again, or 0 if another writer changed the pointer meanwhile."""
+        pointer, seen = pointers.look(self._pointer)
+        previous = durable.agree((pointer or {}).get("previous") or 0)
+        if not previous:
+            raise FileNotFoundError(
+                f"expected a previous version to roll back to in {self.directory}, found "
+                "none; call swap with the version that shall serve"
+            )
+        return previous if self._point_at(previous, pointer, seen, previous=None) else 0
+
+    def _condemn(self, keep: int, pinned: Collection[int]) -> tuple[list[int], list[int]] | None:
+        """Versions to prune, and what a killed `prune` left; None if the pointer was changed."""
+        found, seen = pointers.look(self._pointer)
+        pointer = found or {}
+        left_over = list(pointer.get("pruned", ()))
+        stored = self._catalog.restorable()
+        newest = stored[max(len(stored) - keep, 0) :]
+        kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
+        doomed = [version for version in stored if version not in kept or version in left_over]
+        new = [version for version in doomed if version not in left_over]
+        return (doomed, left_over) if pointers.condemn(self._pointer, found, new, seen) else None
+
+    def _point_at(
+        self, version: int, before: dict[str, Any] | None, seen: int, *, previous: int | None
+    ) -> bool:
         record = self._catalog.record(version, version)
         pointer = {
             "version": version,
@@ -349,7 +370,9 @@ class Store:
             "forget_digest": record.forget_digest,
             "metrics": record.metrics,
         }
-        pointers.replace_on_first(self._pointer, pointer)
+        if "pruned" in (before or {}):
+            pointer["pruned"] = (before or {})["pruned"]
+        return pointers.replace(self._pointer, pointer, seen)
 
     def _read_pointer(self) -> dict[str, Any] | None:
         return pointers.read_pointer(self._pointer)

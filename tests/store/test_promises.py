@@ -212,19 +212,6 @@ def test_numbers_are_never_given_twice(store):
     assert [each.version for each in store.history()] == [1, 3, 5]
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/runs", "s3://bucket", "gs:/bucket/runs"])
-def test_a_bucket_is_not_made_into_a_folder(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    for call in (
-        lambda: Store(path),
-        lambda: mu.resumable(path, config={}).__enter__(),
-        lambda: datasets.write_request(path, [1]),
-    ):
-        with pytest.raises(ValueError, match=f"expected a path on a file system, found '{path}'"):
-            call()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_temporary_files_of_dead_writers_go_and_those_of_live_ones_stay(tmp_path):
     dead = tmp_path / ".m.npz.0123456789abcdef"
     dead.write_text("scrap")

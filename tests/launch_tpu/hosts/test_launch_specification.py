@@ -77,7 +77,7 @@ def test_a_relative_workdir_on_this_machine():
         ({"topology": "v5p:4x4x16"}, "expected the shape that v5p-512 stands for"),
         ({"engine": "slurm"}, "expected an engine among"),
         ({"project": ""}, "expected 'project' with the engine queued_resources"),
-        ({"workdir": "gs://bucket/run"}, "object stores have no atomic renames"),
+        ({"workdir": "s3://bucket/run"}, "or gs://bucket/folder, found 's3://bucket/run'"),
         ({"module": ""}, "expected a module to run, found ''"),
         ({"module": "-c"}, "expected a module to run, found '-c'"),
         ({"python": ""}, "expected the interpreter of the hosts, found ''; set 'python'"),
