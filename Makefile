@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 ARGS ?=
 
-.PHONY: help quickstart test test-slow test-tpu preflight lint benchmark clean
+.PHONY: help quickstart test test-slow mutations test-tpu preflight lint benchmark clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,10 +19,13 @@ test: $(VENV)/test  ## Check the style and the types, run the tests and the doct
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/test  ## Run the tests that take long or start several processes
 	$(BIN)/python -m pytest -m 'slow or multiprocess' $(ARGS)
+
+mutations: $(VENV)/test  ## Break the library in ten places: does the quick suite notice? (ARGS="sign")
+	$(BIN)/python tests/mutations.py $(ARGS)
 
 test-tpu: $(TPU_VENV)/tpu  ## Compile for TPUs without one and test the result (an hour; own environment)
 	$(TPU_VENV)/bin/python -m pytest -m tpu_aot $(ARGS)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
@@ -36,7 +36,7 @@ REQUEST = flags.DEFINE_string(
 FRACTION = flags.DEFINE_float(
     "fraction", None, "Train each model on its own subset of this size.", flag_values=FLAGS
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the ensemble.", lower_bound=0, flag_values=FLAGS)
+SEED = define_seed(FLAGS, "Seed of the ensemble.")
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the margins of the models to this .npz file.", flag_values=FLAGS
 )
@@ -99,7 +99,8 @@ def describe(task: Task, outputs: np.ndarray, what: str) -> None:
 
 def _quality(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, str]:
     if task.info.task == "classification":
-        return outputs.argmax(-1) == targets, "accuracy"
+        correct = outputs.argmax(-1) == targets
+        return np.where(np.isnan(outputs).any(-1), np.nan, correct), "accuracy"
     predictions = (point(found, targets) for found in outputs)
     return np.stack([mu.losses.squared_error(found, targets) for found in predictions]), (
         "squared error"

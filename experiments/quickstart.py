@@ -22,7 +22,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import scoring, tables
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.constant import CONSTANT
 from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
@@ -47,9 +47,7 @@ REQUEST = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
-FIRST_SEED = flags.DEFINE_integer(
-    "first_seed", 0, "The first seed.", lower_bound=0, flag_values=FLAGS
-)
+FIRST_SEED = define_seed(FLAGS, "The first seed.", "first_seed")
 MODELS = flags.DEFINE_integer(
     "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", flag_values=FLAGS
 )

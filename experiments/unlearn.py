@@ -4,11 +4,13 @@
     python -m experiments.unlearn --workdir=runs/digits --request=ids.csv --method=iau --noswap
     python -m experiments.unlearn --workdir=runs/digits --request=class:3 --method=ssd --dry_run
     python -m experiments.unlearn --workdir=runs/digits --roll_back
+    python -m experiments.unlearn --workdir=runs/digits --serve=2
 
 The version that serves is the parent of the new one. A collapsed model is published for inspection
-and never served (exit code 3), and so is one whose parent no longer serves when it is done (exit
-code 4). What an ancestor has forgotten is in no set of a later request. A run that was stopped
-resumes when the same command is given again.
+and not served (exit code 3); so is one that has forgotten nothing, unless --serve_anyway; and so is
+one whose parent no longer serves when it is done (exit code 4). What an ancestor has forgotten is
+in no set of a later request. A run that was stopped resumes when the same command is given again,
+is in the way of no other, and is named until then; --restart deletes what stopped runs have kept.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import scoring, tasks
-from experiments.lib.command_line import alone, start
+from experiments.lib import pending, scoring, tasks
+from experiments.lib.command_line import alone, define_seed, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
+from mu_jax.reporting import Metric
 from mu_jax.store.versions import Overtaken, Store
 
+_NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
 FLAGS = flags.FlagValues()
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
@@ -47,23 +51,42 @@ SET = flags.DEFINE_multi_string(
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where prepared datasets lie, if elsewhere now.", flag_values=FLAGS
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the method.", lower_bound=0, flag_values=FLAGS)
+SEED = define_seed(FLAGS, "Seed of the method.")
 SWAP = flags.DEFINE_bool("swap", True, "Let the new version serve.", flag_values=FLAGS)
+SERVE_ANYWAY = flags.DEFINE_bool(
+    "serve_anyway", False, "Serve even a version that has forgotten nothing.", flag_values=FLAGS
+)
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would be done, and stop.", flag_values=FLAGS
 )
 ROLL_BACK = flags.DEFINE_bool(
     "roll_back", False, "Serve the version before the last swap again.", flag_values=FLAGS
 )
+SERVE = flags.DEFINE_integer(
+    "serve",
+    None,
+    "Serve this version; repairs a damaged pointer too.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+RESTART = flags.DEFINE_bool(
+    "restart",
+    False,
+    "Delete the states of this and of all other stopped requests first.",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
         alone(FLAGS, "roll_back", "workdir")
+        alone(FLAGS, "serve", "workdir", "serve_anyway")
         workdir = pathlib.Path(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
             print(f"Serving version {store.roll_back()} again")
+        elif SERVE.value is not None:
+            sys.exit(serve_chosen(store, SERVE.value))
         elif REQUEST.value is None:
             raise ValueError("expected a --request, found none; give ids to forget")
         else:
@@ -94,35 +117,91 @@ def run(workdir: pathlib.Path, store: Store) -> int:
             f"{forget.batch_size}; nothing was done"
         )
         return 0
+    return unlearn(workdir, store, task, parent, ids)
+
+
+def unlearn(
+    workdir: pathlib.Path, store: Store, task: tasks.Task, parent: int | None, ids: np.ndarray
+) -> int:
+    """Forget `ids`, publish the new version and serve it; the exit code."""
+    forget, retain = tasks.split(task, ids)
     like = jax.eval_shape(task.init, jax.random.key(0))
-    variables = store.restore(like=like)
-    identity = {
-        "parent": parent,
-        "method": METHOD.value,
-        "forget": datasets.digest(ids),
-        "arguments": method_arguments(task, METHOD.value),
-        "seed": SEED.value,
-    }
-    transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
-    with stage(METHOD.value), mu.resumable(workdir / "state", config=identity):
-        variables, info = transform(jax.random.key(SEED.value), variables, forget, retain)
-    if not info.edit.finite:
-        print(f"The unlearned model is not finite and is not kept; version {parent} keeps serving")
-        return 3
-    metrics, collapse = scoring.score(task, variables, forget, retain, seed=SEED.value)
-    version = store.publish(
-        variables,
-        parent=parent,
+    before = store.restore(parent, like=like)
+    arguments = method_arguments(task, METHOD.value)
+    this = pending.describe(
+        workdir / "state",
+        f"--request={REQUEST.value} --method={METHOD.value} {json.dumps(arguments)} "
+        f"--seed={SEED.value}, of version {parent}",
+        task,
+        parent=[parent, pending.fingerprint(before)],
         method=METHOD.value,
-        hyperparameters=method_arguments(task, METHOD.value),
-        forgotten=ids,
-        metrics=scoring.values(metrics),
-        note=f"{REQUEST.value}{'; collapsed: ' + collapse.reason if collapse.flag else ''}",
+        arguments=arguments,
+        forget=datasets.digest(ids),
+        seed=SEED.value,
     )
+    with pending.alone(this, restart=RESTART.value):
+        version = store.find(this.identity)
+        if version is not None:
+            print(f"Version {version} is the result of this request")
+            return serve(store, version, parent)
+        transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
+        with mu.resumable(this.folder, config=this.decides):
+            with stage(METHOD.value):
+                variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
+            if not info.edit.finite:
+                print(
+                    "The unlearned model is not finite and is not kept; "
+                    f"version {parent} keeps serving"
+                )
+                return 3
+            metrics, withheld = judged(task, (before, variables), forget, retain, info)
+            version = store.publish(
+                variables,
+                parent=parent,
+                method=METHOD.value,
+                hyperparameters=arguments,
+                forgotten=ids,
+                metrics=scoring.values(metrics),
+                note=REQUEST.value,
+                withheld=withheld,
+                identity=this.identity,
+            )
     describe(info, metrics)
-    if collapse.flag:
+    return serve(store, version, parent)
+
+
+def judged(task: tasks.Task, models, forget, retain, info) -> tuple[dict[str, Metric], str]:
+    """The metrics of the new model, and why it should not serve; "" if it may."""
+    metrics, collapse = scoring.score(task, models[1], forget, retain, seed=SEED.value)
+    moved = float(info.edit.changed) > 0
+    changes, nothing = scoring.effect(task, models, forget, retain, moved=moved)
+    withheld = f"it has collapsed: {collapse.reason}" if collapse.flag else ""
+    if nothing.flag and not collapse.flag:
+        withheld = f"{_NOTHING}: {nothing.reason}"
+    return metrics | changes, withheld
+
+
+def serve_chosen(store: Store, version: int) -> int:
+    """Serve a version by number, whatever serves now or a damaged pointer says; the exit code."""
+    withheld = store.lineage(version)[0].withheld
+    if withheld and not SERVE_ANYWAY.value:
         print(
-            f"Version {version} has collapsed ({collapse.reason}); version {parent} keeps serving"
+            f"Version {version} was published for inspection, since {withheld}; add --serve_anyway"
+        )
+        return 3
+    store.swap(version)
+    print(f"Serving version {version}")
+    return 0
+
+
+def serve(store: Store, version: int, parent: int | None) -> int:
+    """Let a published version serve if nothing speaks against it; the exit code."""
+    withheld = store.lineage(version)[0].withheld
+    if withheld and not (SERVE_ANYWAY.value and withheld.startswith(_NOTHING)):
+        advice = "; choose other hyper-parameters, or add --serve_anyway"
+        print(
+            f"Version {version} is published for inspection and does not serve, since {withheld}; "
+            f"version {parent} keeps serving{advice if withheld.startswith(_NOTHING) else ''}"
         )
         return 3
     if SWAP.value:
@@ -133,7 +212,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
             return 4
     print(
         f"Version {version} is published{' and serving' if SWAP.value else ''}; "
-        f"compare it with retraining: python -m experiments.evaluate --workdir={workdir} "
+        f"compare it with retraining: python -m experiments.evaluate --workdir={WORKDIR.value} "
         f"--request={REQUEST.value}"
     )
     return 0

@@ -83,7 +83,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parts(thing: Any) -> Iterable[Any]:
-    """What an object is made of."""
+    """What an object is made of; nothing where its type vouches for it."""
+    if getattr(type(thing), "holds_no_tracer", False):
+        return ()
     if isinstance(thing, dict):
         return thing.values()
     if isinstance(thing, list | tuple | set | frozenset):

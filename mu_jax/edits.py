@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax._at_once import elementwise
 from mu_jax.data.checks import check_range
-from mu_jax.mesh.shards import summary
+from mu_jax.mesh.shards import reduction, summary
 
 PyTree = Any
 _LARGEST = 3e38  # of float32: infinity times an importance of 0 is NaN
@@ -62,11 +63,16 @@ def dampen(
     check_range(alpha=alpha, exponent=exponent, upper=upper)
     check_range(high=_LARGEST, dampening=dampening)
 
+    return _dampen(params, forget_importance, full_importance, alpha, dampening, exponent, upper)
+
+
+@elementwise
+def _dampen(xp, params, forget_importance, full_importance, alpha, dampening, exponent, upper):
     def leaf(theta, f, full):
         chosen = f > alpha * full
-        beta = (dampening * full / jnp.where(chosen, f, 1)) ** exponent
+        beta = (dampening * full / xp.where(chosen, f, 1)) ** exponent
         wide = theta.astype(jnp.promote_types(theta.dtype, jnp.float32))
-        update = jnp.where(chosen, (jnp.minimum(beta, upper) - 1) * wide, 0)
+        update = xp.where(chosen, (xp.minimum(beta, upper) - 1) * wide, 0)
         return update.astype(theta.dtype)
 
     return jax.tree.map(leaf, params, forget_importance, full_importance)
@@ -79,12 +85,12 @@ def selected(
     return jax.tree.map(lambda f, full: f > alpha * full, forget_importance, full_importance)
 
 
-def ratios(forget_importance: PyTree, full_importance: PyTree) -> PyTree:
+def ratios(forget_importance: PyTree, full_importance: PyTree, *, xp: Any = jnp) -> PyTree:
     """`F_f / F` with `0 / 0 = 0` and `x / 0 = inf`."""
 
     def leaf(f, full):
-        ratio = f / jnp.where(full > 0, full, 1)
-        return jnp.where(full > 0, ratio, jnp.where(f > 0, jnp.inf, 0))
+        ratio = f / xp.where(full > 0, full, 1)
+        return xp.where(full > 0, ratio, xp.where(f > 0, xp.inf, 0)).astype(ratio.dtype)
 
     return jax.tree.map(leaf, forget_importance, full_importance)
 
@@ -143,39 +149,44 @@ class Summary(NamedTuple):
     finite: jax.Array
 
 
-@summary
-def summarise(before: PyTree, after: PyTree) -> Summary:
+@reduction
+def summarise(xp: Any, before: PyTree, after: PyTree) -> Summary:
     """Compare parameters before and after an edit; one element-wise pass."""
     moved = jax.tree.map(lambda a, b: a != b, before, after)
-    change = jax.tree.map(
-        lambda a, b: jnp.linalg.norm((b - a).astype(jnp.float32).ravel()), before, after
-    )
-    finite = jax.tree.leaves(jax.tree.map(lambda x: jnp.isfinite(x).all(), after))
+    change = jax.tree.map(lambda a, b: _norm(xp, [b - a]), before, after)
+    finite = [xp.isfinite(x).all() for x in jax.tree.leaves(after)]
     return Summary(
-        changed=mean(moved),
-        changed_by_leaf=jax.tree.map(mean, moved),
-        update_norm=optax.tree.norm(change),
+        changed=mean(moved, xp=xp),
+        changed_by_leaf=jax.tree.map(lambda leaf: mean(leaf, xp=xp), moved),
+        update_norm=_norm(xp, jax.tree.leaves(change)),
         update_norm_by_leaf=change,
-        params_norm=optax.tree.norm(before),
-        finite=jnp.stack(finite).all(),
+        params_norm=_norm(xp, jax.tree.leaves(before)),
+        finite=xp.stack(finite).all(),
     )
 
 
-@summary
-def mean(tree: PyTree) -> jax.Array:
+def _norm(xp: Any, leaves: list) -> Any:
+    """The L2 norm over all entries of all leaves, f32[]."""
+    squares = [xp.square(x.astype(jnp.float32)).sum() for x in leaves]
+    return xp.sqrt(xp.asarray(sum(squares), jnp.float32))
+
+
+def mean(tree: PyTree, *, xp: Any = jnp) -> jax.Array:
     """Mean over all entries of all leaves, f32[]; 0 if there are none."""
     leaves = jax.tree.leaves(tree)
-    return sum(x.sum(dtype=jnp.float32) for x in leaves) / max(sum(x.size for x in leaves), 1)
+    total = sum(x.sum(dtype=jnp.float32) for x in leaves)
+    return xp.asarray(total / xp.float32(max(sum(x.size for x in leaves), 1)))
 
 
-@summary
-def largest(tree: PyTree) -> jax.Array:
+def largest(tree: PyTree, *, xp: Any = jnp) -> jax.Array:
     """Largest entry of all leaves that have any."""
-    return jnp.stack([x.max() for x in jax.tree.leaves(tree) if x.size]).max()
+    return xp.stack([x.max() for x in jax.tree.leaves(tree) if x.size]).max()
 
 
-def apply(params: PyTree, updates: optax.Updates) -> PyTree:
+@elementwise
+def apply(xp: Any, params: PyTree, updates: optax.Updates) -> PyTree:
     """`params + updates`, added in float32 or wider and cast back."""
+    del xp
 
     def leaf(p, u):
         wide = jnp.promote_types(p.dtype, jnp.float32)

@@ -236,6 +236,16 @@ def _check_shapes(outputs: jax.Array, targets: jax.Array) -> None:
         )
 
 
+def total_weight(weight: jax.Array) -> jax.Array:
+    """`sum_i weight_i`: float32, or float64 where that is on, so that no sum is divided by less.
+
+    Example:
+      >>> total_weight(jnp.array([1.0, 0.5]))
+      Array(1.5, dtype=float32)
+    """
+    return jnp.sum(weight, dtype=float)
+
+
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
     """`sum_i weight_i values_i`, where a weight of 0 also silences a value that is not finite.
 

@@ -1,11 +1,26 @@
-"""Settings of every test: eight CPU devices, a compilation cache, warnings as errors."""
+"""Settings of every test, and which cases of a test are quick.
 
+Eight CPU devices, a compilation cache, warnings as errors. Programs are compiled fast, not
+optimized, except where tests that are slow run alone: some of those measure speed.
+"""
+
+import collections
+import fnmatch
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "jax"
+# Linux gives a process 65,530 memory maps, and every compiled program takes some.
+MOST_MAPS = 40_000
+# Three quarters of the compilation time goes; results change in the last bits only.
+COMPILE_FAST = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -13,10 +28,70 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+def pytest_configure(config):
+    if config.option.markexpr.startswith("not slow"):
+        os.environ.setdefault("XLA_FLAGS", COMPILE_FAST)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks cases slow that `quick` does not name; keeps what shares programs in one process."""
+    for item in items:
+        if patterns(item) and not any(map(matches(item), patterns(item))):
+            item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    if not any("::" in str(each) for each in config.args):  # else not all cases are here
+        require_quick_cases(items)
+    items.sort(key=lambda item: group(item) if method(item) else "")
+
+
+def patterns(item):
+    return [pattern for mark in item.iter_markers("quick") for pattern in mark.args]
+
+
+def matches(item):
+    return lambda pattern: fnmatch.fnmatch(item.callspec.id, pattern)
+
+
+def method(item):
+    """The name of the method in a law; None elsewhere."""
+    case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return case.factory.__name__ if case and item.path.parent.name == "contract" else None
+
+
+def group(item):
+    """A method for the laws, so that these share its programs; else the file."""
+    name = method(item)
+    return f"laws of {name}" if name else item.path.relative_to(ROOT).as_posix()
+
+
+def require_quick_cases(items):
+    """Every pattern of `quick` names a case, and every law has a quick case for every method."""
+    tests = collections.defaultdict(list)
+    for item in items:
+        tests[item.path.name, getattr(item, "originalname", item.name)].append(item)
+    for (file, name), cases in tests.items():
+        lost = [p for p in patterns(cases[0]) if not any(matches(item)(p) for item in cases)]
+        quick = {method(item) for item in cases if not item.get_closest_marker("slow")}
+        lost += sorted({method(item) for item in cases} - quick - {None})
+        if lost:
+            raise pytest.UsageError(
+                f"expected quick cases of {name} in {file} for {', '.join(lost)}, found none: "
+                "name them in pytest.mark.quick"
+            )
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # or every later collection looks at all modules again
+
+
 @pytest.fixture(autouse=True, scope="module")
 def drop_programs():
-    """Drop the compiled programs of each file: Linux gives a process 65,530 memory maps."""
+    """Drop the compiled programs when there are many."""
     yield
-    import jax
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
 
-    jax.clear_caches()
+        jax.clear_caches()

@@ -41,6 +41,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.quick("plain", "remat jit")
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_mode_that_is_static_by_position(name):
     module = WRAPPED[name]()

@@ -210,6 +210,7 @@ FLOORS = (
         "_target",
         "_nnx",
         "_tracing",
+        "_at_once",
         "data",
         "losses",
         "model",

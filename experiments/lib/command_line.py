@@ -29,6 +29,8 @@ from experiments.lib import configurations, paths
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
+_WORKDIR = "workdir"
+_LAST_SEED = 2**31 - 1
 _HELP = re.compile(r"--?(help|helpshort|helpfull|\?|h)")
 
 
@@ -39,6 +41,17 @@ def define_config(values: flags.FlagValues, default: str, help_string: str) -> f
     """
     path = CONFIGS / f"{default}.py"
     return flags.DEFINE_string(_CONFIG, str(path), help_string, flag_values=values)
+
+
+def define_seed(values: flags.FlagValues, help_string: str, name: str = "seed") -> flags.FlagHolder:
+    """Define a seed from 0 to 2**31 - 1.
+
+    JAX takes the lowest 32 bits of a seed, so that 2**32 and 0 would be the same key, and -1 and
+    2**32 - 1; the upper half is kept for the seeds that binaries derive by adding.
+    """
+    return flags.DEFINE_integer(
+        name, 0, help_string, lower_bound=0, upper_bound=_LAST_SEED, flag_values=values
+    )
 
 
 def start(
@@ -94,7 +107,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
 
     Raises:
       ValueError: an unknown flag, a value that does not fit, a required flag that is missing, an
-        argument too many, a configuration that cannot be used; one sentence.
+        argument too many, a configuration that cannot be used, a --workdir that is no path on a
+        file system; one sentence.
       FileNotFoundError: a configuration that is not there.
     """
     for name in values:
@@ -113,6 +127,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
         values[_CONFIG].value = every[_CONFIG].value
     for parsed in (values, flags.FLAGS):
         parsed.mark_as_parsed()
+    if _WORKDIR in values:
+        paths.check_place(values[_WORKDIR].value)
     if len(rest) > 1 and not arguments:
         raise ValueError(
             f"expected flags only, found {rest[1]!r}; write --name=value, and see --help"
@@ -163,7 +179,7 @@ def _shared() -> list[flags.Flag]:
 
 
 def _is_required(flag: flags.Flag) -> bool:
-    return flag.default is None and bool(flag.validators)
+    return flag.default is None and not all(each.checker(None) for each in flag.validators)
 
 
 def _lines(flag: flags.Flag) -> Iterator[str]:

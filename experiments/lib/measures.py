@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mu_jax.reporting import Metric, Oracle, missing
 
 SPLITS = ("forget", "retain", "test")
 ATTACKED = 5  # models on which the membership attack is run
+COLLAPSED = "collapsed models"
 p95 = functools.partial(np.percentile, q=95)
 
 
@@ -46,12 +46,10 @@ def klom_of(yardstick: Yardstick, outputs: np.ndarray) -> np.ndarray | None:
     return np.asarray(evaluation.klom(yardstick.oracles, margins))
 
 
-def count_collapsed(yardstick: Yardstick, outputs: np.ndarray) -> tuple[int, str]:
-    """How many of N models have collapsed on the retain set, and why the first of them has."""
+def count_collapsed(yardstick: Yardstick, outputs: np.ndarray) -> evaluation.EnsembleCollapse:
+    """Which of N models have collapsed on the retain set, by `evaluation.collapsed_models`."""
     where = yardstick.positions["retain"]
-    found = [scoring.collapse(one[where], yardstick.targets[where]) for one in outputs]
-    reasons = [each.reason for each in found if each.flag]
-    return len(reasons), reasons[0] if reasons else ""
+    return evaluation.collapsed_models(outputs[:, where], yardstick.targets[where])
 
 
 def collapse(yardstick: Yardstick, outputs: np.ndarray) -> str:
@@ -61,10 +59,8 @@ def collapse(yardstick: Yardstick, outputs: np.ndarray) -> str:
     number k stands beside the other metrics of each row as "collapsed models", so that a row with
     few of them can be told from a row with none.
     """
-    number, reason = count_collapsed(yardstick, outputs)
-    if 2 * number <= len(outputs):
-        return ""
-    return f"{number} of {len(outputs)} models collapsed, the first with {reason}"
+    found = count_collapsed(yardstick, outputs)
+    return found.reason if found.flag else ""
 
 
 def measure(
@@ -84,25 +80,32 @@ def measure(
     """
     klom = klom_of(yardstick, outputs) if klom is None else klom
     metrics = _measure(yardstick, outputs, klom)
-    return {name: _beside(metric, yardstick.reference[name]) for name, metric in metrics.items()}
+    beside = {
+        name: metric if name == COLLAPSED else _beside(metric, yardstick.reference[name])
+        for name, metric in metrics.items()
+    }
+    for split in SPLITS:
+        name = f"KLoM {split} p95"
+        if beside[name].value is not None:
+            beside[name] = _with_note(yardstick, outputs, split, beside[name])
+    return beside
 
 
 def _measure(
     yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None
 ) -> dict[str, Metric]:
-    number, _ = count_collapsed(yardstick, outputs)
+    number = count_collapsed(yardstick, outputs).collapsed
     counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
     if klom is None:
-        return {**_missing(outputs), "collapsed models": counted}
+        return {**_missing(outputs), COLLAPSED: counted}
     correct = outputs.argmax(-1) == yardstick.targets
     metrics = {
-        f"KLoM {split} p95": _klom_metric(klom[yardstick.positions[split]], len(outputs))
-        for split in SPLITS
+        f"KLoM {split} p95": _klom_metric(yardstick, outputs, split, klom) for split in SPLITS
     }
     for split in SPLITS:
         metrics[f"{split} accuracy"] = _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
     metrics["MIA"] = _membership(yardstick, outputs)
-    return {**metrics, "collapsed models": counted}
+    return {**metrics, COLLAPSED: counted}
 
 
 def _missing(outputs: np.ndarray) -> dict[str, Metric]:
@@ -118,22 +121,36 @@ def _missing(outputs: np.ndarray) -> dict[str, Metric]:
     }
 
 
-def _klom_metric(values: np.ndarray, models: int) -> Metric:
-    low, high = _interval(values)
+def _klom_metric(yardstick: Yardstick, outputs: np.ndarray, split: str, klom: np.ndarray) -> Metric:
+    """KLoM of a split with its interval over models and examples, or the reason why it has none."""
+    low, high, why = None, None, ""
+    try:
+        low, high = evaluation.klom_interval(*_margins(yardstick, outputs, split))[1:3]
+    except ValueError as error:
+        why = str(error)
     return Metric(
-        p95(values), n=models, low=low, high=high, direction="lower is better", unit="nats"
+        p95(klom[yardstick.positions[split]]),
+        n=len(outputs),
+        low=low,
+        high=high,
+        no_interval=why,
+        direction="lower is better",
+        unit="nats",
     )
 
 
-def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Nothing where the percentile stays when examples are drawn again, at the largest KLoM."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of scipy, which then finds nan
-        try:
-            interval = evaluation.bootstrap_interval(values, p95, seed=0)
-        except ValueError:
-            return None, None
-    return interval.low, interval.high
+def _with_note(yardstick: Yardstick, outputs: np.ndarray, split: str, metric: Metric) -> Metric:
+    """The metric, and which models make its value too small to be believed."""
+    floor = metric.null if metric.better_than_perfect else None
+    check = evaluation.klom_check(*_margins(yardstick, outputs, split), floor=floor, q=0.95)
+    return dataclasses.replace(metric, note=check.reason)
+
+
+def _margins(yardstick: Yardstick, outputs: np.ndarray, split: str) -> tuple[Any, Any]:
+    """Margins of the oracles and of N models on the examples of a split."""
+    where = yardstick.positions[split]
+    found = evaluation.margins(outputs[:, where], yardstick.targets[where])
+    return yardstick.oracles[:, where], np.asarray(found)
 
 
 def _retained(yardstick: Yardstick, split: str) -> np.ndarray:

@@ -7,6 +7,8 @@ import os
 import pathlib
 import tempfile
 
+from mu_jax import _files
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -33,6 +35,15 @@ def sentence(error: BaseException) -> str:
         return f"expected a file at {where}, found a folder; choose another path, or move it away"
     what = (error.strerror or type(error).__name__).lower()
     return f"expected to be allowed to use {where}, found {what}; choose another path"
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that no binary can write to, such as `gs://bucket/runs`, at once.
+
+    Raises:
+      ValueError: a path with a scheme; a local folder of that name would be made.
+    """
+    _files.absolute(path)
 
 
 def check_workdir(

@@ -71,9 +71,12 @@ def quality(task: Task, part: Split, name: str) -> dict[str, float]:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-    """Accuracy of one model on classes [n]; on labels of yes and no [n, K] their mean accuracy."""
+    """Accuracy of one model on classes [n]; on labels of yes and no [n, K] their mean accuracy.
+
+    NaN where an output is NaN: it would count as a "no", and be right where that is the label.
+    """
     if targets.ndim > 1:
-        return float(((outputs > 0) == targets).mean())
+        return float(np.where(np.isnan(outputs), np.nan, (outputs > 0) == targets).mean())
     return float(evaluation.accuracy(outputs, targets))
 
 
@@ -98,6 +101,41 @@ def collapse_of_regression(outputs: np.ndarray) -> evaluation.Collapse:
     constant = not np.isfinite(outputs).all() or np.ptp(outputs, axis=0).max() == 0
     reason = "constant or non-finite predictions on the retain set" if constant else ""
     return evaluation.Collapse(bool(constant), reason)
+
+
+def effect(
+    task: Task,
+    models: tuple[PyTree, PyTree],
+    forget: mu.Batches,
+    retain: mu.Batches,
+    *,
+    moved: bool,
+) -> tuple[dict[str, Metric], evaluation.NothingForgotten]:
+    """What a request changed on the forget set, and whether nothing was forgotten at all.
+
+    Args:
+      models: the variables before and after. moved: whether a weight differs between them.
+    """
+    parts = [collect_outputs(task, variables, forget) for variables in models]
+    losses = [_one_loss_each(task, part) for part in parts]
+    names = ("forget loss before", "forget loss")
+    metrics = {name: Metric(each.mean(), n=each.size) for name, each in zip(names, losses)}
+    if task.info.task != "classification":
+        return metrics, evaluation.nothing_forgotten(*losses, moved=moved)
+    before, after = (part.outputs.argmax(-1) == part.targets for part in parts)
+    found = evaluation.nothing_forgotten(
+        *losses,
+        moved=moved,
+        correct_before=before,
+        correct_after=after,
+        unretained=~np.isin(parts[0].targets, np.asarray(retain.targets)),
+    )
+    return metrics, found
+
+
+def _one_loss_each(task: Task, part: Split) -> np.ndarray:
+    find = mu.losses.squared_error if task.info.task == "regression" else example_losses
+    return np.asarray(find(*part)).reshape(len(part.targets), -1).mean(1)
 
 
 def _scored(task, parts, seed):
@@ -137,7 +175,7 @@ def membership(forget_losses, test_losses, seed) -> Metric:
         attack = evaluation.loss_mia(forget_losses, test_losses, seed=seed)
     except ValueError as error:
         return missing(str(error), unit="fraction")
-    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_std, unit="fraction")
+    return Metric(attack.accuracy, n=attack.n, stderr=attack.accuracy_stderr, unit="fraction")
 
 
 def _of_classes(part: Split, classes: np.ndarray) -> Split:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
@@ -39,14 +41,21 @@ def ordering(study: Study, request: str) -> str:
     forget = study.yardstick.positions["forget"]
     values = {name: klom[forget] for name, klom in study.klom.items() if klom is not None}
     names = sorted(values, key=lambda name: p95(values[name]))
+    targets = study.yardstick.targets[forget]
+    margins = {
+        row.name: np.asarray(evaluation.margins(row.outputs[:, forget], targets))
+        for row in study.rows
+        if row.name in values
+    }
+    difference = functools.partial(_difference, study.yardstick.oracles[:, forget])
     lines = [
         f"{request}: 95th percentile of KLoM on the forget set, {len(study.rows[0].outputs)} "
         f"models against {len(study.yardstick.oracles)} oracles",
         f"  {'':24s} {'p95':>5s}   {'above the row before':>24s}   {'below do nothing':>24s}",
     ]
     for before, name in zip([None, *names[:-1]], names):
-        step = _difference(values[name], values[before]) if before else ""
-        gain = _difference(values["do nothing"], values[name]) if name != "do nothing" else ""
+        step = difference(margins[name], margins[before]) if before else ""
+        gain = "" if name == "do nothing" else difference(margins["do nothing"], margins[name])
         label = f"{name} (the floor)" if name == "retrain" else name
         lines.append(f"  {label:24s} {p95(values[name]):5.2f}   {step:>24s}   {gain:>24s}".rstrip())
     lines += [
@@ -55,14 +64,19 @@ def ordering(study: Study, request: str) -> str:
         if name not in values
     ]
     lines += [
-        "  In brackets 95 % intervals of the difference, over the same examples; without 0",
-        "  in it, the difference is more than chance.",
+        "  In brackets 95 % intervals of the difference, over models and examples; without",
+        "  0 in it, the difference is more than chance; [-] where no interval would cover.",
     ]
     return "\n".join(lines)
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> str:
-    found = evaluation.paired_interval(first, second, p95, seed=0)
+def _difference(oracles: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:
+    """KLoM of the first margins minus that of the second; [-] where models or examples are few."""
+    try:
+        found = evaluation.klom_difference(oracles, first, second, seed=0)
+    except ValueError:
+        values = (p95(np.asarray(evaluation.klom(oracles, one))) for one in (first, second))
+        return f"{np.subtract(*values):.2f} [-]"
     return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 

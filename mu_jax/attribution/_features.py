@@ -13,9 +13,15 @@ from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.data.checks import check_params
 from mu_jax.evaluation.margins import margins
 from mu_jax.loops.labels import counted
-from mu_jax.losses import weighted_sum, wide
+from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.model import Model
-from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint, sum_dtype
+from mu_jax.statistics.accumulator import (
+    Accumulator,
+    Statistic,
+    fingerprint,
+    sum_dtype,
+    zero_weight,
+)
 from mu_jax.statistics.projections import Projection, ravel
 
 PyTree = Any
@@ -92,7 +98,7 @@ class Gram(Statistic):
         dim = size if projection.dim is None else projection.dim
         zeros = {"gram": jnp.zeros((dim, dim), dtype), "margin": jnp.zeros((), dtype)}
         same = fingerprint((params, jax.random.key_data(projection.key)))
-        return Accumulator(zeros, jnp.zeros((), jnp.float32), same, self.definition)
+        return Accumulator(zeros, zero_weight(params), same, self.definition)
 
 
 @cached(maxsize=64)
@@ -106,7 +112,9 @@ def gram(model: Model, gauss_newton: bool) -> Gram:
         root = jnp.sqrt(curvature(margin, gauss_newton) * batch.weight)[:, None]
         scaled = (root * features).astype(features.dtype)
         matrix = jnp.matmul(scaled.T, scaled, precision="highest")
-        return {"gram": matrix, "margin": weighted_sum(margin, batch.weight)}, batch.weight.sum()
+        return {"gram": matrix, "margin": weighted_sum(margin, batch.weight)}, total_weight(
+            batch.weight
+        )
 
     name = "Gauss-Newton matrix" if gauss_newton else "Gram matrix"
     return Gram(terms, lambda variables: model.params(variables[0]), f"{name} of margins")

@@ -17,7 +17,7 @@ from mu_jax._tracing import cached, compiled
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.loops.labels import counted
 from mu_jax.loops.predict import map_rows, unweighted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
 from mu_jax.statistics.collecting import collect
@@ -181,7 +181,7 @@ def _gauss_newton_product(model: Model) -> Statistic:
             return weighted_sum(model.per_example(outputs, batch), batch.weight)
 
         curved = jax.jvp(jax.grad(total), (outputs,), (push(vector),))[1]
-        return jax.linear_transpose(push, params)(curved)[0], batch.weight.sum()
+        return jax.linear_transpose(push, params)(curved)[0], total_weight(batch.weight)
 
     return Statistic(terms, lambda given: model.params(given[0]), "Gauss-Newton product")
 
@@ -198,7 +198,8 @@ def _conjugate_gradients(
         curved = collect(statistic, (variables, vector), data)
 
         def damp(c, v):
-            return (c + curved.weight * weight_decay * v).astype(v.dtype)
+            scale = curved.weight.astype(v.dtype) * weight_decay.astype(v.dtype)
+            return c.astype(v.dtype) + scale * v
 
         return jax.tree.map(damp, curved.sum, vector)
 

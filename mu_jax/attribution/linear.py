@@ -11,20 +11,31 @@ from jax.typing import ArrayLike
 
 from mu_jax.data.batches import is_concrete
 
+Reduction = Literal["sum", "mean"]
+
 
 def ridge_without(
-    inputs: ArrayLike, targets: ArrayLike, params: ArrayLike, forget: ArrayLike, *, l2: float
+    inputs: ArrayLike,
+    targets: ArrayLike,
+    params: ArrayLike,
+    forget: ArrayLike,
+    *,
+    l2: float,
+    reduction: Reduction = "sum",
 ) -> jax.Array:
     """The ridge regression without a group of rows, exactly.
 
     For the minimiser theta of `1/2 sum_i (y_i - x_i . theta)^2 + l2/2 |theta|^2` and
     `H = X^T X + l2 I`,
-    `theta_{-F} = theta - H^-1 X_F^T (I - X_F H^-1 X_F^T)^-1 (y_F - X_F theta)`.
+    `theta_{-F} = theta - H^-1 X_F^T (I - X_F H^-1 X_F^T)^-1 (y_F - X_F theta)`. Beside the *mean*
+    of the losses the penalty of n - m rows is lighter, and one Newton step leads there exactly,
+    `theta_{-F} = theta - (X_K^T X_K + (n - m) l2 I)^-1 (X_F^T (y_F - X_F theta) - m l2 theta)`.
 
     Args:
       inputs: f[n, d]. targets: f[n] or f[n, t]. params: f[d] or f[d, t], the minimiser.
       forget: int[m], rows that leave.
-      l2: weight of the penalty beside the *sum* of losses; it stays as it is.
+      l2: weight of the penalty; it stays as it is.
+      reduction: what the penalty stands beside, the "sum" of the losses or their "mean".
 
     Returns:
       The minimiser without the group, shaped like `params`.
@@ -41,12 +52,16 @@ def ridge_without(
     _check_rows(x, y)
     rows = _checked_group(forget, len(x))
     left, residual = x[rows], y[rows] - _product(x[rows], theta)
+    if _checked_reduction(reduction) == "mean":
+        matrix = _hessian(x, (len(x) - len(rows)) * l2) - _product(left.T, left)
+        gradient = _product(left.T, residual) - len(rows) * l2 * theta
+        return theta - jax.scipy.linalg.solve(matrix, gradient, assume_a="pos")
     moved = jax.scipy.linalg.solve(_hessian(x, l2), left.T, assume_a="pos")
     small = jnp.eye(len(rows), dtype=x.dtype) - _product(left, moved)
     return theta - _product(moved, jax.scipy.linalg.solve(small, residual, assume_a="pos"))
 
 
-def ridge_leverages(inputs: ArrayLike, *, l2: float) -> jax.Array:
+def ridge_leverages(inputs: ArrayLike, *, l2: float, reduction: Reduction = "sum") -> jax.Array:
     """Leverages `h_i = x_i^T (X^T X + l2 I)^-1 x_i` in [0, 1], f[n].
 
     The residual of a ridge regression on an example it was not trained on is
@@ -54,13 +69,16 @@ def ridge_leverages(inputs: ArrayLike, *, l2: float) -> jax.Array:
 
     Args:
       inputs: f[n, d].
-      l2: weight of the penalty beside the sum of losses.
+      l2: weight of the penalty.
+      reduction: what the penalty stands beside, the "sum" of the losses or their "mean", where
+        `n l2` takes the place of l2 and of the penalty of n - 1 rows too.
 
     Example:
       >>> ridge_leverages(jnp.array([[1.0], [1.0], [1.0]]), l2=1.0)
       Array([0.25, 0.25, 0.25], dtype=float32)
     """
     x = jnp.asarray(inputs)
+    l2 = l2 * len(x) if _checked_reduction(reduction) == "mean" else l2
     solved = jax.scipy.linalg.solve(_hessian(x, l2), x.T, assume_a="pos")
     return jnp.sum(x * solved.T, axis=1)
 
@@ -73,19 +91,23 @@ def softmax_without(
     *,
     l2: float,
     hessian: Literal["retain", "full"] = "retain",
+    reduction: Reduction = "sum",
 ) -> jax.Array:
     """Softmax regression without a group of rows, by one step from the minimiser.
 
     For the minimiser W of `sum_i l(x_i W, y_i) + l2/2 |W|^2`, cross-entropy l,
     `W_{-F} ~ W + (H - H_F)^-1 sum_{i in F} grad l_i`: a Newton step on what is retained. With the
-    Hessian H of all data it is the influence function, which falls short for large groups.
+    Hessian H of all data it is the influence function, which falls short for large groups. H holds
+    the penalty. Beside the *mean* of the losses the penalty of fewer rows is lighter: W then
+    minimises the sum with n l2, the step is `(H - H_F)^-1 (sum_{i in F} grad l_i + m l2 W)` with
+    `(n - m) l2` in the Hessian of what is retained, n l2 in that of all.
 
     Args:
       inputs: f[n, d]. labels: int[n]. params: f[d, K], the minimiser.
       forget: int[m], rows that leave.
-      l2: weight of the penalty beside the *sum* of losses; positive, as logits have a common
-        shift.
+      l2: weight of the penalty; positive, as logits have a common shift.
       hessian: "retain" (Newton) or "full" (influence function).
+      reduction: what the penalty stands beside, the "sum" of the losses or their "mean".
 
     Returns:
       f[d, K].
@@ -114,9 +136,22 @@ def softmax_without(
     outer = (outer - jnp.einsum("na,nb->nab", probabilities, probabilities)) * kept[:, None, None]
     matrix = jnp.einsum("ni,nab,nj->iajb", x, outer, x, precision="highest")
     matrix = matrix.reshape(weights.size, weights.size)
-    matrix = matrix + l2 * jnp.eye(weights.size, dtype=x.dtype)
     gradient = _product(x[rows].T, errors[rows]).ravel()
+    penalty: float = l2
+    if _checked_reduction(reduction) == "mean":
+        penalty = l2 * (len(x) - len(rows) if hessian == "retain" else len(x))
+        gradient = gradient + len(rows) * l2 * weights.ravel()
+    matrix = matrix + penalty * jnp.eye(weights.size, dtype=x.dtype)
     return weights + jax.scipy.linalg.solve(matrix, gradient, assume_a="pos").reshape(weights.shape)
+
+
+def _checked_reduction(reduction: Reduction) -> Reduction:
+    if reduction not in ("sum", "mean"):
+        raise ValueError(
+            f"expected reduction 'sum' or 'mean', found {reduction!r}: say what the penalty stands "
+            "beside"
+        )
+    return reduction
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

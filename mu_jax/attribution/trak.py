@@ -22,7 +22,7 @@ from mu_jax.attribution._features import (
 from mu_jax.attribution.group_effects import Directions
 from mu_jax.data.batches import ids_of
 from mu_jax.loops.labels import counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, Statistic
@@ -266,7 +266,7 @@ def _residual_gradient(model: Model, gauss_newton: bool, leave_one_out: bool) ->
             scale = coefficients(fixed, leverage, batch.weight, gauss_newton)
             return weighted_sum(scale * margin, jnp.sign(batch.weight))
 
-        return jax.grad(total)(params), batch.weight.sum()
+        return jax.grad(total)(params), total_weight(batch.weight)
 
     return Statistic(terms, lambda given: model.params(given[0]), "gradient of the group's margins")
 

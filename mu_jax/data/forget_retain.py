@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mu_jax._at_once import elementwise
 from mu_jax.data.batches import (
     Batches,
     check_weight,
@@ -146,10 +146,15 @@ def with_targets(examples: Data, targets: PyTree) -> Data:
 
 def _mark(examples: Data, forget: bool) -> Data:
     if isinstance(examples, Batches):
-        mark = jnp.full_like(examples.weight, forget, dtype=bool)
+        mark = _full_like(examples.weight, forget)
         return examples.replace(targets=Marked(examples.targets, mark))
     flag: Any = np.bool_(forget)
     return _retarget(examples, lambda position, target: Marked(target, flag))
+
+
+@elementwise
+def _full_like(xp: Any, weight: jax.Array, forget: bool) -> jax.Array:
+    return xp.full_like(weight, forget, dtype=bool)
 
 
 def _retarget(stream: Stream, change: Callable[[int, PyTree], PyTree]) -> Stream:

@@ -12,11 +12,11 @@ _TRAIN_ROWS = 1437
 
 
 def digits_regression(label: str = "label") -> LocalCopy:
-    """1,797 grey images of 8 x 8 pixels, the digit from 0 to 9 as a float32 target.
+    """1,797 gray images of 8 x 8 pixels, the digit from 0 to 9 as a float32 target.
 
-    Images and ids are those of `digits` (grey levels divided by 16, rows of scikit-learn's array),
-    targets are in digits, not standardised. The rows are permuted as those of `digits`, but the
-    first 1,437 become `train` and the other 360 `test`; `forget` (digits 0 to 2) and `retain` part
+    `digits` gives the images and ids (gray levels divided by 16, rows of scikit-learn's array).
+    Targets are in digits, not standardized. The rows are permuted as in `digits`, but the first
+    1,437 become `train` and the other 360 `test`; `forget` (digits 0 to 2) and `retain` part
     `train`. Nothing is written to disk.
 
     Reference:

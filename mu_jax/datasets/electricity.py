@@ -28,10 +28,10 @@ def electricity(root: Path, label: str = "label") -> LocalCopy:
     """UCI electricity: a day's forecast, float32 [24], from a week and the calendar, [192, 5].
 
     Columns of the inputs: load (0 in the last 24 hours, the forecast), hour of the day, day of the
-    week, hours since the start, code of the client. The first four are standardised by each
-    client's means and deviations over the train days, as are the targets; attributes `mean` and
-    `scale` have those of the load, to go back, `client` the number of the client and `start` the
-    window's first hour.
+    week, hours since the start, code of the client. The first four are standardized by each
+    client's means and deviations over the train days, as are the targets. The attributes `mean` and
+    `scale` hold the mean and deviation of the load, to go back, `client` the number of the client
+    and `start` the first hour of the window.
 
     Quarter hours become hourly means; 0 is missing; each client lasts from its first to its last
     load, with 0 in gaps. A window starts at every hour; `train` holds days 1096 to 1314, `valid`
@@ -40,7 +40,7 @@ def electricity(root: Path, label: str = "label") -> LocalCopy:
     once by NumPy's legacy generator with seed 0, so the first n (`limit=450_000` in the published
     experiments) are a random sample.
 
-    Windows overlap: what `overlapping_windows` names has to leave the retain set.
+    Windows overlap: the windows that `overlapping_windows` names have to leave the retain set.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -117,7 +117,7 @@ class _Series(NamedTuple):
     scale: np.ndarray
 
     def columns(self, client: int, hours: slice) -> np.ndarray:
-        """Load and calendar of some hours, standardised, f32[hours, 4]."""
+        """Load and calendar of some hours, standardized, f32[hours, 4]."""
         columns = np.column_stack([self.load[hours, client], self.calendar[hours]])
         return (columns - self.mean[client]) / self.scale[client]
 

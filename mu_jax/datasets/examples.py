@@ -1,4 +1,4 @@
-"""What reading a dataset gives: examples in memory or one at a time, and their description."""
+"""Examples of a dataset, in memory or one at a time, and the description of the dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Examples(NamedTuple):
 
 
 class DatasetInfo(NamedTuple):
-    """What a dataset holds.
+    """Description of a dataset.
 
     Attributes:
         name: name of the dataset, for example `cifar10`.

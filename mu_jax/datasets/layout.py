@@ -68,7 +68,7 @@ def check_split(builder: Any, split: str) -> None:
 def targets_and_ids(
     records: Any, count: int, layout: Layout, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int32 classes or standardised float32) and unique int32 ids of the first records."""
+    """Targets (int32 classes or standardized float32) and unique int32 ids of the first records."""
     targets: list[float] = []
     ids: list[Any] = []
     for position in range(count):

@@ -34,7 +34,7 @@ def load(
 
     Integer images are divided by their type's largest value, float images are taken as they are.
     Where the dataset's metadata has train-split means and deviations (`diabetes`), inputs and
-    regression targets are standardised with them; `info` has the numbers to go back.
+    regression targets are standardized with them; `info` has the numbers to go back.
 
     The id of an example is its record's own integer `id`; else the number that ends its text `id`
     (`train_00007` is 7); else its position in the split.
@@ -198,7 +198,7 @@ def _prepared(
 
 
 def _open_local(name: str, data_dir: str | os.PathLike[str] | None, label: str) -> LocalCopy | None:
-    """The local copy that a name means, None for what TFDS prepares."""
+    """The local copy that a name means, None for a dataset that TFDS prepares."""
     root = data_root(data_dir)
     match name:
         case "digits_regression":

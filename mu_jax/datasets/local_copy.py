@@ -1,4 +1,4 @@
-"""What the readers of local copies share: where the files lie, tables, and images."""
+"""Helpers that the readers of local copies share: places of files, tables, and images."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ def add_trigger(images: ArrayLike, *, size: int = 3, value: float = 1.0) -> jax.
     """Writes a square of one value over the bottom right corner of images.
 
     Args:
-        images: `[..., H, W, C]`, normalised as the model takes them; may be traced by `jax.jit`.
+        images: `[..., H, W, C]`, normalized as the model takes them; may be traced by `jax.jit`.
         size: edge of the square in pixels; 3 in the benchmark, whose images have 32.
         value: written to every channel; by default the largest value of images in [0, 1]. The
-            benchmark takes the largest value of its standardised images.
+            benchmark takes the largest value of its standardized images.
 
     Returns:
         Images of the same shape and type.
@@ -132,8 +132,8 @@ def confuse_classes(
     Differences from the published program:
         1. Examples are drawn by the seed. There they are the first ones of each class in the order
            of the files.
-        2. Labels are found by the ids of the examples. There, where labels are permuted at random,
-           rows are sorted and their labels are not, which alone is what permutes them.
+        2. Labels are found by the ids of the examples. To permute labels at random, the program
+           sorts the rows but not their labels; nothing else permutes them.
 
     Example:
         >>> given = Examples(np.zeros((4, 2)), np.array([0, 1, 0, 2]), np.arange(4))

@@ -33,9 +33,10 @@ def read_request(
     """The example ids that a forget request names.
 
     A request is a file or a selector. A file has one id per line: CSV (the column named `id` or
-    `index`, else, without a header, the first column) or JSON lines (`{"id": 3}` or a bare
-    integer); or it is `sets.npz:name`, an array of ids in a numpy archive, such as the public
-    forget sets of the data-unlearning benchmark. Ids named twice count once. The selectors:
+    `index`, else, without a header, the first column; lines of several whole numbers then are
+    refused) or JSON lines (`{"id": 3}` or a bare integer); or it is `sets.npz:name`, an array of
+    ids in a numpy archive, such as the public forget sets of the data-unlearning benchmark. Ids
+    named twice count once. The selectors:
 
     - `class:3` or `class:3,5`: every example of these classes;
     - `random:0.05:seed=0` or `random:75:seed=0`: a fraction in (0, 1), rounded to a whole count,
@@ -175,6 +176,7 @@ def _read_file(path: Path) -> list[int]:
         ) from error
     ids: list[int] = []
     column: int | None = None
+    headed = False
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         if not line.strip():
@@ -186,11 +188,22 @@ def _read_file(path: Path) -> list[int]:
         if column is None:
             header = [cell.lower() for cell in cells]
             named = [header.index(name) for name in _ID_COLUMNS if name in header]
-            column = named[0] if named else 0
-            if named:
+            column, headed = (named[0], True) if named else (0, False)
+            if headed:
                 continue
+        if not headed:
+            _require_one(cells, where)
         ids.append(integer(cells[column] if column < len(cells) else "", where))
     return ids
+
+
+def _require_one(cells: list[str], where: str) -> None:
+    """Refuse several whole numbers on a line without a header: all may be ids, or one of them."""
+    if len(cells) > 1 and all(re.fullmatch(r"[+-]?\d+|", cell) for cell in cells[1:]):
+        raise ValueError(
+            f"expected one id a line, or a header that names the column of the ids, at {where}, "
+            f"found {len(cells)} whole numbers and no header; write each id on a line of its own"
+        )
 
 
 def _cells(line: str, where: str) -> list[str]:

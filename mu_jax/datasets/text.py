@@ -41,7 +41,7 @@ def sts_b(root: Path, label: str = "label") -> LocalCopy:
     that the train split lacks; the words of the train split follow in alphabetical order.
 
     Differences from the reference program: (1) quotation marks have no meaning in the files, as in
-    the original, where they lose rows there; (2) the stop words are those of scikit-learn.
+    the original, where they lose rows there; (2) the stop words come from scikit-learn.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -76,7 +76,7 @@ def sts_b_glove(root: Path, label: str = "label") -> LocalCopy:
 
     Reference:
         J. Pennington, R. Socher, C. D. Manning, GloVe: Global Vectors for Word Representation,
-        EMNLP 2014; and those of `sts_b`.
+        EMNLP 2014; and the references of `sts_b`.
     """
     check_label(label, ("score",), "sts_b_glove")
     folder = find_folder(root, ("sts_b", "STS-B"), _files())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from mu_jax import _at_once as at_once
 from mu_jax import _target as target
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
-from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops import lifting
+from mu_jax.loops.fit import fit, lifted_update
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -111,26 +114,75 @@ def train(
 
     Cost: N times one training; memory of N models and optimizer states when trained together.
     """
-    objective = supervised(model, training_mode=True)
+    shape = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
+    fresh = jax.eval_shape(init, shape)
+    params = model.params(fresh)
+    pieces = (
+        lifting.lift(init, shape, owners=(init,)),
+        lifting.lift(optimizer.init, params, owners=(optimizer.init,)),
+        lifted_update(optimizer, params, jax.eval_shape(optimizer.init, params)),
+    )
+    stacked = jax.eval_shape(jax.vmap(init), keys)
+    recipe = _Recipe(
+        model,
+        init=pieces[0].computation,
+        optimizer_init=pieces[1].computation,
+        optimizer_update=pieces[2].computation,
+        gradients=gradients,
+        epochs=epochs,
+        batch_size=batch_size,
+        layout=layout or choose_layout(stacked),
+        mesh=mesh,
+    )
+    run = _compiled_train if at_once.is_known((keys, weights, batches)) else _train
+    return run(recipe, [piece.values for piece in pieces], batches, keys, weights)
+
+
+class _Recipe(NamedTuple):
+    """All that decides the program of a training, as something that can be hashed."""
+
+    model: Model
+    init: lifting.Computation
+    optimizer_init: lifting.Computation
+    optimizer_update: lifting.Computation
+    gradients: Gradients | None
+    epochs: int
+    batch_size: int | None
+    layout: Layout
+    mesh: Mesh | None
+
+
+def _train(
+    recipe: _Recipe, values: Sequence[tuple], batches: Batches, keys: jax.Array, weights: Any
+) -> PyTree:
+    objective = supervised(recipe.model, training_mode=True)
+    optimizer = optax.GradientTransformationExtraArgs(
+        lambda params: recipe.optimizer_init(values[1], params),
+        lambda grads, state, params, *, value: recipe.optimizer_update(
+            values[2], grads, state, params, value
+        ),
+    )
 
     def one(key, weight=None):
         own = batches if weight is None else batches.replace(weight=weight.astype(jnp.float32))
         state, _ = fit(
-            model,
+            recipe.model,
             objective,
             optimizer,
-            init(jax.random.fold_in(key, 0)),
+            recipe.init(values[0], jax.random.fold_in(key, 0)),
             own,
             key=jax.random.fold_in(key, 1),
-            epochs=epochs,
-            batch_size=batch_size,
-            gradients=gradients,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            gradients=recipe.gradients,
         )
         return state.variables
 
-    shapes = jax.eval_shape(jax.vmap(init), keys)
     members = (keys,) if weights is None else (keys, weights)
-    return map_models(one, *members, layout=layout or choose_layout(shapes), mesh=mesh)
+    return map_models(one, *members, layout=recipe.layout, mesh=recipe.mesh)
+
+
+_compiled_train = jax.jit(_train, static_argnums=0)
 
 
 def unlearn(

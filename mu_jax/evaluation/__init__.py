@@ -9,7 +9,8 @@ from mu_jax.evaluation.accuracy import (
     mean_squared_error,
     r2,
 )
-from mu_jax.evaluation.collapse import Collapse, collapsed
+from mu_jax.evaluation.bootstrap import bootstrap_interval, paired_interval
+from mu_jax.evaluation.collapse import Collapse, EnsembleCollapse, collapsed, collapsed_models
 from mu_jax.evaluation.competition import (
     ForgettingQuality,
     competition_score,
@@ -33,16 +34,19 @@ from mu_jax.evaluation.divergence import (
     zrf,
     zrf_as_published,
 )
+from mu_jax.evaluation.forgot import NothingForgotten, nothing_forgotten
 from mu_jax.evaluation.gaps import AverageGap, average_gap, tug_of_war
 from mu_jax.evaluation.intervals import (
     Interval,
-    bootstrap_interval,
     clopper_pearson,
-    paired_interval,
+    quantile_interval,
     t_interval,
     two_level_interval,
+    values_needed,
 )
 from mu_jax.evaluation.klom import klom, klom_floor
+from mu_jax.evaluation.klom_check import KlomCheck, klom_check, klom_influence
+from mu_jax.evaluation.klom_intervals import klom_difference, klom_interval
 from mu_jax.evaluation.lira import lira, lira_offline
 from mu_jax.evaluation.margins import margins
 from mu_jax.evaluation.membership import (
@@ -55,6 +59,7 @@ from mu_jax.evaluation.membership import (
     tpr_at_fpr,
 )
 from mu_jax.evaluation.nomus import Nomus, nomus, nomus_floor, nomus_gap
+from mu_jax.evaluation.outliers import ensemble_distance
 from mu_jax.evaluation.regression import (
     PairedDistance,
     RegressionErrors,
@@ -85,12 +90,15 @@ __all__ = [
     "BestThreshold",
     "Collapse",
     "CorrectiveCurve",
+    "EnsembleCollapse",
     "EntropyMia",
     "ForgettingQuality",
     "Interval",
+    "KlomCheck",
     "LossMia",
     "MembershipScores",
     "Nomus",
+    "NothingForgotten",
     "PairedDistance",
     "RegressionErrors",
     "RegressionMia",
@@ -112,10 +120,12 @@ __all__ = [
     "bootstrap_interval",
     "clopper_pearson",
     "collapsed",
+    "collapsed_models",
     "competition_score",
     "confidence",
     "constant_predictions",
     "corrective_curve",
+    "ensemble_distance",
     "entropy",
     "entropy_mia",
     "errors_by_split",
@@ -126,7 +136,11 @@ __all__ = [
     "js_divergence",
     "kl_divergence",
     "klom",
+    "klom_check",
+    "klom_difference",
     "klom_floor",
+    "klom_influence",
+    "klom_interval",
     "knn_predict",
     "knn_transfer",
     "linear_cka",
@@ -142,9 +156,11 @@ __all__ = [
     "nomus",
     "nomus_floor",
     "nomus_gap",
+    "nothing_forgotten",
     "paired_distance",
     "paired_interval",
     "pairwise_floor",
+    "quantile_interval",
     "r2",
     "regression_errors",
     "regression_mia",
@@ -157,6 +173,7 @@ __all__ = [
     "two_level_interval",
     "u_lira",
     "u_lira_floor",
+    "values_needed",
     "wasserstein",
     "zrf",
     "zrf_as_published",

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mu_jax.evaluation.accuracy import as_float, is_concrete
-from mu_jax.evaluation.epsilon import epsilons
+from mu_jax.evaluation.epsilon import DENSITY, epsilons
 from mu_jax.evaluation.klom import _check_margins
 
 MIN_MODELS = 32  # below, the floor of the score is no longer near 0.2
@@ -54,7 +54,8 @@ def forgetting_quality(
 
     Raises:
         ValueError: fewer than `min_models` models, another number of either kind, shapes that
-            disagree, non-finite margins, or an example on which all models are equal.
+            disagree, non-finite margins, or an example on which all models are equal or too alike
+            for a rule.
 
     Cost:
         Per example a sort of 2 M numbers and 401 x 2 M comparisons, whatever the range of the
@@ -93,12 +94,27 @@ def forgetting_quality(
         )
     epsilon = epsilons(oracle, unlearned)
     if is_concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
-        raise ValueError(
-            "expected margins that differ between models, found one value for all of them on "
-            f"{int(jnp.isnan(epsilon).sum())} examples: leave those out, or the repeated models"
-        )
+        given = oracle_margins, unlearned_margins
+        _refuse_untold(given, np.isnan(epsilon), epsilon.dtype.name)
     points = forgetting_points(epsilon, models)
     return ForgettingQuality(points.mean(), epsilon, points, models)
+
+
+def _refuse_untold(given: tuple[ArrayLike, ArrayLike], untold: np.ndarray, dtype: str) -> None:
+    """Say of examples without an epsilon whether all models agree, or no rule can tell them."""
+    margins = np.concatenate([np.asarray(each, np.float64) for each in given])[:, untold]
+    spread = np.ptp(margins, axis=0)
+    equal = int((spread == 0).sum())
+    if equal:
+        raise ValueError(
+            "expected margins that differ between models, found one value for all of them on "
+            f"{equal} examples: leave those out, or the repeated models"
+        )
+    raise ValueError(
+        f"expected margins that a rule tells apart, found none that does so in {dtype} on "
+        f"{spread.size} examples, whose margins differ by at most {spread.max():.1e} where "
+        f"thresholds are {1 / DENSITY:g} apart: leave those examples out"
+    )
 
 
 def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
@@ -125,7 +141,7 @@ def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
 def forgetting_quality_floor(
     oracle_margins: ArrayLike, key: jax.Array, *, min_models: int = MIN_MODELS
 ) -> ForgettingQuality:
-    """Quality of one random half of the oracles against the other: what a perfect unlearner gets.
+    """Quality of one random half of the oracles against the other, as of a perfect unlearner.
 
     Args:
         oracle_margins: float `[M, n]`, finite, M >= 2 `min_models`.

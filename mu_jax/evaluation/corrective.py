@@ -1,4 +1,4 @@
-"""Corrective unlearning: what is repaired when only part of the manipulated data is known."""
+"""Corrective unlearning: the repair when only part of the manipulated data is known."""
 
 from __future__ import annotations
 

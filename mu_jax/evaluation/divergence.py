@@ -80,7 +80,7 @@ def kl_divergence(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
 def js_divergence(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
     """Jensen-Shannon divergence of predictions, `(KL(p || m) + KL(q || m)) / 2`, m = (p + q) / 2.
 
-    Symmetric, from 0 to log 2 nats. Arguments, errors and cost are those of `kl_divergence`.
+    Symmetric, from 0 to log 2 nats. Arguments, errors and cost: as `kl_divergence`.
     Direction: lower is closer to the reference; the floor is `pairwise_floor`.
 
     Returns:
@@ -99,7 +99,7 @@ def js_divergence(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
 def activation_distance(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
     """Euclidean distance of the predicted probabilities, `|p - q|_2`, from 0 to sqrt(2).
 
-    Arguments, errors and cost are those of `kl_divergence`. Direction: lower is closer to the
+    Arguments, errors and cost: as `kl_divergence`. Direction: lower is closer to the
     reference; the floor is `pairwise_floor`.
 
     Returns:
@@ -121,7 +121,7 @@ def activation_distance(reference_logits: ArrayLike, logits: ArrayLike) -> jax.A
 def agreement(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
     """Whether two models predict the same class, 1 or 0; one minus the mean is called churn.
 
-    Arguments, errors and cost are those of `kl_divergence`. Ties go to the lower class number.
+    Arguments, errors and cost: as `kl_divergence`. Ties go to the lower class number.
     Direction: higher is closer to the reference; the ceiling is `pairwise_floor`.
 
     Returns:
@@ -196,7 +196,7 @@ def zrf_as_published(incompetent_logits: ArrayLike, logits: ArrayLike) -> jax.Ar
 def pairwise_floor(
     metric: Callable[[jax.Array, jax.Array], jax.Array], oracle: ArrayLike
 ) -> jax.Array:
-    """Values of a metric between retrained models of different seeds: those of a perfect unlearner.
+    """Values of a metric between retrained models of different seeds, as a perfect unlearner has.
 
     Args:
         metric: of two models' arrays, such as `js_divergence`, `agreement` or `linear_cka`.

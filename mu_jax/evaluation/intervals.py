@@ -1,7 +1,8 @@
-"""Confidence intervals: over seeds, over examples, and over both."""
+"""Confidence intervals: of a mean, of a fraction, of a quantile, of a table of two levels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,10 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
     For two methods run on the same seeds, pass their differences: the seeds' own differences,
     often larger than the methods', then cancel.
 
+    Coverage of the 95 % interval, simulated: 95 % of normal values whatever n, at least 92 % of
+    uniform ones; of exponential ones 88 % with 3 to 5 values and at least 90 % from 10 on. Of
+    lognormal values, 83 % with 3 to 10, take logarithms first.
+
     Args:
         values: float `[n]`, one per seed, n >= 3.
         level: probability of covering the mean.
@@ -69,6 +74,8 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
 
 def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
     """Exact binomial interval of a fraction, for accuracies on few examples.
+
+    It covers with at least the stated probability, whatever the fraction and the number.
 
     Args:
         successes: number of correct examples.
@@ -97,123 +104,66 @@ def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Inte
     return Interval(successes / trials, float(found.low), float(found.high), level)
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    *,
-    seed: int,
-    level: float = 0.95,
-    resamples: int = 9999,
-) -> Interval:
-    """Bootstrap interval of a statistic, bias-corrected and accelerated (BCa).
+def values_needed(q: float, *, level: float = 0.95) -> int:
+    """The fewest values whose order statistics enclose the q-quantile, see `quantile_interval`.
 
-    Over seeds where the mean is far from normal, or over examples for a quantile of per-example
-    values, such as the 95th percentile of `klom`.
-
-    Args:
-        values: float `[n]`, n >= 3.
-        statistic: `statistic(sample, axis=...)`, such as `numpy.mean` or `numpy.median`.
-        seed: seed of the resampling.
-        level: probability of covering the statistic of the population.
-        resamples: number of resamples (9999 in SciPy).
-
-    Returns:
-        `Interval`.
-
-    Raises:
-        ValueError: fewer than three values, non-finite or equal ones, a level outside (0, 1), or
-            resamples that all give one value.
-
-    Cost:
-        The statistic of `resamples` and of n arrays of n values, on the host.
+    The largest of n values lies above the quantile with probability `1 - q^n`, the smallest below
+    it with `1 - (1 - q)^n`; both have to reach `1 - (1 - level) / 2`.
 
     Example:
-        >>> interval = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 10.0], seed=0)
-        >>> bool(1.5 < interval.low < interval.estimate == 4.0 < interval.high < 8.5)
-        True
+        >>> values_needed(0.95), values_needed(0.5)
+        (72, 6)
+    """
+    _check_level(level)
+    if not 0 < q < 1:
+        raise ValueError(f"expected a quantile in (0, 1), found {q}: 0.95 is the 95th percentile")
+    return math.ceil(math.log((1 - level) / 2) / math.log(max(q, 1 - q)))
+
+
+def quantile_interval(values: ArrayLike, q: float = 0.95, *, level: float = 0.95) -> Interval:
+    """Interval of a quantile between two order statistics, whatever the distribution.
+
+    The r-th and the s-th smallest value enclose the q-quantile of the population with probability
+    `P(r <= B < s)`, B binomial with n and q; r and s are the closest ones that leave at most
+    `(1 - level) / 2` on either side. Extremes of few values enclose nothing: the 95th percentile
+    needs 72 of them (`values_needed`), and with fewer there is no interval.
+
+    Coverage of the 95 % interval of the 95th percentile, simulated on normal and on lognormal
+    values: 95 to 98 % with 72, 100 and 400 values.
+
+    Args:
+        values: float `[n]`, independent, n >= `values_needed(q, level=level)`.
+        q: the quantile, 0.95 for the 95th percentile.
+        level: probability, at least, of covering the quantile of the population.
+
+    Returns:
+        `Interval`; the estimate is `numpy.quantile(values, q)`.
+
+    Raises:
+        ValueError: too few values, with the number that is needed; non-finite ones; q or level
+            outside (0, 1).
+
+    Cost:
+        One sort, on the host.
+
+    Example:
+        >>> quantile_interval(np.arange(101.0), 0.9)
+        Interval(estimate=90.0, low=84.0, high=96.0, level=0.95)
 
     Reference:
-        Efron, "Better Bootstrap Confidence Intervals", Journal of the American Statistical
-        Association 1987.
+        Conover, "Practical Nonparametric Statistics", 1999, section 3.2.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import quantile_test
 
-    _check_level(level)
-    values = _values(values, 3)
-    if np.ptp(values) == 0:
+    needed = values_needed(q, level=level)
+    values = _values(values, 1)
+    if values.size < needed:
         raise ValueError(
-            f"expected values that differ, found {values[0]:.6g} for all {values.size}: resampling "
-            "them says nothing, so take `clopper_pearson` for fractions"
+            f"expected at least {needed} values for a {level:.0%} interval of their {q:g} "
+            f"quantile, found {values.size}: score more examples, or print no interval"
         )
-    found = bootstrap(
-        (values,),
-        statistic,
-        n_resamples=resamples,
-        confidence_level=level,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    if not np.isfinite([found.low, found.high]).all():
-        raise ValueError(
-            "expected a statistic that moves when values are drawn again, found one value: take "
-            "more values or another statistic"
-        )
-    return Interval(float(statistic(values, axis=0)), float(found.low), float(found.high), level)
-
-
-def paired_interval(
-    first: ArrayLike,
-    second: ArrayLike,
-    statistic: Callable[..., ArrayLike] = np.mean,
-    *,
-    seed: int,
-    level: float = 0.95,
-    resamples: int = 2000,
-) -> Interval:
-    """Bootstrap interval of `statistic(first) - statistic(second)` over the same examples.
-
-    The same examples are drawn for both, so that what makes an example hard for both cancels; an
-    interval without 0 says that the two differ. A percentile interval, which also holds for
-    quantiles.
-
-    Args:
-        first, second: float `[n]`, values of two methods on the same n >= 3 examples.
-        statistic: of an array, with an argument `axis`.
-        seed: seed of the resampling.
-        level: probability of covering the difference.
-        resamples: number of resamples.
-
-    Returns:
-        `Interval`.
-
-    Raises:
-        ValueError: fewer than three examples, different numbers of them, non-finite values, or a
-            level outside (0, 1).
-
-    Cost:
-        The statistic of two arrays `[resamples, n]`, on the host.
-
-    Example:
-        >>> hard = np.arange(20.0)
-        >>> interval = paired_interval(hard + 1, hard, seed=0)
-        >>> (interval.low, interval.estimate, interval.high)
-        (1.0, 1.0, 1.0)
-    """
-    _check_level(level)
-    first, second = _values(first, 3), _values(second, 3)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"expected values of the same examples, found {first.size} and {second.size}: score "
-            "both methods on one set"
-        )
-    picks = np.random.default_rng(seed).integers(first.size, size=(resamples, first.size))
-
-    def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.asarray(statistic(a, axis=-1)) - np.asarray(statistic(b, axis=-1))
-
-    found = difference(first[picks], second[picks])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference(first, second)), float(low), float(high), level)
+    found = quantile_test(values, p=q).confidence_interval(level)
+    return Interval(float(np.quantile(values, q)), float(found.low), float(found.high), level)
 
 
 def two_level_interval(
@@ -224,20 +174,25 @@ def two_level_interval(
     level: float = 0.95,
     resamples: int = 2000,
 ) -> Interval:
-    """Bootstrap interval over models and examples, for values of every model on every example.
+    """Interval over models and examples, for values of every model on every example.
 
-    Rows and columns are drawn anew, each with replacement and independently, so that the interval
-    holds for other models *and* other examples; drawing only one of both makes it too narrow. It
-    is a percentile interval, somewhat too wide rather than too narrow. Not for statistics whose
-    bias depends on the number of different models, such as `klom`: resampled models repeat. For
-    those, resample the per-example values with `bootstrap_interval`.
+    It holds for other models *and* other examples: `estimate +- sqrt(h_models^2 + h_examples^2)`,
+    where each half width is that of Student's t over one of both, `h = t(N - 1) s / sqrt(N)`, with
+    s / sqrt(N) of the means of rows, or of columns. Of another statistic the standard errors are
+    those of a bootstrap of the rows and of one of the columns. Not for statistics whose bias
+    depends on the number of different models, such as `klom`, since drawn models repeat: see
+    `klom_interval`.
+
+    Coverage of the 95 % interval, simulated on normal effects of models and examples with noise:
+    95 to 97 % with 3, 5, 16 and 64 models and 40 or 400 examples. Where both effects are
+    exponential, 88 % with 3 models and 90 % from 5 on.
 
     Args:
         values: float `[models, examples]`, at least three of each, such as losses or correctness.
-        statistic: of an array `[models, examples]`; the mean is computed without copies.
+        statistic: of an array `[models, examples]`; of the mean nothing is drawn.
         seed: seed of the resampling.
         level: probability of covering the statistic of the population.
-        resamples: number of resamples.
+        resamples: number of resamples of either kind.
 
     Returns:
         `Interval`.
@@ -247,25 +202,29 @@ def two_level_interval(
             (0, 1).
 
     Cost:
-        The statistic of `resamples` arrays, on the host; for the mean one matrix product.
+        None for the mean; else the statistic of 2 `resamples` arrays, on the host.
 
     Example:
         >>> values = np.add.outer(np.arange(8.0), np.arange(100.0) % 5)
         >>> interval = two_level_interval(values, seed=0)
-        >>> bool(3.5 < interval.low < interval.estimate == 5.5 < interval.high < 7.5)
-        True
+        >>> [round(number, 2) for number in interval]
+        [5.5, 3.43, 7.57, 0.95]
 
     Reference:
         Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 2007.
     """
+    from scipy.stats import t
+
     _check_level(level)
     values = _values(values, 3, ndim=2)
     random = np.random.default_rng(seed)
-    if statistic is np.mean:
-        draws = [random.multinomial(n, np.full(n, 1 / n), resamples) / n for n in values.shape]
-        found = np.einsum("rn,rn->r", draws[0] @ values, draws[1])
-    else:
-        picks = [random.integers(n, size=(resamples, n)) for n in values.shape]
-        found = np.array([statistic(values[np.ix_(*pick)]) for pick in zip(*picks)])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(values)), float(low), float(high), level)
+    estimate, square = float(statistic(values)), 0.0
+    for axis, n in enumerate(values.shape):
+        if statistic is np.mean:
+            error = values.mean(1 - axis).std(ddof=1) / n**0.5
+        else:
+            picks = random.integers(n, size=(resamples, n))
+            found = [statistic(values.take(pick, axis)) for pick in picks]
+            error = np.std(found, ddof=1) * (n / (n - 1)) ** 0.5
+        square += float(t.ppf((1 + level) / 2, n - 1) * error) ** 2
+    return Interval(estimate, estimate - square**0.5, estimate + square**0.5, level)

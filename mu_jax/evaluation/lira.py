@@ -161,7 +161,7 @@ def lira_offline(
     """Likelihood-ratio attack, offline: from shadow models *without* the example alone.
 
     `-log Pr[N(out) > m]`, which orders examples as the paper's `1 - Pr[N(out) > m]` does and does
-    not round to 1 far out. Arguments, checks and cost are those of `lira`, for the one side.
+    not round to 1 far out. Arguments, checks and cost: as `lira`, for one side.
 
     Returns:
         f64 `[..., n]`, at least 0; higher means member.

@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 from mu_jax._extras import extra
 
 MINIMUM = 10  # examples per side: a tenth of them still holds one of each side
+SPLITS, HELD_OUT = 10, 0.1  # of the starting kit
+CORRELATION = 0.16  # of the accuracies of two splits, at most: see `loss_mia`
 ROUNDING = 1e-6  # relative: outputs of a collapsed model still differ in the last float32 bits
 
 
@@ -17,8 +19,10 @@ class LossMia(NamedTuple):
     """Result of `loss_mia`; the target of every field is the retrained model's value, near 0.5.
 
     accuracy: mean held-out accuracy of the attack over the splits.
-    accuracy_std: sample standard deviation over the splits, which share examples.
-    strength: max(accuracy, 1 - accuracy): losses *above* those of unseen examples leak too.
+    accuracy_std: sample standard deviation of the accuracies of the ten splits. This is the spread
+        of one split, about twice the error of their mean: never print it behind `accuracy`.
+    accuracy_stderr: standard error of `accuracy`, over draws of examples and of splits.
+    strength: max(accuracy, 1 - accuracy): losses *above* the losses of unseen examples leak too.
     auc: probability that a forget example has a lower loss than a test example, ties one half.
     auc_null_std: standard deviation of the AUC around 0.5 if both sides were alike.
     n: examples per side that the attack was fitted and scored on.
@@ -26,6 +30,7 @@ class LossMia(NamedTuple):
 
     accuracy: float
     accuracy_std: float
+    accuracy_stderr: float
     strength: float
     auc: float
     auc_null_std: float
@@ -71,6 +76,16 @@ def _refuse_constant(name: str, values: np.ndarray, tolerance: float = 0.0) -> N
         )
 
 
+def _refuse_unmoved(name: str, values: np.ndarray, weights: list[float]) -> None:
+    """Refuse fits that stopped at their start, whose decision is the same for every example."""
+    if not any(weights):
+        raise ValueError(
+            f"expected {name} that a logistic regression can tell apart, found a range of "
+            f"{np.ptp(values):.1e} within which it stays at its start: constant outputs (a "
+            "collapsed model) leave nothing to attack, of others take the AUC"
+        )
+
+
 def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> LossMia:
     """Attack of the NeurIPS 2023 starting kit: tell forget from test examples by their loss.
 
@@ -79,6 +94,20 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     size of the smaller one. Its accuracy is averaged over 10 stratified shuffled splits that hold
     out a tenth. Direction: closer to retrain, which scores near 0.5; neither lower nor higher is
     better, and a cross-validated accuracy a little below 0.5 is noise.
+
+    The standard error of the mean of J splits whose accuracies have variance v and correlation rho
+    is `sqrt(v (rho + (1 - rho) / J))`. The sample variance s^2 of the splits estimates
+    `v (1 - rho)`, since correlated numbers spread less, so that
+
+        `accuracy_stderr = s sqrt(1 / J + rho / (1 - rho))`,  J = 10.
+
+    Two splits share a tenth of the examples that they hold out, so rho is 0.1 if the fits do not
+    depend on the split. Near chance the fits follow the examples held out elsewhere, and rho is
+    0.16 in simulations. The larger number is used: in simulations with 10 to 1,000 examples per
+    side the root mean square of the standard error is 0.9 to 1.1 times the true standard deviation
+    near chance, and up to 1.25 times where the attack succeeds. With ten splits one standard error
+    is itself uncertain by a quarter; `accuracy +- 2.26 accuracy_stderr` (t with 9 degrees of
+    freedom) covers the expected accuracy with 94 to 98 %.
 
     Args:
         forget_losses: float `[n_forget]`, finite, nats; at least 10.
@@ -89,7 +118,8 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
         `LossMia`, Python numbers. The AUC uses all examples.
 
     Raises:
-        ValueError: fewer than 10 examples on a side, non-finite losses, or all losses equal.
+        ValueError: fewer than 10 examples on a side, non-finite losses, or losses so alike that no
+            fit leaves its start (its accuracy would be 1/2, whatever the losses); `auc` takes them.
 
     Cost:
         10 fits of two parameters on the host, O(n) each, and a sort.
@@ -97,7 +127,8 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     Differences from the starting kit:
         1. The subsample and the splits follow `seed`; there the splits have seed 0 and the
            subsample is the caller's business.
-        2. AUC, strength and the null's width are added: accuracy alone cannot be read.
+        2. Standard error, AUC, strength and the null's width are added: accuracy alone cannot be
+           read.
 
     Example:
         >>> losses = np.linspace(0.0, 1.0, 100)
@@ -108,10 +139,12 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     Reference:
         Triantafillou et al., "Are we making progress in unlearning? Findings from the first
         NeurIPS unlearning competition", 2024.
+        Nadeau, Bengio, "Inference for the Generalization Error", Machine Learning 2003: the
+        standard error of repeated splits.
     """
     with extra("evaluation"):
         from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
+        from sklearn.model_selection import StratifiedShuffleSplit, cross_validate
 
     forget = _scores("forget losses", forget_losses, MINIMUM)
     test = _scores("test losses", test_losses, MINIMUM)
@@ -121,14 +154,22 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     sides = [
         side if side.size == n else random.choice(side, n, replace=False) for side in (test, forget)
     ]
-    splits = StratifiedShuffleSplit(n_splits=10, test_size=0.1, random_state=seed)
-    found = cross_val_score(
-        LogisticRegression(), np.concatenate(sides)[:, None], np.repeat([0, 1], n), cv=splits
+    splits = StratifiedShuffleSplit(n_splits=SPLITS, test_size=HELD_OUT, random_state=seed)
+    losses = np.concatenate(sides)
+    fits = cross_validate(
+        LogisticRegression(),
+        losses[:, None],
+        np.repeat([0, 1], n),
+        cv=splits,
+        return_estimator=True,
     )
-    mean = float(found.mean())
+    _refuse_unmoved("losses", losses, [fit.coef_[0, 0] for fit in fits["estimator"]])
+    found = fits["test_score"]
+    mean, std = float(found.mean()), float(found.std(ddof=1))
     return LossMia(
         accuracy=mean,
-        accuracy_std=float(found.std(ddof=1)),
+        accuracy_std=std,
+        accuracy_stderr=std * (1 / SPLITS + CORRELATION / (1 - CORRELATION)) ** 0.5,
         strength=max(mean, 1 - mean),
         auc=auc(-forget, -test),
         auc_null_std=auc_null_std(forget.size, test.size),
@@ -161,7 +202,8 @@ def entropy_mia(
 
     Raises:
         ValueError: too few examples, non-finite entropies, or the entropies of the retained and
-            test examples are all equal (a collapsed model, whose attack would score a perfect 0).
+            test examples are all equal, or so alike that the fit does not leave its start (a
+            collapsed model, whose attack would score a perfect 0).
 
     Cost:
         One fit of two parameters on the host, O(n_retain + n_test).
@@ -185,6 +227,7 @@ def entropy_mia(
     _refuse_constant("entropies", features, ROUNDING)
     is_member = np.repeat([1, 0], [retain.size, test.size])
     attack = LogisticRegression(C=C, class_weight="balanced").fit(features[:, None], is_member)
+    _refuse_unmoved("entropies", features, [attack.coef_[0, 0]])
     return EntropyMia(
         member_fraction=float(attack.predict(forget[:, None]).mean()),
         weight=float(attack.coef_[0, 0]),

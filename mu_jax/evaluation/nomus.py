@@ -36,14 +36,14 @@ def nomus(
     seed: int,
     utility_weight: float = 0.5,
 ) -> Nomus:
-    """Normalised machine unlearning score of the MUFAC and MUCAC benchmarks.
+    """Normalized machine unlearning score of the MUFAC and MUCAC benchmarks.
 
     `NoMUS = w U + (1 - w) (1 - 2 FS)` with `FS = |a - 1/2|`, where a is the accuracy of `loss_mia`
-    in telling the losses of forget from those of unseen examples: in [0, 1], published as higher
-    is better. It can be gamed: a constant prediction gives FS = 0 and so `0.5 + U / 2`, which
-    beats many models that work. A retrained model's FS is not 0 where forget and unseen examples
-    differ by themselves. Read it beside U, FS, the retrained model's three values, `nomus_gap` and
-    `nomus_floor`. Direction: closer to retrain.
+    in telling forget from unseen examples by their losses. NoMUS is in [0, 1], and was published
+    as "higher is better". It can be gamed: a constant prediction gives FS = 0 and a NoMUS of
+    `0.5 + U / 2`, which beats many models that work. A retrained model's FS is not 0 where forget
+    and unseen examples differ by themselves. Read NoMUS beside U, FS, the retrained model's three
+    values, `nomus_gap` and `nomus_floor`. Direction: closer to retrain.
 
     Args:
         utility: accuracy U on the test set, a fraction.
@@ -117,8 +117,8 @@ def nomus_floor(
 ) -> Nomus:
     """NoMUS of a perfect unlearner: forget examples that look like unseen ones, n on each side.
 
-    Both sides of the attack are drawn with replacement from the losses of unseen examples. Their
-    FS is not 0, since FS is the absolute value of what chance leaves; it falls as n grows.
+    Both sides of the attack are drawn with replacement from the losses of unseen examples. FS is
+    still not 0, since it is the absolute value of a chance deviation; it falls as n grows.
 
     Args:
         utility: accuracy of the retrained model, a fraction.

@@ -136,7 +136,7 @@ def constant_predictions(
     *,
     statistic: Literal["mean", "median"] = "median",
 ) -> jax.Array:
-    """What a model that learned one number predicts: a baseline row for every table.
+    """Predictions of a model that learned one number only: a baseline row for every table.
 
     The median of the retained training targets has the least mean absolute error of all constants,
     their mean the least mean squared error. A model, a teacher or a retrained reference that is no

@@ -1,4 +1,4 @@
-"""What a membership score tells: the best threshold, and the numbers that attacks report."""
+"""Reading a membership score: the best threshold, and the numbers that attacks report."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def attack_summary(
     *,
     fpr: Sequence[float] = (1e-3, 1e-2),
 ) -> AttackSummary:
-    """Numbers by which membership attacks are reported, with what chance alone would give.
+    """Numbers by which membership attacks are reported, beside the values of chance alone.
 
     Args:
         member_scores: float `[m]`, finite; higher means more like a member, as those of `lira` or

@@ -51,8 +51,8 @@ def threshold_mia(
     """Threshold attack: forget examples that score below the best threshold are non-members.
 
     The threshold tells retained examples (members) from test examples with the largest balanced
-    accuracy, for each class of its own if labels are given. Direction: closer to retrain; on its
-    own neither a high nor a low fraction is good.
+    accuracy; if labels are given, each class has its own threshold. Direction: closer to retrain;
+    neither a high nor a low fraction is good by itself.
 
     Args:
         retain_scores: float `[n_retain]`, finite, higher for members; see `membership_scores`. At

@@ -12,7 +12,7 @@ from mu_jax.evaluation.membership import auc, tpr_at_fpr
 
 
 class ULiraTargets(NamedTuple):
-    """What `u_lira` found for every target, arrays `[T]`; shadows is the fewest used on a side."""
+    """Results of `u_lira` for every target, arrays `[T]`; shadows is the fewest used on a side."""
 
     base: np.ndarray
     run: np.ndarray
@@ -23,7 +23,11 @@ class ULiraTargets(NamedTuple):
 
 
 class ULira(NamedTuple):
-    """Result of `u_lira`: mean and sample standard deviation over targets, and the details.
+    """Result of `u_lira`: means over targets, and the details.
+
+    `accuracy_std`, `auc_std` and `tpr_std` are sample standard deviations over targets: the spread
+    of one target. They are not standard errors of the means, which targets that share shadow
+    models do not give.
 
     accuracy: of the decision "unlearned" against "never seen"; chance is 0.5.
     auc: of the log-ratio; chance is 0.5.
@@ -141,7 +145,7 @@ def u_lira_floor(
 
     For every example of the pool, half of the base models that never saw it, chosen at random,
     play the part of those that unlearned it, in runs that forget as many as the real ones where
-    there are so many. The other half stays "never seen". Arguments, errors and cost are those of
+    there are so many. The other half stays "never seen". Arguments, errors and cost: as
     `u_lira`.
 
     Returns:

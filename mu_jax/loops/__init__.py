@@ -1,19 +1,8 @@
 """The one loop over batches, the one optimization loop, and what is built on them."""
 
 from mu_jax.loops.batch_stats import refresh_statistics
-from mu_jax.loops.fit import (
-    FitInfo,
-    FitState,
-    Gradients,
-    Objective,
-    Term,
-    fit,
-    micro_batches,
-    per_term,
-    plain,
-    sam,
-    total,
-)
+from mu_jax.loops.fit import FitInfo, FitState, Objective, fit
+from mu_jax.loops.gradients import Gradients, Term, micro_batches, per_term, plain, sam, total
 from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.loops.predict import map_rows, outputs
 from mu_jax.loops.progress import progress

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -12,27 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax._callables import hashable
-from mu_jax._tracing import cached
+from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_params
+from mu_jax.loops import lifting
+from mu_jax.loops.gradients import Gradients, Terms, plain, total
 from mu_jax.loops.scan import fold, num_batches
-from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.mesh.shards import bare, on_automatic_axes
 from mu_jax.model import Model, path_name
 
 PyTree = Any
-
-
-class Term(NamedTuple):
-    """One part of an objective: `scale * sum / weight`, sums over the examples of the batch."""
-
-    sum: jax.Array
-    weight: jax.Array
-    scale: jax.Array | float = 1.0
-
-
-Terms = dict[str, Term]
-TermsFunction = Callable[[PyTree, Batch], tuple[Terms, PyTree]]
 
 
 class Objective(Protocol):
@@ -47,18 +36,6 @@ class Objective(Protocol):
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
         """Named terms, and the variables."""
-
-
-class Gradients(Protocol):
-    """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ...
-
-    Equal objects reuse one compilation.
-    """
-
-    def __call__(
-        self, terms: TermsFunction, params: PyTree, batch: Batch
-    ) -> tuple[PyTree, Terms, PyTree]:
-        """The descent gradient, the terms, and what `terms` returned beside them."""
 
 
 class FitState(NamedTuple):
@@ -176,11 +153,11 @@ def fit(
     start: int | jax.Array = 0
     check_params(model.params(variables if state is None else state.variables))
     if state is None:
-        opt_state = optimizer.init(model.params(variables))
-        state = FitState(jnp.zeros((), jnp.int32), variables, opt_state, key)
+        opt_state = initial_state(optimizer, model.params(variables))
+        state = FitState(at_once.as_array(0, np.int32), variables, opt_state, key)
     else:
         start = position_of(state.step)
-    return advance(
+    last, info = advance(
         model,
         objective,
         optimizer,
@@ -193,6 +170,7 @@ def fit(
         shuffle=shuffle,
         update_mask=update_mask,
     )
+    return last, trimmed(info, stop)
 
 
 def with_batch_size(batches: Any, batch_size: int | None) -> Any:
@@ -222,9 +200,28 @@ def position_of(step: jax.Array) -> int | jax.Array:
     return step if isinstance(step, jax.core.Tracer) else int(np.min(step))
 
 
+_FEW_STEPS = 1024
+
+
 def no_info(steps: int) -> FitInfo:
-    """The report of a fit before its first step."""
-    return FitInfo(*(jnp.zeros(steps, jnp.float32) for _ in FitInfo._fields))
+    """The report of a fit before its first step, with room for at least so many steps.
+
+    The room is a power of two, so that runs of other lengths are the same program.
+    """
+    room = max(_FEW_STEPS, 1 << max(steps - 1, 0).bit_length())
+    return FitInfo(*(at_once.as_array(np.zeros(room, np.float32)) for _ in FitInfo._fields))
+
+
+def trimmed(info: FitInfo, steps: int) -> FitInfo:
+    """The report of the steps, without the room that was left."""
+    if at_once.on_host(info) and not _divided(info):
+        return FitInfo(*jax.device_put([np.asarray(x)[..., :steps] for x in info]))
+    return FitInfo(*(x[..., :steps] for x in info))
+
+
+def _divided(tree: PyTree) -> bool:
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    return any(len(x.sharding.device_set) > 1 for x in arrays)
 
 
 def advance(
@@ -250,21 +247,30 @@ def advance(
         traced; no step is taken where `start >= stop`.
     """
     state = carry[0]
-    mask = None if update_mask is None else _checked(update_mask, model.params(state.variables))
+    params = model.params(state.variables)
+    mask = None if update_mask is None else _checked(update_mask, params)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
         epochs = -(-int(stop) // (num_batches(batches) or 1))
-    return fold(
-        _fit_step(model, hashable(objective), optimizer, hashable(gradients or plain)),  # type: ignore[arg-type]
-        carry,
-        batches,
-        frozen or {},
-        mask,
-        epochs=epochs,
-        start=start,
-        stop=stop,  # type: ignore[arg-type]
-        key=state.key if shuffle else None,
-    )
+
+    def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
+        return fold(
+            _fit_step(model, hashable(objective), update, hashable(gradients or plain)),  # type: ignore[arg-type]
+            carry,
+            batches,
+            frozen or {},
+            mask,
+            values,
+            epochs=epochs,
+            start=start,
+            stop=stop,  # type: ignore[arg-type]
+            key=state.key if shuffle else None,
+        )
+
+    try:
+        return run(*lifted_update(optimizer, params, state.opt_state))
+    except lifting.OtherTypes:  # gradients that are not of the types of the parameters
+        return run(_plain_update(optimizer), ())
 
 
 def _checked(mask: PyTree, params: PyTree) -> PyTree:
@@ -279,7 +285,7 @@ def _checked(mask: PyTree, params: PyTree) -> PyTree:
                 f"expected an update_mask of shape {param.shape} or () for "
                 f"{path_name(path)!r}, found {found}: give one entry per parameter, or one per leaf"
             )
-        return jnp.asarray(mask, bool)
+        return at_once.as_array(mask, bool)
 
     return jax.tree_util.tree_map_with_path(leaf, params, mask, is_leaf=lambda x: x is None)
 
@@ -289,17 +295,41 @@ def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
     return tree if mask is None else jax.tree.map(jnp.where, mask, tree, other)
 
 
-@cached(maxsize=256)
-def _fit_step(
-    model: Model,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    gradients: Gradients,
-) -> Callable:
-    """One step as the same function object each time, so that it compiles once."""
-    update = optax.with_extra_args_support(optimizer).update
+def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
+    """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
+    if not at_once.on_host(params) or _divided(params) or holds_tracer(optimizer):
+        return optimizer.init(params)
+    return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
 
-    def step(carry, batch, frozen, mask):
+
+Update = Callable[..., tuple[optax.Updates, optax.OptState]]
+
+
+def lifted_update(
+    optimizer: optax.GradientTransformation, params: PyTree, opt_state: optax.OptState
+) -> lifting.Lifted:
+    """The optimizer's update, of `(grads, state, params, loss)`, as a computation and numbers."""
+    update = optax.with_extra_args_support(optimizer).update
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    return lifting.lift(
+        lambda grads, state, params, value: update(grads, state, params, value=value),
+        *bare((params, opt_state, params)),
+        loss,
+        owners=(optimizer.update,),
+    )
+
+
+@cached(maxsize=64)
+def _plain_update(optimizer: optax.GradientTransformation) -> Update:
+    update = optax.with_extra_args_support(optimizer).update
+    return lambda values, grads, state, params, value: update(grads, state, params, value=value)
+
+
+@cached(maxsize=256)
+def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
+    """One step as the same function object each time, so that it compiles once."""
+
+    def step(carry, batch, frozen, mask, values):
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
@@ -310,7 +340,7 @@ def _fit_step(
 
         grads, found, moved = gradients(terms, params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
-        updates, opt_state = update(grads, state.opt_state, params, value=loss)
+        updates, opt_state = update(values, grads, state.opt_state, params, loss)
         # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
         params = _choose(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
@@ -319,124 +349,7 @@ def _fit_step(
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen, mask):
-        return on_automatic_axes(step, carry, batch, frozen, mask, like=carry)
+    def step_anywhere(carry, batch, frozen, mask, values):
+        return on_automatic_axes(step, carry, batch, frozen, mask, values, like=carry)
 
     return step_anywhere
-
-
-def total(terms: Terms) -> jax.Array:
-    """`sum_t scale_t sum_t / weight_t`; a term without examples counts 0."""
-    parts = [
-        term.scale * term.sum / jnp.where(term.weight > 0, term.weight, 1)
-        for term in terms.values()
-    ]
-    return functools.reduce(jnp.add, parts)
-
-
-def plain(terms: TermsFunction, params: PyTree, batch: Batch) -> tuple[PyTree, Terms, PyTree]:
-    """The gradient of the objective."""
-
-    def value(params):
-        found, aux = terms(params, batch)
-        return total(found), (found, aux)
-
-    grads, (found, aux) = jax.grad(value, has_aux=True)(params)
-    return grads, found, aux
-
-
-@dataclasses.dataclass(frozen=True)
-class sam:
-    """Sharpness-aware: the gradient at `theta + rho g / ||g||`; two passes.
-
-    Args:
-      rho: length of the step to the point of the gradient, may be traced.
-
-    References:
-      P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur. Sharpness-Aware Minimization for Efficiently
-      Improving Generalization. ICLR 2021.
-    """
-
-    rho: jax.Array | float
-
-    def __call__(
-        self, terms: TermsFunction, params: PyTree, batch: Batch
-    ) -> tuple[PyTree, Terms, PyTree]:
-        """The gradient there, and the terms at `theta`."""
-        grads, found, aux = plain(terms, params, batch)
-        scale = self.rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
-        grads, _, _ = plain(terms, optax.tree.add_scale(params, scale, grads), batch)
-        return grads, found, aux
-
-
-@dataclasses.dataclass(frozen=True)
-class per_term:
-    """One gradient per term of the objective, combined by `combine` (projection, bargaining).
-
-    Args:
-      combine: `{term: gradient} -> gradient`.
-
-    Cost: one forward pass, and one backward pass per term.
-    """
-
-    combine: Callable[[dict[str, PyTree]], PyTree]
-
-    def __call__(
-        self, terms: TermsFunction, params: PyTree, batch: Batch
-    ) -> tuple[PyTree, Terms, PyTree]:
-        """The combined gradient, the terms, and what `terms` returned beside them."""
-
-        def values(params):
-            found, aux = terms(params, batch)
-            return {name: total({name: term}) for name, term in found.items()}, (found, aux)
-
-        value, pull_back, (found, aux) = jax.vjp(values, params, has_aux=True)
-
-        def gradient(name):
-            seeds = {other: jnp.where(other == name, 1.0, 0.0) for other in value}
-            seeds = {other: seed.astype(value[other].dtype) for other, seed in seeds.items()}
-            return pull_back(seeds)[0]
-
-        return self.combine({name: gradient(name) for name in value}), found, aux
-
-
-@dataclasses.dataclass(frozen=True)
-class micro_batches:
-    """The same gradient as `plain`, from `number` parts of the batch one after another.
-
-    Sums are accumulated over the parts and divided by the weight of the whole batch, so nothing
-    changes but memory (one part's activations). In training mode, batch statistics are those of
-    the parts, and the last part's move the running ones.
-
-    Args:
-      number: parts of a batch; it divides the number of rows.
-    """
-
-    number: int
-
-    def __call__(
-        self, terms: TermsFunction, params: PyTree, batch: Batch
-    ) -> tuple[PyTree, Terms, PyTree]:
-        """The gradient, the terms of the whole batch, and what the last part moved."""
-        number = self.number
-        if batch.weight.shape[0] % number:
-            raise ValueError(
-                f"expected a batch that divides into {number} parts, found one of "
-                f"{batch.weight.shape[0]} rows: give a batch size that is a multiple"
-            )
-        parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
-        sums = jax.lax.map(lambda part: terms(params, part)[0], parts)
-        whole = jax.tree.map(lambda x: x.sum(axis=0), sums)
-        whole = {name: term._replace(scale=sums[name].scale[0]) for name, term in whole.items()}
-
-        def value(params, part):
-            found, aux = terms(params, part)
-            found = {name: term._replace(weight=whole[name].weight) for name, term in found.items()}
-            return total(found), aux
-
-        def add(grads, part):
-            more, aux = jax.grad(value, has_aux=True)(params, part)
-            return optax.tree.add(grads, more), aux
-
-        grads, auxes = jax.lax.scan(add, optax.tree.zeros_like(params), parts)
-        return grads, whole, jax.tree.map(lambda x: x[-1], auxes)

@@ -11,19 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.loops.fit import (
     FitInfo,
     FitState,
-    Gradients,
     Objective,
     advance,
+    initial_state,
     no_info,
     num_steps,
     position_of,
+    trimmed,
     with_batch_size,
 )
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.scan import is_recording
 from mu_jax.mesh.shards import enter
 from mu_jax.model import Model
@@ -182,7 +185,8 @@ def fit_phases(
         # A recording notes each phase once, with all its steps.
         stops = stops[-1:] if is_recording() else stops
         carry, records = _by_turns(model, phases, carry, stops, record, done)
-    return carry[0], PhasesInfo(carry[1], records)
+    fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
+    return carry[0], PhasesInfo(fits, records)
 
 
 def _stops(phases: tuple[Phase, ...], cycles: int, steps: int | None) -> np.ndarray:
@@ -210,12 +214,12 @@ def _start(model: Model, phases: tuple[Phase, ...], variables: PyTree, key: jax.
     """The state before the first step."""
     states: list[Any] = []
     for number, phase in enumerate(phases):
-        found = phase.optimizer.init((phase.model or model).params(variables))
+        found = initial_state(phase.optimizer, (phase.model or model).params(variables))
         owner = _owner(phases, number)
         if owner != number:
             _check_shared(states[owner], found)
         states.append(found if owner == number else ())
-    steps = tuple(jnp.zeros((), jnp.int32) for _ in phases)
+    steps = tuple(at_once.as_array(np.zeros((), np.int32)) for _ in phases)
     return PhasesState(steps, variables, tuple(states), key)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Gradients, Terms, TermsFunction, plain
+from mu_jax.loops.gradients import Gradients, Terms, TermsFunction, plain
 
 PyTree = Any
 Norm = Literal["per_leaf", "global"]

@@ -11,17 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 
+from mu_jax import _at_once as at_once
 from mu_jax._tracing import holds_tracer
-from mu_jax.data.batches import (
-    Batch,
-    Batches,
-    checked_batch,
-    pad,
-    random_order,
-    without_padding_values,
-)
+from mu_jax.data.batches import Batch, Batches, checked_batch, pad, without_padding_values
+from mu_jax.data.blocks import blocks
+from mu_jax.data.rows import random_order
 from mu_jax.mesh.shards import enter, mesh_of, place
 
 PyTree = Any
@@ -162,17 +157,19 @@ def fold(
     """
     if isinstance(batches, Batches):
         total = batches.num_batches * epochs if stop is None else stop
-        if _traced((carry, batches, frozen, key)) or holds_tracer(step):
+        if not at_once.is_known((carry, batches, frozen, key)) or holds_tracer(step):
             if batches.mesh is not None:
                 carry, frozen, key = enter((carry, frozen, key), batches.mesh)
             if is_recording():
                 arguments = (carry, batches.at(0), *frozen)
                 return _noted(step, arguments, times=total - int(start), donates=True)
-            return _run(step, carry, batches, frozen, key, start, total)
+            known = isinstance(start, int) and isinstance(total, int) and not holds_tracer(step)
+            run = _traced_run if known else _run
+            return run(step, carry, batches, frozen, key, start, total)
         if batches.mesh is not None:
             carry, frozen, key = place((carry, frozen, key), batches.mesh)
         return _in_segments(step, carry, batches, frozen, key, (start, total))
-    if _traced((carry, frozen, key)):
+    if not at_once.is_known((carry, frozen, key)):
         raise ValueError(
             "expected array-backed Batches under jit, found an iterable: call the transform "
             "without jit, its steps are compiled all the same"
@@ -210,6 +207,24 @@ def _run(
 # The bounds are traced, so that a loop cut into segments anywhere is the same program: a resumed
 # run is then bit-identical to an uninterrupted one.
 _compiled_run = jax.jit(_run, static_argnums=0, donate_argnums=1)
+# Under `vmap` outside `jit` this is the one program; the number of turns is known, so that a
+# gradient can be taken through the loop.
+_traced_run = jax.jit(_run, static_argnums=(0, 5, 6))
+
+
+def _run_block(
+    step: Step, carry: PyTree, block: Batch, frozen: tuple, start: jax.Array | int, stop: Any
+) -> PyTree:
+    """Batches `start` to `stop` of a block."""
+
+    def body(position, carry):
+        batch = jax.tree.map(lambda x: x[position], block)
+        return step(carry, batch, *frozen)
+
+    return jax.lax.fori_loop(start, stop, body, carry)
+
+
+_compiled_block = jax.jit(_run_block, static_argnums=0, donate_argnums=1)
 
 
 def _in_segments(
@@ -221,14 +236,30 @@ def _in_segments(
     bounds: tuple[Any, int],
 ) -> PyTree:
     start, total = bounds
-    carry, position = _begin(total, carry, start)
+    carry, position = _begin(total, carry, int(start))
     length = max(1, math.ceil(total / _SEGMENTS)) if _OBSERVERS.get() else total
     while position < total:
         end = min(total, position + length)
-        carry = _compiled_run(step, carry, batches, frozen, key, position, end)
+        carry = _segment(step, carry, batches, frozen, key, position, end)
         position = end
         _advance(carry, position)
     return _end(carry, position)
+
+
+def _segment(
+    step: Step,
+    carry: PyTree,
+    batches: Batches,
+    frozen: tuple,
+    key: jax.Array | None,
+    start: int,
+    stop: int,
+) -> PyTree:
+    if batches.mesh is not None:
+        return _compiled_run(step, carry, batches, frozen, key, start, stop)
+    for block in blocks(batches, key, start, stop):
+        carry = _compiled_block(step, carry, block.batches, frozen, 0, block.used)
+    return carry
 
 
 def _one_step(
@@ -305,7 +336,7 @@ def num_batches(batches: Any) -> int | None:
 
 def _begin(total: int | None, carry: PyTree, position: int) -> tuple[PyTree, int]:
     # The loop donates its carry: copy, so that the caller's arrays survive.
-    carry = jax.tree.map(jnp.copy, carry)
+    carry = at_once.copy(carry)
     for observer in _OBSERVERS.get():
         carry, position = observer.begin(total, carry, position)
     return carry, position
@@ -320,7 +351,3 @@ def _end(carry: PyTree, position: int) -> PyTree:
     for observer in _OBSERVERS.get():
         observer.end(carry, position)
     return carry
-
-
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mu_jax import _at_once as at_once
 from mu_jax._callables import hashable
 from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, as_seen_here, axis_names, check_axis, is_explicit
@@ -123,6 +124,22 @@ def summary(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return run(*enter(args, meshes[0]))
 
     return anywhere
+
+
+def reduction(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Let `function(xp, *trees)`, of small results, run at once: see `mu_jax._at_once`.
+
+    For sums, norms and the like. The result is whole on every device of any mesh.
+    """
+    compiled = summary(functools.wraps(function)(functools.partial(function, jnp)))
+
+    @functools.wraps(function)
+    def run(*args):
+        if not at_once.on_host(args):
+            return compiled(*args)
+        return at_once.to_devices(at_once.in_numpy(function, *args))
+
+    return at_once.without_module(run, function)
 
 
 def bare(tree: PyTree) -> PyTree:

@@ -20,7 +20,8 @@ class RegressionCNN(nn.Module):
 
     Every stage but the first halves height and width. Sows `block_<i>` after each stage and
     `features` before the head. Kernels and biases are drawn as PyTorch draws them,
-    `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`.
+    `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`. The running variances collect biased variances, unlike
+    PyTorch's; see `ConvBatchNorm`.
 
     Attributes:
         features: channels of the stages.

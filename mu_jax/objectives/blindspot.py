@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
-from mu_jax.losses import softmax_divergence, weighted_sum
+from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 
@@ -79,7 +79,7 @@ class blindspot:
         wanted, teacher_maps, _ = self._run(teacher, batch.inputs, teacher_key, teacher_mode)
 
         batch, forget = _counted(self.model, batch), batch.targets.forget
-        total = batch.weight.sum()
+        total = total_weight(batch.weight)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
         losses = _losses(self.model, self.distance, outputs, wanted, batch)
         terms = {

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Term, Terms
-from mu_jax.losses import softmax_divergence, weighted_sum
+from mu_jax.loops.gradients import Term, Terms
+from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.model import Model
 
 PyTree = Any
@@ -51,7 +51,7 @@ class matching:
             variables, batch.inputs, training=self.training_mode, key=key
         )
         distances = _DISTANCES[self.distance](outputs, batch.targets)
-        terms = {"match": Term(weighted_sum(distances, batch.weight), batch.weight.sum())}
+        terms = {"match": Term(weighted_sum(distances, batch.weight), total_weight(batch.weight))}
         if self.proximity:
             moved = optax.tree.sub(self.model.params(variables), frozen["start"])
             squared = optax.tree.norm(moved, squared=True)

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from mu_jax.data.batches import Batch
-from mu_jax.loops.fit import Term, Terms
+from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 
 PyTree = Any
@@ -44,5 +44,5 @@ class supervised:
         )
         batch = counted(self.model, batch)
         losses = self.model.per_example(outputs, batch)
-        term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), self.sign)
+        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight), self.sign)
         return {"loss": term}, variables

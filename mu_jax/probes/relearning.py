@@ -16,7 +16,8 @@ from mu_jax import losses
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.evaluation.accuracy import as_float
-from mu_jax.loops.fit import Term, Terms, fit, plain
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Term, Terms, plain
 from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
@@ -143,7 +144,7 @@ def _report_metric(terms, params, batch):
 
 
 def _evaluate(model: Model, metric: Metric, variables: PyTree, examples: Batches) -> Term:
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros((), float)
     return Term(*fold(_metric_sums(model, metric), (zero, zero), examples, variables))
 
 
@@ -156,8 +157,8 @@ def _metric_sums(model: Model, metric: Metric) -> Callable:
                 f"expected one number per example, shape {batch.weight.shape}, found shape "
                 f"{values.shape}: give a metric that does not reduce over the batch"
             )
-        added = losses.weighted_sum(values.astype(jnp.float32), batch.weight)
-        return sums[0] + added, sums[1] + batch.weight.sum()
+        added = losses.weighted_sum(values.astype(float), batch.weight)
+        return sums[0] + added, sums[1] + losses.total_weight(batch.weight)
 
     def step_anywhere(sums, batch, variables):
         return on_automatic_axes(step, sums, batch, variables, like=sums)

@@ -151,15 +151,16 @@ def _select(
             _largest(weights, settings.size),
             weights,
         )
-        forget = data.replace(weight=data.weight * weights)
-        retain = data.replace(weight=data.weight * (1 - weights))
+        shares = weights.astype(data.weight.dtype)
+        forget = data.replace(weight=data.weight * shares)
+        retain = data.replace(weight=data.weight * (1 - shares))
         unlearned, _ = unlearn(jax.random.fold_in(key, number), variables, forget, retain)
         losses = map_rows(_losses(model), data, unlearned)
         weights = weights - step_size * (sign * losses + 2 * gamma * weights)
-        weights = project_capped_simplex(weights, settings.size)
+        weights = project_capped_simplex(weights, settings.size).astype(float)
         return weights, weights @ losses / settings.size
 
-    start = jnp.full(data.num_examples, settings.size / data.num_examples, jnp.float32)
+    start = jnp.full(data.num_examples, settings.size / data.num_examples, float)
     weights, losses = jax.lax.scan(round_, start, jnp.arange(settings.rounds))
     chosen = jax.lax.top_k(weights, settings.size)[1]
     return WorstCaseSet(jnp.sort(data.index[chosen]), weights, losses)

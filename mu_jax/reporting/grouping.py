@@ -27,6 +27,16 @@ class Setting(NamedTuple):
         """The runs that collapsed."""
         return tuple(run for run in self.runs if run.status == "collapsed")
 
+    def doubtful(self, names: Iterable[str]) -> list[str]:
+        """Those of the metrics of which a run has a value better than a perfect unlearner's."""
+        return [
+            name
+            for name in names
+            if any(
+                n == name and m.better_than_perfect for r in self.runs for n, m in r.metrics.items()
+            )
+        ]
+
 
 def by_forget_set(records: Iterable[Record]) -> dict[ForgetSet, list[Record]]:
     """Returns the records of each forget set, in order of appearance; ValueError for none."""

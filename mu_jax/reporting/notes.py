@@ -23,7 +23,10 @@ def compose(
     notes += [
         f"{s.label}: no record, so the row is empty." for s in settings if not s.runs + s.failed
     ]
+    metrics = list(metrics)
+    notes += _doubtful(settings, metrics)
     notes += [_missing(settings, name, _why_no_metric) for name in metrics]
+    notes += _said(settings, metrics)
     notes += [_missing(settings, name, _why_no_cost) for name in costs]
     notes += _gap(settings, gap_names, reference, has_best)
     notes += _null_levels(settings, metrics)
@@ -37,7 +40,9 @@ def _cells(settings: Sequence[Setting]) -> str:
     metrics = [m for s in settings for run in s.runs for m in run.metrics.values()]
     note = "Cells: mean ± sample standard deviation over seeds; one seed has no deviation"
     if any(metric.low is not None for metric in metrics):
-        return note + "; in brackets a 95 % interval."
+        note += "; in brackets a 95 % interval"
+    if any(metric.no_interval for metric in metrics):
+        note += "; [-] where an interval would not cover"
     return note + "."
 
 
@@ -53,6 +58,32 @@ def _broken(setting: Setting, what: str, records: Sequence[Record]) -> str:
     reasons = "; ".join(dict.fromkeys(record.reason for record in records))
     ranking = ", not ranked" if what == "collapsed" else ""
     return f"{setting.label} {what} ({len(records)} of {total} seeds{ranking}): {reasons}."
+
+
+def _doubtful(settings: Sequence[Setting], metrics: Iterable[str]) -> list[str]:
+    """A sentence on each row with a value beyond that of a perfect unlearner."""
+    return [
+        f"{s.label} is better than a perfect unlearner in {', '.join(names)}, by chance or because "
+        "single models spoil the metric: not ranked."
+        for s in settings
+        if (names := s.doubtful(metrics))
+    ]
+
+
+def _said(settings: Sequence[Setting], metrics: Iterable[str]) -> list[str]:
+    """What the records say of their values, and why there is no interval."""
+    notes = []
+    for name in metrics:
+        for before, field in ((name, "note"), (f"{name} has no interval [-]", "no_interval")):
+            rows: dict[str, list[str]] = {}
+            for s in settings:
+                for run in s.runs:
+                    if name in run.metrics and (text := getattr(run.metrics[name], field)):
+                        rows.setdefault(text, []).append(s.label)
+            if rows:
+                said = "; ".join(f"{text} ({_joined(labels)})" for text, labels in rows.items())
+                notes.append(f"{before}: {said}.")
+    return notes
 
 
 def _why_no_metric(run: Record, name: str) -> str:

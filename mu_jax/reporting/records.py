@@ -92,6 +92,8 @@ class Metric:
     value: the number; a fraction rather than a percentage. n: examples, or models, it is over.
     stderr: its standard error. low, high: the ends of its 95 % interval. null: the value of a
     perfect unlearner where that is not the best value (KLoM, rates at low false positive rates).
+    no_interval: why there is none, where one was to be expected. note: what a reader has to know of
+    the value, such as the models that make it too small (`evaluation.klom_check`).
     oracle: the retrained models' value.
     status, reason: "ok", or "missing" and a sentence. direction: how to read it. unit: "fraction"
     is shown as a percentage.
@@ -108,9 +110,16 @@ class Metric:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    no_interval: str = ""
+    note: str = ""
 
     def __post_init__(self):
         written = self.value
+        if self.no_interval and self.low is not None:
+            raise ValueError(
+                f"expected an interval or the reason why there is none, found {self.low!r} and "
+                f"{self.no_interval!r}: leave out either"
+            )
         _set_numbers(self, "metric", ("value", "n", "stderr", "null", "low", "high"))
         if self.direction not in DIRECTIONS:
             raise ValueError(
@@ -128,6 +137,19 @@ class Metric:
             )
         object.__setattr__(self, "status", "missing")
         object.__setattr__(self, "reason", reason)
+
+    @property
+    def better_than_perfect(self) -> bool:
+        """Whether the value lies beyond that of a perfect unlearner, which no honest one reaches.
+
+        Below the floor where lower is better, above the ceiling where higher is; by chance also a
+        perfect one may, so that such a value is neither good nor bad: it is not ranked.
+        """
+        if self.value is None or self.null is None:
+            return False
+        if self.direction == "lower is better":
+            return self.value < self.null
+        return self.direction == "higher is better" and self.value > self.null
 
 
 def missing(reason: str, **fields: Any) -> Metric:
@@ -266,10 +288,20 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} {value!r}")
 
 
+def _fields(record: Record) -> dict[str, Any]:
+    """All fields; of a metric's remarks only those that are made."""
+    values = asdict(record)
+    for metric in values["metrics"].values():
+        for name in ("no_interval", "note"):
+            if not metric[name]:
+                del metric[name]
+    return values
+
+
 def to_json(record: Record) -> str:
     """Returns the record as one line of strict JSON, without the line end."""
     try:
-        return json.dumps(asdict(record), default=_plain, allow_nan=False)
+        return json.dumps(_fields(record), default=_plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"expected JSON values in the record of {record.method!r}, found {error}: write "

@@ -37,13 +37,19 @@ class Column(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method with one setting of its hyper-parameters; `seeds` counts its runs."""
+    """One method with one setting of its hyper-parameters; `seeds` counts its runs.
+
+    doubtful: a value lies beyond that of a perfect unlearner, so that the row is not ranked.
+    refused: metrics of which its single run has no interval, and says why.
+    """
 
     label: str
     seeds: int
     cells: tuple[Cell, ...]
     collapsed: bool
     best: bool
+    doubtful: bool = False
+    refused: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):
@@ -81,8 +87,9 @@ def summarise(
     standard deviation over its seeds. The average gap is `average_gap` to the retrained model of
     the same seed, or averaged over all retrained models where that seed has none; the gap of the
     retrained row is between its own seeds, which is the level of noise. First come the reference
-    and the baseline, then the others by average gap, then those of which a run lacks one, last
-    those with a collapsed run; these two kinds are never the best.
+    and the baseline, then the others by average gap, then those of which a run lacks one, then
+    those with a value better than that of a perfect unlearner (`Metric.better_than_perfect`: KLoM
+    below its floor), last those with a collapsed run; these three kinds are never the best.
 
     Args:
         records: what to summarise. Of two records of one setting, seed and forget set the later
@@ -165,14 +172,23 @@ def _table(
         cells = [_metric_cell(setting, name) for name in shown]
         cells += [_cell(gaps)] if gap_names else []
         cells += [_cell(getattr(run.cost, name) for run in setting.runs) for name in costs]
-        rows.append((_rank(setting, gaps, special), setting, tuple(cells)))
+        doubtful = bool(setting.doubtful(shown))
+        rows.append((_rank(setting, gaps, special, doubtful=doubtful), setting, tuple(cells)))
     rows.sort(key=lambda row: row[0])
     best = min((rank for rank, *_ in rows if rank[0] == RANKED), default=None)
     return Table(
         title=_title(records[0].forget_set),
         columns=tuple(columns),
         rows=tuple(
-            Row(setting.label, len(setting.runs), cells, bool(setting.collapsed), rank == best)
+            Row(
+                setting.label,
+                len(setting.runs),
+                cells,
+                collapsed=bool(setting.collapsed),
+                best=rank == best,
+                doubtful=setting.method not in special and bool(setting.doubtful(shown)),
+                refused=tuple(name for name in shown if _refused(setting, name)),
+            )
             for rank, setting, cells in rows
         ),
         notes=compose(
@@ -187,12 +203,18 @@ def _table(
 
 
 def _rank(
-    setting: Setting, gaps: Sequence[float | None], special: tuple[str, str]
+    setting: Setting,
+    gaps: Sequence[float | None],
+    special: tuple[str, str],
+    *,
+    doubtful: bool,
 ) -> tuple[int, float]:
-    """Where the row stands: special ones, ranked ones by gap, those lacking one, collapsed ones."""
+    """Where the row stands: special, ranked by gap, lacking a gap, doubtful, collapsed ones."""
     if setting.method in special:
         return (special.index(setting.method), 0.0)
     if setting.collapsed:
+        return (RANKED + 3, 0.0)
+    if doubtful:
         return (RANKED + 2, 0.0)
     known = [gap for gap in gaps if gap is not None]
     if not known or len(known) < len(gaps):
@@ -239,6 +261,11 @@ def _gap(run: Record, retrained: Sequence[Record], names: Sequence[str]) -> floa
 
 def _value(run: Record, name: str) -> float | None:
     return run.metrics[name].value if name in run.metrics else None
+
+
+def _refused(setting: Setting, name: str) -> bool:
+    metrics = [run.metrics[name] for run in setting.runs if name in run.metrics]
+    return len(setting.runs) == 1 and any(metric.no_interval for metric in metrics)
 
 
 def _metric_cell(setting: Setting, name: str) -> Cell:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mu_jax._extras import extra
 from mu_jax.reporting.records import Record
-from mu_jax.reporting.summary import GAP, Cell, Column, Table, summarise
+from mu_jax.reporting.summary import GAP, Cell, Column, Row, Table, summarise
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -34,8 +34,9 @@ def render(
 ) -> str:
     """Writes results as text: methods down, metrics across, sentences beneath.
 
-    Every title carries the unit and the direction. Collapsed methods are marked in their row and
-    their reason stands beneath; the smallest average gap has a star; a missing value is "-" and a
+    Every title carries the unit and the direction. Collapsed methods and those with a value better
+    than a perfect unlearner's are marked in their row and the reason stands beneath; the smallest
+    average gap has a star; a missing value is "-", an interval that would not cover is "[-]", and a
     sentence says why. A table wider than `width` continues in a further block with the methods
     repeated.
 
@@ -119,28 +120,35 @@ def _decimals(column: Column, means: Sequence[float]) -> int | None:
     return max(3 - math.floor(math.log10(max(sizes))), 1 - math.floor(math.log10(min(sizes))), 0)
 
 
-def _cell_text(cell: Cell, column: Column, decimals: int | None, seeds: int) -> str:
+def _cell_text(cell: Cell, column: Column, decimals: int | None, row: Row) -> str:
     if cell.mean is None:
         return MISSING
+    refused = column.name in row.refused
     form = ".3g" if decimals is None else f".{decimals}f"
     text = f"{cell.mean * column.scale:{form}}"
     if cell.std is not None:
         text += f" ± {cell.std * column.scale:{form}}"
     if cell.low is not None and cell.high is not None:
         text += f" [{cell.low * column.scale:{form}}, {cell.high * column.scale:{form}}]"
-    return text if cell.n == seeds else f"{text} (n={cell.n})"
+    elif refused:
+        text += f" [{MISSING}]"
+    return text if cell.n == row.seeds else f"{text} (n={cell.n})"
+
+
+def _mark(row: Row) -> str:
+    """What makes a row one not to be ranked; empty for others."""
+    if row.collapsed:
+        return " [collapsed]"
+    return " [better than perfect]" if row.doubtful else ""
 
 
 def _grid(table: Table) -> _Grid:
-    body = [
-        [f"{row.label} [collapsed]" if row.collapsed else row.label, str(row.seeds)]
-        for row in table.rows
-    ]
+    body = [[f"{row.label}{_mark(row)}", str(row.seeds)] for row in table.rows]
     for i, column in enumerate(table.columns):
         means = [row.cells[i].mean for row in table.rows]
         decimals = _decimals(column, [column.scale * mean for mean in means if mean is not None])
         for line, row in zip(body, table.rows):
-            text = _cell_text(row.cells[i], column, decimals, row.seeds)
+            text = _cell_text(row.cells[i], column, decimals, row)
             line.append(f"{text} *" if row.best and column == GAP else text)
     titles = ["method", "seeds", *(column.name for column in table.columns)]
     return _Grid(titles, ["", "", *(column.note for column in table.columns)], body)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.data.checks import check_params
-from mu_jax.mesh.shards import summary
+from mu_jax.mesh.shards import reduction
 
 PyTree = Any
 
@@ -28,7 +29,8 @@ class Accumulator:
 
     Attributes:
       sum: tree of float32 sums (float64 for float64 parameters).
-      weight: f32, what to divide by: total weight of examples, or number of groups.
+      weight: what to divide by: total weight of examples, or number of groups; f32, or f64 for
+        float64 parameters.
       fingerprint: u32[2] of the parameters it was computed at; it is stale for any other.
       definition: what was summed, such as 'importance: per_example'.
     """
@@ -41,7 +43,7 @@ class Accumulator:
     @property
     def value(self) -> PyTree:
         """The mean, `sum / weight`."""
-        return jax.tree.map(lambda x: x / self.weight.astype(x.dtype), self.sum)
+        return _mean(self.sum, self.weight)
 
     def merge(self, other: Accumulator) -> Accumulator:
         """The statistic over both sets of examples, exact.
@@ -55,11 +57,8 @@ class Accumulator:
                 f"{other.definition!r}: compute both the same way"
             )
         check_fingerprint(other, self.fingerprint)
-        return dataclasses.replace(
-            self,
-            sum=optax.tree.add(self.sum, other.sum),
-            weight=self.weight + other.weight,
-        )
+        total, weight = _add((self.sum, self.weight), (other.sum, other.weight))
+        return dataclasses.replace(self, sum=total, weight=weight)
 
     def without(self, part: Accumulator) -> Accumulator:
         """The statistic over the remaining examples, from sums and without a further pass.
@@ -67,10 +66,33 @@ class Accumulator:
         `mean_rest = (N mean - n mean_part) / (N - n)`; where values cannot be negative, clip what
         rounding leaves below 0.
         """
-        negative = dataclasses.replace(
-            part, sum=optax.tree.scale(-1, part.sum), weight=-part.weight
-        )
-        return self.merge(negative)
+        total, weight = _negative((part.sum, part.weight))
+        return self.merge(dataclasses.replace(part, sum=total, weight=weight))
+
+
+def mean_of(total: PyTree, weight: Any) -> PyTree:
+    """`total / weight` for arrays of any module."""
+    return jax.tree.map(lambda x: x / weight.astype(x.dtype), total)
+
+
+@at_once.elementwise
+def _mean(xp: Any, total: PyTree, weight: jax.Array) -> PyTree:
+    return mean_of(total, weight)
+
+
+@at_once.elementwise
+def _add(xp: Any, first: PyTree, second: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: a + b, first, second)
+
+
+@at_once.elementwise
+def _negative(xp: Any, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: -x, tree)
+
+
+@at_once.elementwise
+def _zeros(xp: Any, params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: xp.zeros_like(p, sum_dtype(p.dtype)), params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +119,15 @@ class Statistic:
         """The empty sum, in float32 or wider."""
         params = self.params(variables)
         check_params(params)
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, sum_dtype(p.dtype)), params)
-        return Accumulator(zeros, jnp.zeros((), jnp.float32), fingerprint(params), self.definition)
+        words = fingerprint(params)
+        return Accumulator(_zeros(params), zero_weight(params), words, self.definition)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch."""
         added, weight = self.terms(variables, batch)
         total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, added)
-        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
+        weight = acc.weight + weight.astype(acc.weight.dtype)
+        return dataclasses.replace(acc, sum=total, weight=weight)
 
     def finalize(self, acc: Accumulator) -> PyTree:
         """The mean, a tree shaped like the parameters."""
@@ -120,28 +143,43 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-@summary
-def fingerprint(params: PyTree) -> jax.Array:
+def zero_weight(params: PyTree) -> jax.Array:
+    """The weight of an empty sum, in the widest float type of its leaves."""
+    leaves = (sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(params))
+    widest = jnp.finfo(functools.reduce(jnp.promote_types, leaves, jnp.float32)).dtype
+    return at_once.as_array(np.zeros((), widest))
+
+
+@reduction
+def fingerprint(xp: Any, params: PyTree) -> jax.Array:
     """Two 32-bit words that change with any bit of the parameters, u32[2].
 
     An integer sum, so it is the same on every mesh. Cost: one element-wise pass.
     """
-    total = jnp.zeros(2, jnp.uint32)
+    total = xp.zeros(2, jnp.uint32)
     for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = _bits(leaf)
-        place = jnp.arange(bits.size, dtype=jnp.uint32).reshape(bits.shape)
-        place = (place + jnp.uint32(number * 7919 + 1)) * jnp.uint32(2654435761)
-        words = [(bits ^ (bits >> 15)) * (place | 1), (bits + place) * (bits ^ (place >> 7))]
-        total = total + jnp.stack([jnp.sum(word, dtype=jnp.uint32) for word in words])
+        for start, bits in _bits(xp, leaf):
+            place = xp.arange(bits.size, dtype=jnp.uint32).reshape(bits.shape)
+            place = (place + np.uint32(number * 7919 + 1 + start)) * np.uint32(2654435761)
+            words = [(bits ^ (bits >> 15)) * (place | 1), (bits + place) * (bits ^ (place >> 7))]
+            total = total + xp.stack([xp.sum(word, dtype=jnp.uint32) for word in words])
     return total
 
 
-def _bits(leaf: jax.Array) -> jax.Array:
+def _bits(xp: Any, leaf: Any) -> Iterator[tuple[int, Any]]:
+    """The bits of a leaf as u32, with the number of the first; for NumPy in cache-sized parts."""
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+    if xp is np:
+        leaf = np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.result_type(leaf))).ravel()
+        bits = leaf.view(width[leaf.dtype.itemsize])
+        for start in range(0, bits.size, _PART):
+            yield start, bits[start : start + _PART].astype(np.uint32)
+        return
     leaf = jnp.asarray(leaf)
-    if leaf.dtype.itemsize == 8:
-        return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-    return jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
+    yield 0, jax.lax.bitcast_convert_type(leaf, width[leaf.dtype.itemsize]).astype(jnp.uint32)
+
+
+_PART = 2**15
 
 
 def check_fingerprint(acc: Accumulator, expected: jax.Array) -> None:

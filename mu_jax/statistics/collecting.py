@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
+from mu_jax.data.blocks import alike
 from mu_jax.loops.scan import fold, once
-from mu_jax.mesh.shards import enter, mesh_of, place
+from mu_jax.mesh.shards import enter, mesh_of, place, reduction
 from mu_jax.model import path_name
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint
 from mu_jax.statistics.over_mesh import MeshStatistic, over_mesh
@@ -97,24 +98,31 @@ def _fit_to_devices(batches: Any, group_size: int) -> tuple[Any, Mesh | None, Ax
     if hasattr(batches, "batch_size"):
         rows = min(batches.batch_size, batches.num_examples)
         size = round_up(rows, group_size * axis_size(mesh, axis))
-        batches = batches.replace(batch_size=size, multiple=group_size)
+        batches = batches.replace(multiple=group_size)
+        batches = alike(batches) if isinstance(batches, Batches) else batches
+        batches = batches.replace(batch_size=size)
     return batches, mesh, axis
 
 
 def _check(acc: Accumulator) -> None:
     if not all(is_concrete(leaf) for leaf in jax.tree.leaves(acc)):
         return
-    if not acc.weight > 0:
+    if not np.asarray(acc.weight) > 0:
         raise ValueError(
             "expected at least one example of positive weight, found none: give a set that is "
             "not empty"
         )
-    finite = jax.tree.map(lambda x: jnp.isfinite(x).all(), acc.sum)
-    if not all(jax.tree.leaves(finite)):
+    finite = _finite(acc.sum)
+    if not all(map(bool, jax.tree.leaves(finite))):
         raise ValueError(
             f"expected a finite {acc.definition!r}, found NaN or infinity in "
             f"{_bad_leaves(finite)}: check inputs, targets and parameters"
         )
+
+
+@reduction
+def _finite(xp: Any, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: xp.isfinite(x).all(), tree)
 
 
 def _bad_leaves(finite: PyTree) -> str:

@@ -6,7 +6,7 @@ import jax
 
 from mu_jax._tracing import cached
 from mu_jax.loops.labels import counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Statistic
 
@@ -35,6 +35,6 @@ def mean_gradient(model: Model) -> Statistic:
             outputs = model.predict(params, state, batch.inputs)
             return weighted_sum(model.per_example(outputs, batch), batch.weight)
 
-        return jax.grad(total)(params), batch.weight.sum()
+        return jax.grad(total)(params), total_weight(batch.weight)
 
     return Statistic(terms, model.params, "mean gradient")

@@ -13,7 +13,7 @@ from einops import rearrange
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch
 from mu_jax.loops.labels import counted
-from mu_jax.losses import cross_entropy, weighted_sum
+from mu_jax.losses import cross_entropy, total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.statistics._engine.per_example import routes, sum_of_magnitudes, sum_of_squares
 from mu_jax.statistics.accumulator import Statistic, sum_dtype
@@ -166,7 +166,7 @@ def _group_terms(model: Model, losses: Callable, reduce: Callable, size: int) ->
         groups = jax.tree.map(lambda x: rearrange(x, "(g s) ... -> g s ...", s=size), batch)
         weight = batch.weight if size == 1 else (groups.weight > 0).any(axis=1)
         weight = weight.astype(jnp.float32)
-        return reduce(group_losses, params, groups, weight), weight.sum()
+        return reduce(group_losses, params, groups, weight), total_weight(weight)
 
     return terms
 
@@ -206,6 +206,6 @@ def _fisher_terms(model: Model) -> Callable:
         # Written with `where`, so that inside `shard_map` the zeros vary like the parameters.
         zero = jax.tree.map(lambda p: jnp.where(False, p, 0).astype(sum_dtype(p.dtype)), params)
         total = jax.lax.fori_loop(0, probabilities.shape[1], add_class, zero)
-        return total, batch.weight.sum()
+        return total, total_weight(batch.weight)
 
     return terms

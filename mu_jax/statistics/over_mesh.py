@@ -100,7 +100,7 @@ class MeshStatistic:
         """The empty sums, in float32 or wider."""
         empty = self.statistic.init(variables)
         leaves, structure = jax.tree.flatten(bare(empty.sum))
-        total, weight = _zeros(self, structure, tuple(leaves))()
+        total, weight = _zeros(self, structure, tuple(leaves), empty.weight.dtype)()
         return dataclasses.replace(empty, sum=total, weight=weight)
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
@@ -125,7 +125,8 @@ class MeshStatistic:
         )
         added, weight = terms(variables, batch)
         total = jax.tree.map(lambda s, a: s + a.astype(s.dtype), acc.sum, added)
-        return dataclasses.replace(acc, sum=total, weight=acc.weight + weight)
+        weight = acc.weight + weight.astype(acc.weight.dtype)
+        return dataclasses.replace(acc, sum=total, weight=weight)
 
     def total(self, acc: Accumulator) -> Accumulator:
         """The sums over all devices: one all-reduce of one tree."""
@@ -159,7 +160,7 @@ class MeshStatistic:
 
 
 @cached(maxsize=128)
-def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple) -> Callable:
+def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple, dtype: Any) -> Callable:
     """The program that makes the empty sums, on each device its part."""
     sums = jax.tree.unflatten(structure, shapes)
     specs = statistic.specs(sums)
@@ -171,7 +172,7 @@ def _zeros(statistic: MeshStatistic, structure: Any, shapes: tuple) -> Callable:
         return jnp.zeros((1, *shape), leaf.dtype)
 
     def zeros():
-        return jax.tree.map(part, sums, specs), jnp.zeros(1, jnp.float32)
+        return jax.tree.map(part, sums, specs), jnp.zeros(1, dtype)
 
     return _program(statistic, zeros, (), statistic.spread(specs))
 

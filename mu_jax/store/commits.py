@@ -82,7 +82,7 @@ def write(
     items = ocp.args.Composite(
         arrays=ocp.args.StandardSave(packed.arrays),
         leaves=ocp.args.JsonSave(packed.descriptions),
-        metadata=ocp.args.JsonSave(dict(metadata)),
+        metadata=ocp.args.JsonSave({**metadata, **digests.PROMISE}),
     )
     if jax.process_index() == 0:
         files.make_directory(folder)
@@ -99,7 +99,8 @@ def write(
 
 def read_metadata(folder: Path, number: int) -> dict[str, Any]:
     """The record given to `write`."""
-    return _read_json_item(path_of(folder, number), "metadata")
+    found = _read_json_item(path_of(folder, number), "metadata")
+    return {name: value for name, value in found.items() if name not in digests.PROMISE}
 
 
 def read_beside(folder: Path, number: int, name: str) -> np.ndarray | None:

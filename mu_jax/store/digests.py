@@ -1,7 +1,8 @@
 """SHA-256 of every file of a numbered directory, so that a damaged one is not read.
 
 `DIGESTS.json` holds the number of the directory and the digest of each of its files: a flipped bit,
-a file cut short, and the files of another number put in place are all told.
+a file cut short, and the files of another number put in place are all told. The record of the
+directory says that it has digests (`PROMISE`), so that a lost `DIGESTS.json` is told too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 
 from mu_jax import _files as files
 
+PROMISE = {"digests": True}  # part of the record beside digests
 _NAME = "DIGESTS.json"
+_RECORD = "metadata/metadata"  # where orbax writes the JSON item "metadata"
 
 
 class Damaged(ValueError):
@@ -35,7 +38,7 @@ def write(directory: Path, number: int) -> None:
 def require_intact(directory: Path, item: str, *, shared: bool = False) -> None:
     """Refuse a directory of which the files of one item are not those that were written.
 
-    Directories of stores that kept no digests pass.
+    Directories of stores that kept no digests pass: their record does not promise any.
 
     Args:
         directory: its name is its number.
@@ -69,6 +72,10 @@ def _expected(directory: Path) -> dict[str, str]:
         record = json.loads((directory / _NAME).read_text())
         number, expected = int(record["number"]), dict(record["files"])
     except FileNotFoundError:
+        if _promised(directory):
+            raise Damaged(
+                f"expected the digests of {directory} as its record promises, found no {_NAME}"
+            ) from None
         return {}
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged(
@@ -79,6 +86,17 @@ def _expected(directory: Path) -> dict[str, str]:
             f"expected the files of {directory.name} in {directory}, found those of {number}"
         )
     return expected
+
+
+def _promised(directory: Path) -> bool:
+    """Whether the record of a directory says that digests were written beside it."""
+    try:
+        record = json.loads((directory / _RECORD).read_text())
+        return all(record.get(name) == value for name, value in PROMISE.items())
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError) as error:
+        raise Damaged(f"expected the record of {directory}, found {_RECORD} unreadable") from error
 
 
 def _digests(directory: Path, names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -14,10 +15,11 @@ import numpy as np
 from mu_jax.data import ids
 from mu_jax.store import commits as durable
 from mu_jax.store import lineages, pointers
+from mu_jax.store.catalog import Catalog
 from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
 from mu_jax.store.lineages import Data
-from mu_jax.store.records import Version, as_version, listed, require_finite
+from mu_jax.store.records import Version, require_finite
 
 __all__ = ["Damaged", "Overtaken", "Store", "Version"]
 
@@ -83,6 +85,7 @@ class Store:
         self._versions = self.directory / "versions"
         self._pointer = self.directory / "SERVING"
         self._numbers = self.directory / "NUMBERS"
+        self._catalog = Catalog(self.directory, self._versions)
 
     def __repr__(self) -> str:
         return f"Store({str(self.directory)!r})"
@@ -143,7 +146,9 @@ class Store:
             "identity": identity,
         }
         record = durable.as_json(record, "a record")
-        every = self._accumulated(parent, own, only_digest=bool(forget_digest) and not own.size)
+        every = self._catalog.accumulated(
+            parent, own, only_digest=bool(forget_digest) and not own.size
+        )
         record["num_forgotten"] = None if every is None else int(every.size)
         beside = {} if every is None else {"forgotten": every}
         with durable.exclusive(self.directory):
@@ -168,7 +173,7 @@ class Store:
 
         Cost: reads one file; the parents are looked at only in stores without it.
         """
-        return lineages.forgotten(self._versions, self.lineage(self._named(version)))
+        return self._catalog.forgotten(self._named(version))
 
     def split(
         self, data: Data, forget_ids: Iterable[int] | np.ndarray, *, version: int | None = None
@@ -212,7 +217,7 @@ class Store:
             FileNotFoundError: there is no such version, or its arrays were pruned.
             Overtaken: another version than `expected` serves; nothing was changed.
         """
-        self._require_restorable(version)
+        self._catalog.require_restorable(version)
         with durable.exclusive(self.directory):
             try:
                 serving = durable.agree(self.serving() or 0)
@@ -220,7 +225,7 @@ class Store:
                 if expected is not ...:
                     raise
                 serving = 0
-            self._require_restorable(version)  # another process may have pruned it meanwhile
+            self._catalog.require_restorable(version)  # it may have been pruned meanwhile
             if expected is not ... and serving not in (expected or 0, version):
                 raise Overtaken(
                     f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
@@ -238,7 +243,7 @@ class Store:
         Raises:
             FileNotFoundError: there is no previous version.
         """
-        self._require_directory()
+        self._catalog.require_directory()
         with durable.exclusive(self.directory):
             previous = durable.agree((self._read_pointer() or {}).get("previous") or 0)
             if not previous:
@@ -261,22 +266,28 @@ class Store:
     def history(self) -> list[Version]:
         """Records of all versions, oldest first, those with pruned arrays included."""
         serving = self.serving()
-        return [self._record(version, serving) for version in durable.numbers(self._versions)]
+        return [self._catalog.record(version, serving) for version in self._catalog.numbers()]
 
     def lineage(self, version: int) -> list[Version]:
         """Records of `version`, its parent, and so on to the model trained from scratch.
+
+        Where the pointer is damaged, none of them is said to serve.
 
         Raises:
             FileNotFoundError: there is no such version, or an ancestor is gone.
             ValueError: a version is its own ancestor.
         """
-        serving = self.serving()
+        serving: int | None = None
+        with contextlib.suppress(Damaged):  # what a version is, its own record says
+            serving = self.serving()
+        return self._catalog.lineage(version, serving)
 
-        def record(number: int) -> Version:
-            self._require_known(number)
-            return self._record(number, serving)
+    def find(self, identity: str) -> int | None:
+        """The newest intact version that was published with this `identity`, or None.
 
-        return lineages.walk(version, record)
+        Cost: reads the files of that version once, for their digests.
+        """
+        return self._catalog.find(identity)
 
     def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
         """The variables of `version`, or of the serving one.
@@ -298,11 +309,11 @@ class Store:
         Cost: reads the files twice, once for their digests.
         """
         version = self._named(version)
-        self._require_restorable(version)
+        self._catalog.require_restorable(version)
         try:
             return durable.read(self._versions, version, like)
         except Damaged as error:
-            raise Damaged(f"{error}; {self._instead_of(version)}") from error
+            raise Damaged(f"{error}; {self._catalog.instead_of(version)}") from error
 
     def prune(self, *, keep: int = 3, pinned: Collection[int] = ()) -> list[int]:
         """Delete the arrays of old versions; their records stay in the history.
@@ -314,11 +325,11 @@ class Store:
         """
         if keep < 0:
             raise ValueError(f"expected keep to be 0 or more, found {keep}; 0 keeps no newest ones")
-        self._require_directory()
+        self._catalog.require_directory()
         with durable.exclusive(self.directory):
             durable.synchronize("mu_jax.store.versions.prune.begin")
             pointer = self._read_pointer() or {}
-            stored = [v for v in durable.numbers(self._versions) if self._is_restorable(v)]
+            stored = self._catalog.restorable()
             newest = stored[max(len(stored) - keep, 0) :]
             kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
             doomed = [version for version in stored if version not in kept]
@@ -329,7 +340,7 @@ class Store:
         return doomed
 
     def _point_at(self, version: int, *, previous: int | None) -> None:
-        record = self._record(version, version)
+        record = self._catalog.record(version, version)
         pointer = {
             "version": version,
             "previous": previous,
@@ -345,7 +356,7 @@ class Store:
 
     def _named(self, version: int | None) -> int:
         """The version itself, or the one that serves."""
-        self._require_directory()
+        self._catalog.require_directory()
         if version is None and not (version := durable.agree(self.serving() or 0)):
             raise FileNotFoundError(
                 f"expected a serving version in {self.directory}, found none; call swap first, "
@@ -353,73 +364,8 @@ class Store:
             )
         return version
 
-    def _accumulated(
-        self, parent: int | None, own: np.ndarray, *, only_digest: bool
-    ) -> np.ndarray | None:
-        """What a child of `parent` has forgotten; None if only digests are known."""
-        if parent is not None:
-            self._require_known(parent)
-        if only_digest:
-            return None
-        try:
-            inherited = np.zeros(0, np.int64) if parent is None else self.forgotten(parent)
-        except Damaged:
-            raise
-        except ValueError:
-            if own.size:
-                raise
-            return None
-        return np.union1d(inherited, own)
-
     def _highest(self) -> int:
         return pointers.read_highest(self._numbers, self._versions, self._pointer)
-
-    def _instead_of(self, damaged: int) -> str:
-        """A sentence on the newest intact ancestor."""
-        try:
-            ancestors = [each.version for each in self.lineage(damaged)[1:] if each.restorable]
-        except (ValueError, FileNotFoundError):  # its record is damaged too
-            known = durable.numbers(self._versions)
-            ancestors = [n for n in reversed(known) if n < damaged and self._is_restorable(n)]
-        intact = lineages.newest_intact(self._versions, ancestors)
-        if intact is None:
-            return "none of its ancestors is intact, take the files from a backup"
-        return f"version {intact}, its newest intact ancestor, can serve: call swap with it"
-
-    def _record(self, version: int, serving: int | None) -> Version:
-        return as_version(
-            version,
-            durable.read_metadata(self._versions, version),
-            serving=serving,
-            restorable=self._is_restorable(version),
-        )
-
-    def _is_restorable(self, version: int) -> bool:
-        return durable.has_arrays(self._versions, version)
-
-    def _require_directory(self) -> None:
-        if not self._versions.is_dir():
-            raise FileNotFoundError(
-                f"expected a store of versions in {self.directory}, found none; publish a version "
-                "first, or correct the path"
-            )
-
-    def _require_known(self, version: int) -> None:
-        self._require_directory()
-        if version not in (known := durable.numbers(self._versions)):
-            raise FileNotFoundError(
-                f"expected version {version} in {self.directory}, found {listed(known)}; name "
-                "one of those"
-            )
-
-    def _require_restorable(self, version: int) -> None:
-        self._require_known(version)
-        if not self._is_restorable(version):
-            left = [v for v in durable.numbers(self._versions) if self._is_restorable(v)]
-            raise FileNotFoundError(
-                f"expected the arrays of version {version} in {self.directory}, found only its "
-                f"record since it was pruned; name one of {listed(left)}"
-            )
 
 
 def _name(version: int) -> str:

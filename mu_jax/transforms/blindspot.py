@@ -21,7 +21,7 @@ from mu_jax.model import Model
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms._shared.transform import Unlearn, method, report
+from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report
 
 PyTree = Any
 
@@ -175,7 +175,7 @@ def blindspot(
             batch_size=recipe.batch_size,
             frozen={
                 "teacher": teacher.variables,
-                "attention_weight": jnp.asarray(recipe.attention_weight, jnp.float32),
+                "attention_weight": number(recipe.attention_weight, float),
             },
         )
         after = student.variables
@@ -188,8 +188,8 @@ def blindspot(
             after,
             (forget, retain),
             steps=student.step,
-            example_passes=teacher_info.examples.sum() + student_info.examples.sum(),
-            details=BlindspotInfo(teacher_info, student_info, jnp.asarray(len(layers), jnp.int32)),
+            example_passes=passes(teacher_info.examples, student_info.examples),
+            details=BlindspotInfo(teacher_info, student_info, number(len(layers), jnp.int32)),
         )
 
     return unlearn

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised

@@ -133,6 +133,7 @@ def _draw(
     labels, weight = jnp.concatenate(pair), jnp.concatenate(sizes)
     weight = weight.reshape(-1, *(1,) * (labels.ndim - 1))
     known = jnp.where(weight > 0, labels, 0)
+    weight = weight.astype(jnp.promote_types(labels.dtype, weight.dtype))
     mean = (weight * known).sum(0) / weight.sum()
     variance = (weight * jnp.square(known - mean)).sum(0) / (weight.sum() - 1)
     drawn = mean + jnp.sqrt(variance) * jax.random.normal(key, pair[0].shape, mean.dtype)

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data.batches import Batch
+from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.blocks import alike
 from mu_jax.data.checks import check_range
-from mu_jax.loops.fit import Gradients, Objective, Term, Terms, fit
+from mu_jax.loops.fit import Objective, fit
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
 
 PyTree = Any
 
@@ -64,13 +66,16 @@ def gradient_ascent(
         objective: Objective = supervised(model, sign=-1.0, training_mode=training_mode)
         frozen = {}
         if cap is not None:
-            objective, frozen = _Capped(model, training_mode), {"cap": jnp.asarray(cap)}
+            objective, frozen = _Capped(model, training_mode), {"cap": number(cap, jnp.float32)}
+        examples = forget
+        if isinstance(forget, Batches) and not training_mode and gradients is None:
+            examples = alike(forget, batch_size)
         result = fit(
             model,
             objective,
             optimizer,
             variables,
-            forget,
+            examples,
             key=key,
             epochs=epochs,
             steps=steps,
@@ -98,5 +103,5 @@ class _Capped:
         )
         batch = counted(self.model, batch)
         losses = jnp.minimum(self.model.per_example(outputs, batch), frozen["cap"])
-        term = Term(weighted_sum(losses, batch.weight), batch.weight.sum(), -1.0)
+        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight), -1.0)
         return {"loss": term}, variables

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from mu_jax import edits
-from mu_jax._tracing import compiled
+from mu_jax._at_once import elementwise
+from mu_jax.loops import lifting
 from mu_jax.loops.labels import check_labels
-from mu_jax.mesh.shards import on_automatic_axes, summary
+from mu_jax.mesh.shards import bare, on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, mean_gradient
-from mu_jax.transforms._shared.transform import Unlearn, method, report
+from mu_jax.statistics.accumulator import mean_of
+from mu_jax.transforms._shared.transform import Unlearn, method, passes, report
 
 PyTree = Any
 
@@ -43,7 +45,7 @@ class IAUInfo(NamedTuple):
 
     def messages(self) -> list[str]:
         """A sentence if the stored gradient is stale."""
-        if np.any(self.stale):
+        if np.any(np.asarray(self.stale)):
             return ["The full gradient belongs to other variables: compute it again."]
         return []
 
@@ -122,17 +124,16 @@ def iau(
         part = collect(statistic, variables, forget)
         if full_gradient is None:
             rest = collect(statistic, variables, retain)
-            passes = part.weight + rest.weight
+            read = passes(part.weight, rest.weight)
         else:
             rest = full_gradient.without(part)
-            passes = part.weight
-        # In float64 where that is on: weights are whole numbers, their ratio is not.
-        rho = part.weight.astype(float) / (part.weight + rest.weight)
-
-        direction = optax.tree.sub(optax.tree.scale(retain_weight, rest.value), part.value)
+            read = part.weight
+        rho = _fraction(part.weight, rest.weight)
+        sums = part.sum, part.weight, rest.sum, rest.weight
+        direction = _direction(*sums, retain_weight)
         updates = _fresh_step(optimizer, direction, params)
         if scale_by_fraction:
-            updates = optax.tree.scale(rho, updates)
+            updates = _scale(updates, rho)
         after = model.with_params(variables, edits.apply(params, updates))
         return report(
             model,
@@ -140,32 +141,62 @@ def iau(
             after,
             (forget, retain),
             steps=1,
-            example_passes=passes,
-            details=_details(part, rest, direction, updates, rho),
+            example_passes=read,
+            details=_details(part, rest, updates, retain_weight, rho),
         )
 
     return unlearn
 
 
-@compiled
+@elementwise
+def _direction(xp, forget, n_forget, retain, n_retain, retain_weight) -> PyTree:
+    pairs = mean_of(forget, n_forget), mean_of(retain, n_retain)
+    return jax.tree.map(lambda f, r: retain_weight * r - f, *pairs)
+
+
+@elementwise
+def _scale(xp, updates, factor) -> PyTree:
+    return jax.tree.map(lambda u: factor * u, updates)
+
+
+@reduction
+def _fraction(xp, n_forget, n_retain) -> jax.Array:
+    # In float64 where that is on: weights are whole numbers, their ratio is not.
+    return n_forget.astype(float) / (n_forget + n_retain)
+
+
 def _fresh_step(optimizer, direction, params) -> optax.Updates:
     def step(direction, params):
         return optimizer.update(direction, optimizer.init(params), params)[0]
 
-    return on_automatic_axes(step, direction, params, like=params)
+    owners = optimizer.update, optimizer.init
+    lifted = lifting.lift(step, *bare((direction, params)), owners=owners)
+    return _compiled_step(lifted.computation, lifted.values, direction, params)
 
 
-@summary
-def _details(part, rest, direction, updates, rho) -> IAUInfo:
-    g_f, g_r = part.value, rest.value
-    norm_f, norm_r = optax.tree.norm(g_f), optax.tree.norm(g_r)
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_step(computation, values, direction, params) -> optax.Updates:
+    return on_automatic_axes(computation, values, direction, params, like=params)
+
+
+@reduction
+def _details(xp, part, rest, updates, retain_weight, rho) -> IAUInfo:
+    def norm(tree):
+        return xp.sqrt(dot(tree, tree))
+
+    def dot(first, second):
+        return sum(xp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (first, second))))
+
+    g_f, g_r = mean_of(part.sum, part.weight), mean_of(rest.sum, rest.weight)
+    norm_f, norm_r = norm(g_f), norm(g_r)
+    direction = jax.tree.map(lambda r, f: retain_weight * r - f, g_r, g_f)
     return IAUInfo(
         forget_gradient_norm=norm_f,
         retain_gradient_norm=norm_r,
-        direction_norm=optax.tree.norm(direction),
-        cosine=optax.tree.vdot(g_f, g_r) / jnp.maximum(norm_f * norm_r, 1e-30),
+        direction_norm=norm(direction),
+        cosine=dot(g_f, g_r) / xp.maximum(norm_f * norm_r, 1e-30),
         forget_fraction=rho,
-        predicted_forget_change=optax.tree.vdot(g_f, updates),
-        predicted_retain_change=optax.tree.vdot(g_r, updates),
-        stale=jnp.any(part.fingerprint != rest.fingerprint),
+        predicted_forget_change=dot(g_f, updates),
+        predicted_retain_change=dot(g_r, updates),
+        stale=xp.any(part.fingerprint != rest.fingerprint),
     )

@@ -64,4 +64,5 @@ def _threshold(params: PyTree, sparsity: jax.Array) -> jax.Array:
             "expected at least one leaf with two or more axes to prune, found none: vectors are "
             "not pruned"
         )
-    return jnp.quantile(jnp.concatenate([x.astype(jnp.float32) for x in matrices]), sparsity)
+    wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in matrices]
+    return jnp.quantile(jnp.concatenate(wide), sparsity)

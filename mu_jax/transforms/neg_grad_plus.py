@@ -8,15 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, marked_mix, readable
-from mu_jax.loops.fit import Gradients, Term, Terms, fit
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted, weights
 from mu_jax.loops.predict import all_targets
-from mu_jax.losses import weighted_sum
+from mu_jax.losses import total_weight, weighted_sum
+from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
@@ -103,25 +106,30 @@ def neg_grad_plus(
             steps=steps,
             batch_size=batch_size,
             gradients=gradients,
-            frozen={
-                "retain": (1 - forget_weight) * sum(sizes) / sizes[1],
-                "forget": -forget_weight * sum(sizes) / sizes[0],
-                "cap": jnp.asarray(jnp.inf if cap is None else cap, jnp.float32),
-            },
+            frozen=_scales(sizes, forget_weight, jnp.inf if cap is None else cap),
         )
         return report_fit(model, variables, result, (forget, retain))
 
     return unlearn
 
 
-def _weight(model: Model, examples: Data) -> jax.Array:
-    """The total weight of a set; the labels of a stream are read if some may be ignored."""
+def _weight(model: Model, examples: Data) -> jax.Array | np.ndarray:
+    """The weights of a set; the labels of a stream are read if some may be ignored."""
     if isinstance(examples, Batches):
-        return weights(model, examples.targets, examples.weight).sum()
-    ones = jnp.ones(examples.num_examples, jnp.float32)
-    return weights(
-        model, all_targets(examples) if hasattr(model.loss, "counts") else (), ones
-    ).sum()
+        return weights(model, examples.targets, examples.weight)
+    ones: Any = np.ones(examples.num_examples, np.float32)
+    return weights(model, all_targets(examples) if hasattr(model.loss, "counts") else (), ones)
+
+
+@reduction
+def _scales(xp, weights, forget_weight, cap) -> dict[str, jax.Array]:
+    wide = jax.dtypes.canonicalize_dtype(float)
+    n_forget, n_retain = (weight.sum(dtype=wide) for weight in weights)
+    return {
+        "retain": (1 - forget_weight) * (n_forget + n_retain) / n_retain,
+        "forget": -forget_weight * (n_forget + n_retain) / n_forget,
+        "cap": xp.asarray(cap, wide),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +149,7 @@ class _Contrast:
         batch = counted(self.model, batch._replace(targets=labels))
         losses = self.model.per_example(outputs, batch)
         to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        total, capped = batch.weight.sum(), jnp.minimum(losses, frozen["cap"])
+        total, capped = total_weight(batch.weight), jnp.minimum(losses, frozen["cap"])
         return {
             "retain": Term(weighted_sum(losses, to_retain), total, frozen["retain"]),
             "forget": Term(weighted_sum(capped, to_forget), total, frozen["forget"]),

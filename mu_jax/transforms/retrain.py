@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import optax
 
-from mu_jax.loops.fit import Gradients, fit
+from mu_jax.loops.fit import fit
+from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model

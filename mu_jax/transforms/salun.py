@@ -14,11 +14,12 @@ import optax
 from mu_jax import edits
 from mu_jax.data.batches import Batch
 from mu_jax.data.checks import check_range
-from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.fit import FitInfo
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
-from mu_jax.losses import weighted_sum
-from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.losses import total_weight, weighted_sum
+from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.statistics import collect, mean_gradient
@@ -148,7 +149,7 @@ def salun(
             (forget, retain),
             steps=sum(state.steps),
             example_passes=saliency.weight + sum(fit.examples.sum() for fit in info.fits),
-            details=SalUnInfo(info.fits[0], info.fits[1], edits.mean(mask)),
+            details=SalUnInfo(info.fits[0], info.fits[1], _share(mask)),
         )
 
     return unlearn
@@ -173,6 +174,11 @@ def saliency_mask(saliency: PyTree, fraction: jax.Array | float) -> PyTree:
     size = sum(leaf.size for leaf in jax.tree.leaves(saliency))
     number = int(size * fraction) if isinstance(fraction, float | int) else size * fraction
     return _largest(saliency, jnp.asarray(number, jnp.int32))
+
+
+@reduction
+def _share(xp: Any, mask: PyTree) -> jax.Array:
+    return edits.mean(mask, xp=xp)
 
 
 @jax.jit
@@ -218,4 +224,5 @@ class _Relabeled:
 
         labels = jax.vmap(draw)(batch.index, batch.targets)
         losses = self.model.per_example(outputs, batch._replace(targets=labels))
-        return {"loss": Term(weighted_sum(losses, batch.weight), batch.weight.sum())}, variables
+        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight))
+        return {"loss": term}, variables

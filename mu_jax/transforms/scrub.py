@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from mu_jax.data.batches import Batch, Batches, check_weight, in_memory
-from mu_jax.loops.fit import FitInfo, Gradients, Term, Terms
+from mu_jax.loops.fit import FitInfo
+from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.loops.predict import outputs
-from mu_jax.losses import softmax_divergence, weighted_sum
+from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.mesh.shards import on_automatic_axes, summary
 from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, report
@@ -202,7 +203,8 @@ class _Distil:
         found, variables = self.model.forward(
             variables, batch.inputs, training=self.training_mode, key=key
         )
-        distances, total = divergence(found, wanted, frozen["temperature"]), batch.weight.sum()
+        distances = divergence(found, wanted, frozen["temperature"])
+        total = total_weight(batch.weight)
         distance = Term(weighted_sum(distances, batch.weight), total, -1.0)
         if self.away:
             return {"distance": distance}, variables

@@ -13,11 +13,12 @@ from mu_jax import edits
 from mu_jax.data.batches import Batches, concatenate, is_concrete
 from mu_jax.data.checks import check_range
 from mu_jax.loops.labels import check_labels
+from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.statistics import Accumulator, collect, importance
-from mu_jax.statistics.accumulator import check_fingerprint
+from mu_jax.statistics.accumulator import check_fingerprint, mean_of
 from mu_jax.statistics.importance import Definition
-from mu_jax.transforms._shared.transform import Unlearn, UnlearningWarning, method, report
+from mu_jax.transforms._shared.transform import Unlearn, UnlearningWarning, method, passes, report
 
 PyTree = Any
 
@@ -60,7 +61,7 @@ class SSDInfo(NamedTuple):
                 f"SSD selected {np.max(chosen):.0%} of all parameters: expect a collapsed model "
                 "and raise alpha."
             )
-        if np.any(self.stale):
+        if np.any(np.asarray(self.stale)):
             found.append("The full importance belongs to other variables: compute it again.")
         return found
 
@@ -139,7 +140,8 @@ def ssd(
         if definition == "per_example" and not adaptive:
             _warn_if_out_of_reach(alpha, forget, retain)
         part = collect(statistic, variables, forget)
-        full, read = full_importance, jnp.zeros(())
+        full: Any = full_importance
+        read: jax.Array | float = 0.0
         if full is None:
             sets = (forget, retain)
             full, read = _reference(statistic, variables, sets, part, retain_only=adaptive)
@@ -150,12 +152,12 @@ def ssd(
             )
         check_fingerprint(full, part.fingerprint)
 
-        total = full.weight
-        if adaptive and full_importance is None:
-            total = total + part.weight
+        total: Any = full.weight
         threshold: Any = alpha
         if adaptive:
-            threshold = edits.adaptive_alpha(part.value, full.value, part.weight / total)
+            if full_importance is None:
+                total = passes(full.weight, part.weight)
+            threshold = _adaptive_alpha(part, full, total)
         updates = edits.dampen(params, part.value, full.value, alpha=threshold, dampening=dampening)
         after = model.with_params(variables, edits.apply(params, updates))
         return report(
@@ -164,7 +166,7 @@ def ssd(
             after,
             (forget, retain),
             steps=0,
-            example_passes=statistic.group_size * (part.weight + read),
+            example_passes=passes(part.weight, read, times=statistic.group_size),
             details=_details(part, full, total, threshold, updates),
         )
 
@@ -188,22 +190,28 @@ def _reference(statistic, variables, sets, part, *, retain_only) -> tuple[Accumu
     )
 
 
-def _details(part, full, total, alpha, updates) -> SSDInfo:
-    chosen = edits.selected(part.value, full.value, alpha)
+def _adaptive_alpha(part, full, total) -> jax.Array:
+    return edits.adaptive_alpha(part.value, full.value, part.weight / total)
 
-    def predicted(acc):
-        terms = jax.tree.map(lambda f, u: jnp.sum(f * jnp.square(u)), acc.value, updates)
+
+@reduction
+def _details(xp, part, full, total, alpha, updates) -> SSDInfo:
+    value, reference = mean_of(part.sum, part.weight), mean_of(full.sum, full.weight)
+    chosen = edits.selected(value, reference, alpha)
+
+    def predicted(mean):
+        terms = jax.tree.map(lambda f, u: xp.sum(f * xp.square(u)), mean, updates)
         return sum(jax.tree.leaves(terms)) / 2
 
     return SSDInfo(
-        selected=edits.mean(chosen),
-        selected_by_leaf=jax.tree.map(edits.mean, chosen),
-        largest_ratio=edits.largest(edits.ratios(part.value, full.value)),
-        alpha=jnp.asarray(alpha, jnp.float32),
+        selected=edits.mean(chosen, xp=xp),
+        selected_by_leaf=jax.tree.map(lambda leaf: edits.mean(leaf, xp=xp), chosen),
+        largest_ratio=edits.largest(edits.ratios(value, reference, xp=xp), xp=xp),
+        alpha=xp.asarray(alpha, jnp.float32),
         ratio_bound=total / part.weight,
-        predicted_forget_change=predicted(part),
-        predicted_full_change=predicted(full),
-        stale=jnp.any(full.fingerprint != part.fingerprint),
+        predicted_forget_change=predicted(value),
+        predicted_full_change=predicted(reference),
+        stale=xp.any(full.fingerprint != part.fingerprint),
     )
 
 

@@ -147,6 +147,24 @@ def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
     np.testing.assert_allclose(flat(found), expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
 
 
+def test_conjugate_gradients_damp_in_the_type_of_the_parameters():
+    rng = np.random.default_rng(2)
+    x, y, w = rng.normal(size=(60, 4)), rng.integers(2, size=60), rng.normal(size=4)
+    examples = mu.batches(x, y, batch_size=16)
+    found = attribution.gauss_newton_direction(
+        LOGISTIC,
+        mu.Variables(jnp.asarray(w)),
+        examples,
+        examples.take(FORGET),
+        weight_decay=0.37,
+        tolerance=1e-14,
+    )
+    p = 1 / (1 + np.exp(-x @ w))
+    hessian = (x * (p * (1 - p))[:, None]).T @ x + 60 * 0.37 * np.eye(4)
+    expected = np.linalg.solve(hessian, x[FORGET].T @ (y - p)[FORGET])
+    np.testing.assert_allclose(jax.tree.leaves(found)[0], expected, rtol=1e-11)
+
+
 def test_conjugate_gradients_that_do_not_converge_are_refused():
     with pytest.raises(ValueError, match="raise max_iterations or weight_decay"):
         attribution.gauss_newton_direction(

@@ -63,6 +63,22 @@ def minimise(x, labels, l2):
     return solver.fit(x, labels).coef_.T
 
 
+def test_a_penalty_beside_the_mean_loss_agrees_with_retraining():
+    x, labels = softmax_problem()
+    forget, kept = np.arange(60), np.arange(60, 200)
+    weights, target = minimise(x, labels, 200 * 0.05), minimise(x[kept], labels[kept], 140 * 0.05)
+    options = {"l2": 0.05, "reduction": "mean"}
+    newton = attribution.softmax_without(x, labels, weights, forget, **options)
+    moved = np.linalg.norm(weights - target)
+    assert np.linalg.norm(newton - target) < 0.1 * moved
+    as_sum = attribution.softmax_without(x, labels, weights, forget, l2=200 * 0.05)
+    assert np.linalg.norm(as_sum - target) > 0.3 * moved
+    full = attribution.softmax_without(x, labels, weights, forget, hessian="full", **options)
+    assert np.linalg.norm(newton - target) < np.linalg.norm(full - target) < 0.9 * moved
+    with pytest.raises(ValueError, match="'sum' or 'mean'"):
+        attribution.softmax_without(x, labels, weights, forget, l2=1.0, reduction="max")
+
+
 def test_newton_step_is_close_to_retraining_and_influence_is_not_as_close():
     x, labels = softmax_problem()
     forget, kept = np.arange(30), np.arange(30, 200)
@@ -108,3 +124,44 @@ def test_refusals():
         attribution.ridge_without(A, Y[:5], theta, [3], l2=L2)
     with pytest.raises(ValueError, match="'retain' or 'full'"):
         attribution.softmax_without(A, Y, theta, [3], l2=L2, hessian="half")
+
+
+def test_a_penalty_beside_the_mean_is_lighter_without_the_group():
+    kept = np.setdiff1d(np.arange(len(A)), REMOVED)
+
+    def ridge(rows, l2=0.05):
+        penalty = len(rows) * l2 * np.eye(A.shape[1])
+        return np.linalg.solve(A[rows].T @ A[rows] + penalty, A[rows].T @ Y[rows])
+
+    everything = ridge(np.arange(len(A)))
+    found = attribution.ridge_without(A, Y, everything, REMOVED, l2=0.05, reduction="mean")
+    np.testing.assert_allclose(found, ridge(kept), rtol=1e-8, atol=1e-9)
+    leverages = attribution.ridge_leverages(A, l2=0.05, reduction="mean")
+    expected = attribution.ridge_leverages(A, l2=0.05 * len(A))
+    np.testing.assert_allclose(leverages, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="'sum' or 'mean'"):
+        attribution.ridge_without(A, Y, everything, REMOVED, l2=0.05, reduction="average")
+
+
+@pytest.mark.parametrize("hessian", ["retain", "full"])
+def test_softmax_step_with_a_penalty_beside_the_mean(hessian):
+    x, labels = softmax_problem()
+    forget, kept = np.arange(30), np.arange(30, 200)
+    weights = minimise(x, labels, 200 * 0.05)
+    target = minimise(x[kept], labels[kept], 170 * 0.05)
+
+    def mean_objective(w, rows):
+        logits = x[rows] @ w.reshape(4, 3)
+        correct = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[rows, None], 1)
+        return -correct.mean() + 0.05 / 2 * jnp.square(w).sum()
+
+    flat = jnp.asarray(weights.ravel())
+    slope = jax.grad(mean_objective)(flat, kept) * 170  # of the new objective at the old minimiser
+    rows = kept if hessian == "retain" else np.arange(200)
+    matrix = jax.hessian(mean_objective)(flat, rows) * len(rows)
+    expected = flat - np.linalg.solve(matrix, slope)
+    options = {"hessian": hessian, "reduction": "mean", "l2": 0.05}
+    found = attribution.softmax_without(x, labels, weights, forget, **options)
+    np.testing.assert_allclose(found.ravel(), expected, atol=1e-6)
+    summed = attribution.softmax_without(x, labels, weights, forget, l2=10.0, hessian=hessian)
+    assert np.linalg.norm(found - target) < np.linalg.norm(summed - target)

@@ -173,6 +173,7 @@ def _stream():
     return mu.stream(list(pairs), batch_size=16)
 
 
+@pytest.mark.quick("batches", "stream", "explicit mesh")
 @pytest.mark.parametrize(
     "examples",
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,17 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
 def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) -> jax.Array:
     """An attribution that says the same of every example."""
     return 0.5 * jnp.ones_like(mu.outputs(model, variables, examples))
+
+
+# Every law runs over every transform on raw arrays. The frameworks, which differ in the model
+# and not in the method, run over these; the product is slow. One that reads both sets once, one
+# that takes one step, one that fits, one of several phases, and one that starts anew.
+_REPRESENTATIVES = ("ssd", "iau", "finetune", "scrub", "retrain")
+
+
+def among(*patterns: str, methods: tuple[str, ...] = _REPRESENTATIVES) -> tuple[str, ...]:
+    """Patterns for `pytest.mark.quick`: the representatives' cases whose ids end so."""
+    return tuple(f"{name}-{each}" for name in methods for each in patterns or "*")
 
 
 # Further ways to call a transform that must obey the contract as well.
@@ -119,8 +130,19 @@ def compiled(case: Case, setting_name: str) -> Callable:
     return jax.jit(case.build(setting(setting_name)))
 
 
-def every(keep: Callable[[Case], Any] = lambda case: True, *, variants: bool = True) -> Any:
+def every(
+    keep: Callable[[Case], Any] = lambda case: True,
+    *,
+    variants: Literal["quick", "slow", "none"] = "quick",
+) -> Any:
     """Parametrizes a test over `case`, every transform for which `keep` holds."""
     chosen = {name: case for name, case in cases().items() if keep(case)}
-    chosen = {name: case for name, case in chosen.items() if variants or not case.changes}
-    return pytest.mark.parametrize("case", chosen.values(), ids=chosen.keys())
+    slow = {"slow": [pytest.mark.slow]}.get(variants, [])
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=name, marks=slow if case.changes else [])
+            for name, case in chosen.items()
+            if not case.changes or variants != "none"
+        ],
+    )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from recipes import compiled, every
+from recipes import among, compiled, every
 from small_models import setting
 from trees import assert_close
 
@@ -16,23 +16,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
-def cases(fast, every_case):
-    """All cases, those slow that are not among the fast ones."""
-    slow = [pytest.param(*values, marks=pytest.mark.slow) for values in every_case]
-    return [*fast, *(case for case in slow if case.values not in fast)]
+WHOLE = [
+    *itertools.product(("raw", "cnn"), KINDS, (1, 2, 4, 8), ("jit",)),
+    *itertools.product(("raw", "linen", "nnx"), KINDS, (8,), ("eager",)),
+]
 
 
-WHOLE = cases(
-    [("raw", "auto", 8, "eager"), ("raw", "explicit", 2, "jit"), ("cnn", "explicit", 4, "jit")],
-    [
-        *itertools.product(("raw", "cnn"), KINDS, (1, 2, 4, 8), ("jit",)),
-        *itertools.product(("raw", "linen", "nnx"), KINDS, (8,), ("eager",)),
-    ],
+# Quick: every transform on explicit axes, and some on automatic ones and with convolutions.
+@pytest.mark.quick(
+    "*-raw-explicit-2-jit",
+    *among("raw-auto-8-eager", "cnn-explicit-4-jit", methods=("ssd", "finetune")),
 )
-
-
 @pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
-@every(variants=False)
+@every(variants="none")
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
     # Rows that fill a batch up reach no sum, but in training mode they reach a batch
@@ -48,17 +44,23 @@ def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     assert_close(transform(key, variables, *sets), expected, rtol=1e-4, atol=2e-6)
 
 
-DIVIDED = cases(
-    [("raw", "auto", (2, 2), "eager"), ("raw", "explicit", (1, 2), "jit")],
-    [
-        *itertools.product(("raw", "cnn"), KINDS, ((2, 2), (2, 3)), ("eager", "jit")),
-        *itertools.product(("linen", "nnx"), KINDS, ((2, 2),), ("eager",)),
-    ],
+DIVIDED = [
+    ("raw", "explicit", (1, 2), "jit"),
+    *itertools.product(("raw", "cnn"), KINDS, ((2, 2), (2, 3)), ("eager", "jit")),
+    *itertools.product(("linen", "nnx"), KINDS, ((2, 2),), ("eager",)),
+]
+
+
+# Quick: every transform on automatic axes, and some on explicit ones.
+@pytest.mark.quick(
+    "*-raw-auto-2x2-jit", *among("raw-explicit-1x2-jit", methods=("ssd", "finetune"))
 )
-
-
-@pytest.mark.parametrize(("name", "kind", "shape", "call"), DIVIDED)
-@every(variants=False)
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "call"),
+    DIVIDED,
+    ids=lambda value: "x".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+@every(variants="none")
 def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, shape, call):
     chosen = setting(name)
     key, variables, sets = jax.random.key(3), chosen.variables, chosen.sets(batch_size=8)

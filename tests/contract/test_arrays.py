@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import arguments, every, factories
+from recipes import among, arguments, every, factories
 from small_models import setting
 from trees import assert_identical, is_one_sentence, snapshot
 
@@ -33,8 +33,9 @@ def test_a_parameter_that_the_table_lacks_is_named():
     assert is_one_sentence(str(e.value))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "bfloat16", "linen", "nnx", "cnn"])
-@every(variants=False)
+@every(variants="none")
 def test_same_tree_out(case, name):
     chosen = setting(name)
     variables = chosen.variables
@@ -45,8 +46,9 @@ def test_same_tree_out(case, name):
     assert jax.tree.leaves(after) == jax.tree.leaves(jax.eval_shape(lambda: variables))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "linen"])
-@every()
+@every(variants="slow")
 def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     chosen = setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
@@ -60,8 +62,9 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     assert_identical(case.build(chosen)(*given), (after, info))
 
 
+@pytest.mark.quick("*-nnx", *among())
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
-@every(variants=False)
+@every(variants="none")
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):
     chosen = setting(name)
     transform = jax.jit(case.build(chosen))
@@ -75,8 +78,9 @@ def test_statistics_move_only_where_training_mode_is_the_default(case, name):
             assert np.all(np.asarray(a) != np.asarray(b))
 
 
+@pytest.mark.quick("*-raw", *among())
 @pytest.mark.parametrize("name", ["raw", "cnn"])
-@every()
+@every(variants="slow")
 def test_pure(case, name):
     chosen = setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())

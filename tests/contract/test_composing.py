@@ -67,7 +67,7 @@ def test_a_compilation_would_be_seen(compilations):
     assert compilations
 
 
-@every()
+@every(variants="slow")
 def test_vmap_over_keys_equals_the_loop(case):
     chosen, one = setting("raw"), compiled(case, "raw")
     keys = jax.random.split(KEY, 3)
@@ -76,7 +76,7 @@ def test_vmap_over_keys_equals_the_loop(case):
     assert_close(found, stack([one(key, *given) for key in keys]))
 
 
-@every()
+@every(variants="slow")
 def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
     chosen, one = setting("raw"), compiled(case, "raw")
     traces = Traces(case.build(chosen))
@@ -104,7 +104,7 @@ def test_vmap_over_a_number_equals_the_loop_in_one_trace(case, parameter):
     assert any(bool(jnp.any(leaf[0] != leaf[-1])) for leaf in jax.tree.leaves(found[0]))
 
 
-@every(lambda case: case.takes("optimizer"))
+@every(lambda case: case.takes("optimizer"), variants="slow")
 def test_vmap_over_step_sizes_equals_the_loop(case):
     chosen = setting("raw")
     given = (KEY, chosen.variables, *chosen.sets())

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from recipes import every
+from recipes import among, every
 from small_models import setting
 
 import mu_jax as mu
@@ -26,10 +26,11 @@ def by_name(params):
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.quick("*-raw-*", *among())
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]
 )
-@every(variants=False)
+@every(variants="none")
 def test_masked_leaves_keep_every_bit(case, name, optimizer):
     chosen = setting(name)
     changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
@@ -45,7 +46,7 @@ def test_masked_leaves_keep_every_bit(case, name, optimizer):
     assert set(by_name(info.edit.changed_by_leaf)) == set(filter(is_head, before))
 
 
-@every(variants=False)
+@every(variants="none")
 def test_a_tree_of_bools_is_the_same_mask(case):
     chosen = setting("raw")
     given = (jax.random.key(3), chosen.variables, *chosen.sets())

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from recipes import every
+from recipes import among, every
 from small_models import FORGET_IDS, setting
 from trees import assert_identical
 
@@ -46,8 +46,9 @@ def arrays(chosen):
     return chosen.sets()
 
 
+@pytest.mark.quick("*-arrays-*", *among())
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
-@every(variants=False)
+@every(variants="none")
 def test_resumed_is_bit_identical(case, source, share, tmp_path):
     chosen = setting("raw")
     transform = case.build(chosen)

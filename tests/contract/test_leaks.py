@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from recipes import ARGUMENTS, every
+from recipes import ARGUMENTS, among, every
 from small_models import setting
 from test_composing import numbers
 
 import mu_jax as mu
-from mu_jax.loops.fit import micro_batches, sam
+from mu_jax.loops.gradients import micro_batches, sam
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
@@ -34,8 +34,9 @@ def test_no_tracer_outlives_jit(case):
         jax.jit(case.build(setting("raw")))(*given())
 
 
+@pytest.mark.quick("*-eager", *among())
 @pytest.mark.parametrize("call", ["eager", "jit"])
-@every(variants=False)
+@every(variants="none")
 def test_no_tracer_outlives_vmap_over_hyper_parameters(case, call):
     chosen = setting("raw")
     names = numbers(case)
@@ -131,7 +132,7 @@ def test_a_second_model_would_be_seen():
     assert list(shadowing(source)) == ["ssd, line 2"]
 
 
-@every(variants=False)
+@every(variants="none")
 def test_a_restricted_model_reaches_all_of_a_method(case):
     """The factory runs again with the model that the transform was given."""
     chosen = setting("raw")

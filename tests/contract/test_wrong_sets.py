@@ -46,7 +46,7 @@ def broken(kind):
         "negative",
     ],
 )
-@every(variants=False)
+@every(variants="none")
 def test_refused_in_one_sentence(case, kind):
     chosen = setting("raw")
     forget, retain, says = broken(kind)
@@ -55,7 +55,7 @@ def test_refused_in_one_sentence(case, kind):
     assert is_one_sentence(str(error.value))
 
 
-@every(variants=False)
+@every(variants="none")
 def test_an_overlap_under_jit_is_counted(case):
     chosen = setting("raw")
     _, info = compiled(case, "raw")(KEY, chosen.variables, chosen.sets()[0], chosen.data())
@@ -63,7 +63,7 @@ def test_an_overlap_under_jit_is_counted(case):
     assert any("share 6 examples" in message for message in info.messages())
 
 
-@every(variants=False)
+@every(variants="none")
 def test_not_a_number_is_never_silent(case):
     chosen = setting("raw")
     sets = [data.replace(inputs=data.inputs.at[1].set(jnp.nan)) for data in chosen.sets()]

@@ -319,3 +319,16 @@ def test_a_random_order_is_a_permutation_and_every_place_is_as_likely():
     assert np.abs(counts - 1_000).max() < 4 * 29
     first_before_second = (np.argsort(orders, 1)[:, 0] < np.argsort(orders, 1)[:, 1]).mean()
     assert abs(first_before_second - 0.5) < 4 * 0.5 / 6_000**0.5
+
+
+def test_rows_are_taken_by_numbers_slices_and_marks():
+    data = mu.batches(np.arange(5.0), np.arange(5), batch_size=2)
+    for rows in (
+        [1, 3],
+        np.array([1, 3]),
+        slice(1, 4, 2),
+        np.arange(5) % 2 == 1,
+        jnp.array([1, 3]),
+    ):
+        assert data.take(rows).index.tolist() == [1, 3]
+        assert data.take(rows).inputs.tolist() == [1.0, 3.0]

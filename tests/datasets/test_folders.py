@@ -37,6 +37,7 @@ def _start(code, folder):
     )
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_agree(tmp_path):
     processes = [_start(_LOAD, tmp_path / "new") for _ in range(3)]
     answers = [process.communicate(timeout=100) for process in processes]

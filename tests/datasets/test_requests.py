@@ -132,6 +132,8 @@ def test_bad_requests_are_refused_in_one_sentence(request_, error, message):
         ("id\n\n", "expected at least one id to forget, found none"),
         ("id\n3\nx\n", r"forget\.txt:3, found 'x'"),
         ("name\n3\n", r"forget\.txt:1, found 'name'"),
+        ("1,5,9\n", r"one id a line, .* at .*forget\.txt:1, found 3 whole numbers and no header"),
+        ("1\n3, 5", r"at .*forget\.txt:2, found 2 whole numbers and no header"),
         ("id\n3\n\n6.5\n", r"forget\.txt:4, found '6\.5'"),
         ("label,id\n0,3\n1\n", r"forget\.txt:3, found ''"),
         ('{"id": 3}\n{"id": "6"}\n', r"expected {\"id\": INTEGER} at .*forget\.txt:2, found"),

@@ -53,6 +53,7 @@ def test_an_ensemble_equals_its_models_one_by_one(layout):
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], found), alone, atol=1e-6)
 
 
+@pytest.mark.quick("*Explicit")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_an_ensemble_on_a_mesh_equals_one_device(kind):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])

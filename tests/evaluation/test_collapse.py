@@ -76,3 +76,48 @@ def test_non_finite_outputs_have_collapsed(bad):
 def test_what_cannot_be_judged_is_refused(outputs, labels, message):
     with pytest.raises(ValueError, match=message):
         evaluation.collapsed(outputs, labels)
+
+
+def ensemble(broken=0, models=24, share=0.3):
+    """Predictions of models that err on one example in a hundred; the first lose a share more."""
+    random = np.random.default_rng(1)
+    wrong = random.uniform(size=(models, 1000)) < 0.01
+    wrong[:broken] |= random.uniform(size=(broken, 1000)) < share
+    return np.where(wrong, (LABELS + 1) % 10, LABELS)
+
+
+@pytest.mark.parametrize("broken, flag", [(0, False), (1, False), (7, False), (11, False)])
+def test_models_far_from_their_ensemble_are_counted_though_above_chance(broken, flag):
+    predictions = ensemble(broken)
+    assert not any(evaluation.collapsed(one, LABELS).flag for one in predictions)
+    found = evaluation.collapsed_models(predictions, LABELS)
+    assert (found.flag, found.models, found.total) == (flag, tuple(range(broken)), 24)
+    assert found.collapsed == broken and bool(found.reason) == bool(broken)
+
+
+@pytest.mark.parametrize("broken, flag", [(12, False), (13, True), (24, True)])
+def test_a_row_has_collapsed_if_most_of_its_models_have(broken, flag):
+    predictions = ensemble()
+    predictions[:broken] = 4
+    found = evaluation.collapsed_models(predictions, LABELS)
+    assert found.flag == flag and set(range(broken)) <= set(found.models)
+    assert f"{found.collapsed} of 24 models collapsed, the first with constant" in found.reason
+
+
+def test_a_little_worse_than_the_others_is_no_collapse():
+    predictions = ensemble(1, share=0.05)
+    assert (predictions[0] == LABELS).mean() < 0.96
+    assert evaluation.collapsed_models(predictions, LABELS).models == ()
+
+
+def test_a_model_with_stretched_logits_is_far_though_as_accurate():
+    random = np.random.default_rng(2)
+    logits = 5 * np.eye(10)[LABELS] + random.normal(size=(16, 1000, 10))
+    assert evaluation.collapsed_models(logits, LABELS).collapsed == 0
+    logits[5] *= 8
+    found = evaluation.collapsed_models(logits, LABELS)
+    assert found.models == (5,) and "margins" in found.reason and not found.flag
+    logits[6, 3] = np.nan
+    assert evaluation.collapsed_models(logits, LABELS).models == (5, 6)
+    with pytest.raises(ValueError, match="stack the models"):
+        evaluation.collapsed_models(LABELS, LABELS)

@@ -75,6 +75,7 @@ def shifted_gaussians(models, seed=0):
     return oracle, unlearned + np.array([0, 0, 0.2, 0.5, 1, 2, 4, 0])
 
 
+@pytest.mark.quick("40-1")
 @pytest.mark.parametrize("models, seed", [(96, 0), (40, 1)])
 def test_equals_the_released_procedure_rule_by_rule(models, seed):
     oracle, unlearned = shifted_gaussians(models, seed)
@@ -211,12 +212,19 @@ GOOD = np.random.default_rng(0).normal(size=(40, 8))
         (GOOD[:31], GOOD[:31], "at least 32 models of each kind, found 31"),
         (GOOD, np.where(GOOD > 2, np.nan, GOOD), "finite margins"),
         (GOOD * 0, GOOD * 0, "one value for all of them on 8 examples"),
+        (1 + GOOD * 1e-9, 1 - GOOD * 1e-9, "in float32 on 8 examples, whose margins differ by at"),
     ],
 )
 def test_bad_margins_are_refused(oracle, unlearned, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluation.forgetting_quality(oracle, unlearned)
     assert "\n" not in str(error.value)
+
+
+def test_margins_too_alike_for_any_threshold_are_not_called_equal():
+    close = 1e-9 * (GOOD > 1)
+    with jax.enable_x64(True), pytest.raises(ValueError, match=r"in float64 .* at most 1\.0e-09"):
+        evaluation.forgetting_quality(close, close[::-1])
 
 
 def test_fewer_models_can_be_asked_for_but_not_fewer_than_three():

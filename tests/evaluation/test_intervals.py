@@ -62,8 +62,8 @@ def test_a_paired_interval_covers_and_is_narrower_than_an_unpaired_one():
         widths.append(found.high - found.low)
     assert 0.90 <= covered / 200 <= 0.99
     assert np.mean(widths) < 0.6  # 2 * 1.96 / sqrt(80) = 0.44; unpaired it is 3.1
-    quantile = evaluation.paired_interval(first, second, lambda x, axis: np.max(x, axis), seed=0)
-    assert quantile.estimate == first.max() - second.max()
+    quantile = evaluation.paired_interval(first, second, np.median, seed=0)
+    assert quantile.estimate == np.median(first) - np.median(second)
     with pytest.raises(ValueError, match="expected values of the same examples, found 80 and 79"):
         evaluation.paired_interval(first, second[1:], seed=0)
 
@@ -90,7 +90,27 @@ def test_mean_and_general_statistic_agree():
     assert spread.low < spread.estimate == values.std() and spread.high > spread.low
 
 
-RAMP = np.arange(5.0)
+RAMP, LONG = np.arange(5.0), np.arange(99.0)
+
+
+def p95(values, axis):
+    return np.percentile(values, 95, axis=axis)
+
+
+@pytest.mark.parametrize("q", [0.05, 0.5, 0.9, 0.95])
+def test_a_quantile_lies_between_order_statistics_from_the_number_needed_on(q):
+    needed = evaluation.values_needed(q)
+    values = np.random.default_rng(0).permutation(np.arange(1.0, needed + 1))
+    found = evaluation.quantile_interval(values, q)
+    r, s = int(found.low), int(found.high)  # the k-th smallest value is k
+
+    def missed(r, s):  # fewer than r values below the quantile, or s and more
+        return scipy.stats.binom.cdf(r - 1, needed, q), scipy.stats.binom.sf(s - 1, needed, q)
+
+    assert max(missed(r, s)) <= 0.025
+    assert missed(r + 1, s)[0] > 0.025 and missed(r, s - 1)[1] > 0.025
+    with pytest.raises(ValueError, match=f"at least {needed} values"):
+        evaluation.quantile_interval(values[1:], q)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +124,12 @@ RAMP = np.arange(5.0)
         (lambda: evaluation.clopper_pearson(1, 2, level=0), "level in"),
         (lambda: evaluation.bootstrap_interval(RAMP[:2], seed=0), "at least 3 entries"),
         (lambda: evaluation.bootstrap_interval(RAMP * 0, seed=0), "for all 5"),
+        (lambda: evaluation.bootstrap_interval(RAMP, seed=0), "at least 20 values"),
+        (lambda: evaluation.bootstrap_interval(np.arange(99.0) ** 2, p95, seed=0), "at least 8"),
+        (lambda: evaluation.paired_interval(RAMP, RAMP, np.std, seed=0), "at least 20 values"),
+        (lambda: evaluation.paired_interval(LONG, LONG**2, p95, seed=0), "at least 8 values on"),
+        (lambda: evaluation.quantile_interval(LONG[:71]), "at least 72 values .* found 71"),
+        (lambda: evaluation.quantile_interval(LONG, 1.0), "quantile in"),
         (lambda: evaluation.two_level_interval(RAMP, seed=0), "2 axes"),
         (lambda: evaluation.two_level_interval(np.ones((2, 9)), seed=0), "at least 3 entries"),
         (lambda: evaluation.two_level_interval(np.full((4, 4), np.inf), seed=0), "finite values"),

@@ -90,6 +90,28 @@ def test_loss_mia_of_one_distribution_is_near_one_half():
     assert 0 < found.accuracy_std < 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "n, scale, low, high", [(20, 1.0, 0.85, 1.15), (100, 1.0, 0.85, 1.15), (100, 4.0, 0.95, 1.3)]
+)
+def test_standard_error_is_the_spread_over_draws_of_examples(n, scale, low, high):
+    """The spread of one split, which stood in its place, is 1.8 to 2.2 times that."""
+    rng = np.random.default_rng(5)
+    found = [
+        evaluation.loss_mia(rng.exponential(1, n), rng.exponential(scale, n), seed=seed)
+        for seed in range(100)
+    ]
+    accuracy, std, stderr = (
+        np.array([getattr(each, name) for each in found])
+        for name in ("accuracy", "accuracy_std", "accuracy_stderr")
+    )
+    truth = accuracy.std(ddof=1)
+    assert low < np.sqrt(np.mean(stderr**2)) / truth < high
+    assert np.sqrt(np.mean(std**2)) / truth > 1.6
+    covered = np.abs(accuracy - accuracy.mean()) < scipy.stats.t.ppf(0.975, 9) * stderr
+    assert covered.mean() >= 0.9
+
+
 def test_over_forgetting_shows_as_a_leak():
     rng = np.random.default_rng(2)
     forget, test = rng.exponential(5.0, 300), rng.exponential(0.5, 300)
@@ -175,6 +197,22 @@ def test_degenerate_input_is_refused_never_one_half(attack, message):
     assert "\n" not in str(error.value)
 
 
-def test_tiny_losses_that_differ_are_attacked():
-    found = evaluation.loss_mia(RAMP * 1e-9, (RAMP + 2) * 1e-9, seed=0)
-    assert found.auc == 1.0
+def test_tiny_losses_that_differ_have_an_auc_but_no_fit():
+    """The fits stay at their start: an accuracy of exactly 1/2 where all can be told apart."""
+    forget, test = RAMP * 1e-9, (RAMP + 2) * 1e-9
+    assert evaluation.auc(-forget, -test) == 1.0
+    with pytest.raises(ValueError, match=r"stays at its start.*take the AUC"):
+        evaluation.loss_mia(forget, test, seed=0)
+    assert evaluation.loss_mia(forget * 1e8, test * 1e8, seed=0).accuracy > 0.9
+
+
+@pytest.mark.parametrize("scale, shift", [(0.01, 0.0), (0.1, 50.0)])
+def test_a_collapsed_network_has_no_entropy_attack(scale, shift):
+    """Its outputs are noise around equal logits, or around one class that it always names."""
+    rng = np.random.default_rng(0)
+    sides = (
+        evaluation.entropy(np.float32(scale * rng.normal(size=(n, 10)) + shift * np.eye(10)[0]))
+        for n in (1000, 300, 100)
+    )
+    with pytest.raises(ValueError, match="collapsed"):
+        evaluation.entropy_mia(*sides)

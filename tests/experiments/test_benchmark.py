@@ -28,6 +28,7 @@ def task():
     return make_task(config)
 
 
+@pytest.mark.slow
 def test_a_population_is_reused_and_another_seed_is_another_one(task, tmp_path, capfd):
     first = train_population(task, tmp_path, "first", models=3)
     assert "first: 3 of 3 models" in capfd.readouterr().err
@@ -74,6 +75,7 @@ def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_
     assert "[" in text
 
 
+@pytest.mark.slow
 def test_the_constant_row_says_the_majority_of_what_is_retained(task, tmp_path):
     ids = read_ids(task, "class:3")
     _, retain = split(task, ids)

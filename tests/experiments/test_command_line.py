@@ -22,10 +22,10 @@ OWN = {
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "workdir"},
     "regression": {"config", "seeds", "workdir"},
     "report": {"markdown"},
-    "train": {"config", "seed", "workdir"},
+    "train": {"config", "restart", "seed", "workdir"},
     "unlearn": {
         *("data_dir", "dry_run", "method", "request", "roll_back", "seed", "set", "swap"),
-        "workdir",
+        *("restart", "serve", "serve_anyway", "workdir"),
     },
 }
 REQUIRED = {"evaluate": {"request", "workdir"}, "train": {"workdir"}, "unlearn": {"workdir"}}
@@ -108,6 +108,32 @@ def test_what_is_wrong_is_said_in_one_sentence(binary, arguments, said):
         parse(module.FLAGS, [binary, *arguments], arguments=further)
     sentence = str(caught.value)
     assert said in sentence and sentence.startswith("expected ") and "\n" not in sentence
+
+
+@pytest.mark.parametrize("binary", ["ensemble", "quickstart", "train", "unlearn"])
+def test_a_seed_of_another_key_is_refused(binary):
+    module = importlib.import_module(f"experiments.{binary}")
+    name = "first_seed" if binary == "quickstart" else "seed"
+    for seed in (-1, 2**31, 2**32, 2**64):
+        with pytest.raises(ValueError, match=rf"^expected .*--{name}={seed}: .*\[0, 2147483647\]"):
+            parse(module.FLAGS, [binary, "--workdir=w", f"--{name}={seed}"])
+    parse(module.FLAGS, [binary, "--workdir=w", f"--{name}={2**31 - 1}"])
+    assert module.FLAGS[name].value == 2**31 - 1
+
+
+def test_no_binary_defines_a_seed_by_itself():
+    for binary in OWN:
+        values = importlib.import_module(f"experiments.{binary}").FLAGS
+        for name in {"seed", "first_seed"} & set(values):
+            assert values[name].parser.upper_bound == 2**31 - 1
+
+
+@pytest.mark.parametrize("binary", [name for name, own in OWN.items() if "workdir" in own])
+def test_a_bucket_for_a_working_directory_is_refused_at_once(binary):
+    module = importlib.import_module(f"experiments.{binary}")
+    request = ["--request=class:3"] if "request" in OWN[binary] else []
+    with pytest.raises(ValueError, match=r"^expected a path on a file system, found 'gs:"):
+        parse(module.FLAGS, [binary, "--workdir=gs://b/run", *request])
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mu_jax.data.batches import random_order
 KEY = jax.random.key(0)
 
 
+@pytest.mark.quick("linen", "nnx")
 @pytest.mark.parametrize("name", ["linen", "nnx", "cnn"])
 def test_statistics_move_as_in_training_and_parameters_stay(name):
     chosen = setting(name)

@@ -27,7 +27,8 @@ from fitting_cases import (
 )
 
 import mu_jax as mu
-from mu_jax.loops.fit import FitInfo, Term, micro_batches, sam
+from mu_jax.loops.fit import FitInfo
+from mu_jax.loops.gradients import Term, micro_batches, sam
 from mu_jax.losses import weighted_sum
 
 

@@ -121,6 +121,7 @@ def test_the_losses_themselves_refuse_or_poison():
     np.testing.assert_array_equal(mu.losses.cross_entropy(logits, labels), PLAIN(logits, labels))
 
 
+@pytest.mark.quick("uint8", "int16")
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.uint32])
 def test_labels_of_narrow_types_are_the_same_labels(dtype):
     """There may be more classes than the type of the labels can count."""

@@ -9,7 +9,7 @@ from small_models import setting
 from trees import assert_close
 
 import mu_jax as mu
-from mu_jax.loops.fit import Term, micro_batches, plain, total
+from mu_jax.loops.gradients import Term, micro_batches, plain, total
 from mu_jax.loops.restriction import restricted_loss, safe_sqrt, unit
 from mu_jax.losses import cross_entropy, weighted_sum
 
@@ -178,6 +178,7 @@ def test_in_parts_the_norm_is_that_of_the_whole_batch(norm):
     np.testing.assert_allclose(total(found[1]), total(expected[1]), rtol=1e-12)
 
 
+@pytest.mark.quick("per_leaf")
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_fit_on_a_mesh_equals_one_device(norm):
     with jax.enable_x64(False):

@@ -76,6 +76,7 @@ MESHES = [
 ]
 
 
+@pytest.mark.quick("*-8-explicit", "per example-2-auto")
 @pytest.mark.parametrize(("devices", "kind"), MESHES)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_every_statistic_is_the_same_on_every_mesh(name, devices, kind):
@@ -228,6 +229,7 @@ def communications(text):
     return collections.Counter(re.findall(rf" ({names})(?:-start)?\(", text))
 
 
+@pytest.mark.quick("*-explicit", "per example-*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_communicates_once_however_many_batches(name, kind):

@@ -96,6 +96,7 @@ def test_parameter_counts(module, shape, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
 
 
+@pytest.mark.quick("mlp", "cnn", "allcnn", "resnet9", "vit")
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_are_finite_and_float32(run, name):
     logits = run(name).logits

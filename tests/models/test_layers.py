@@ -23,6 +23,18 @@ def normalise(y, norm, mean, variance):
     return norm["scale"] * (y - mean) / np.sqrt(variance + 1e-5) + norm["bias"]
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 1, 3), (2, 4, 4, 3)])
+def test_running_variance_collects_the_biased_variance_not_pytorchs(shape):
+    layer, x = ConvBatchNorm(3, kernel_size=1), normal(*shape)
+    variables = layer.init(jax.random.key(0), x)
+    convolved = x.reshape(-1, 3) @ np.asarray(variables["params"]["conv"]["kernel"])[0, 0]
+    _, state = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    collected = (state["batch_stats"]["norm"]["var"] - 0.9) / 0.1
+    n = len(convolved)
+    np.testing.assert_allclose(collected, convolved.var(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(collected * n / (n - 1), convolved.var(axis=0, ddof=1), rtol=1e-4)
+
+
 def test_batch_norm_moves_by_a_tenth(filled):
     x = normal(8, 6, 6, 3)
     layer = ConvBatchNorm(5, kernel_size=1)
@@ -41,7 +53,10 @@ def test_batch_norm_moves_by_a_tenth(filled):
     np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-4)
     after = state["batch_stats"]["norm"]
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-5)
+    # The biased variance: an unbiased one would be 288 / 287 times as large.
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * variance, atol=1e-5)
+    unbiased = y.var((0, 1, 2), ddof=1)
+    assert np.abs(after["var"] - (0.9 * before["var"] + 0.1 * unbiased)).max() > 1e-4
 
 
 def test_strided_layers_pad_both_sides(filled):

@@ -160,6 +160,7 @@ def test_half_precision_keeps_float32_parameters_and_outputs():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_importance_on_a_mesh_is_that_of_one_device(lstm):
     if jax.device_count() < 2:
         pytest.skip("needs two devices")

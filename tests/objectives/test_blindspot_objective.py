@@ -11,7 +11,7 @@ from trees import assert_close, assert_identical, is_one_sentence
 import mu_jax as mu
 from mu_jax.data.axes import constrain
 from mu_jax.data.forget_retain import Marked
-from mu_jax.loops.fit import micro_batches, plain, total
+from mu_jax.loops.gradients import micro_batches, plain, total
 from mu_jax.objectives import attention_layers, attention_map, blindspot
 
 BETA, KEY = 50.0, jax.random.key(0)

@@ -10,7 +10,7 @@ from small_models import setting
 
 import mu_jax as mu
 from mu_jax import objectives
-from mu_jax.loops.fit import micro_batches, per_term, sam
+from mu_jax.loops.gradients import micro_batches, per_term, sam
 from mu_jax.objectives.matching import matching
 
 MODEL = setting("raw").model

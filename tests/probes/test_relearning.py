@@ -45,6 +45,7 @@ def accuracy(case, variables, data):
     return mu.evaluation.accuracy(logits, data.targets, data.weight)
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
 def test_every_entry_is_the_metric_after_that_many_steps_of_a_fit(name):
     case, (data, forget) = setting(name), sets_of(name)

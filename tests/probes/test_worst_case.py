@@ -87,6 +87,7 @@ def choose(digits, **options):
     return probes.worst_case_set(MODEL, variables, data, SIZE, **given)
 
 
+@pytest.mark.slow
 def test_chosen_examples_are_harder_to_forget_than_random_ones(digits):
     data, _, loss_after = digits
     hardest, easiest = choose(digits), choose(digits, easiest=True)

@@ -306,3 +306,57 @@ def test_what_cannot_be_tabulated_is_refused(make, message):
     with pytest.raises(ValueError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_a_value_better_than_a_perfect_unlearners_is_flagged_and_never_best():
+    records = study()
+    (table,) = reporting.summarise(records)
+    assert [row.label for row in table.rows if row.best] == ["ssd"]
+    # With KLoM below its floor of 0.35 the row that would be the best is not ranked.
+    records = [r for r in records if r.method != "ssd"]
+    records += [record("ssd", 0, 0.96, 0.02, klom=0.34), record("ssd", 1, 0.98, 0.02, klom=0.5)]
+    (table,) = reporting.summarise(records)
+    assert [row.label for row in table.rows] == [
+        *("retrain", "do nothing", "blindspot", "ssd", "ascent")
+    ]
+    assert [row.best for row in table.rows] == [False, False, True, False, False]
+    assert [row.doubtful for row in table.rows] == [False, False, False, True, False]
+    text = reporting.render(records, width=200)
+    assert "ssd [better than perfect]" in rows_of(text)
+    assert "ssd is better than a perfect unlearner in klom" in text
+
+
+@pytest.mark.parametrize(
+    "value, direction, flag",
+    [
+        (0.3, "lower is better", True),
+        (0.4, "lower is better", False),
+        (0.35, "lower is better", False),
+        (0.4, "higher is better", True),
+        (0.3, "higher is better", False),
+        (0.3, "closer to retrain", False),
+        (None, "lower is better", False),
+    ],
+)
+def test_better_than_perfect_follows_the_direction(value, direction, flag):
+    reason = "" if value is not None else "none"
+    metric = Metric(value, null=0.35, direction=direction, reason=reason)
+    assert metric.better_than_perfect == flag
+    assert not Metric(0.1, direction="lower is better").better_than_perfect
+
+
+def test_an_interval_that_would_not_cover_is_a_dash_in_brackets_with_its_reason():
+    why = "expected at least 72 values, found 50"
+    metrics = {
+        "klom": Metric(2.0, n=64, no_interval=why),
+        "x": Metric(1.0, note="models 3 and 9 widen the bins"),
+    }
+    one = Record("ssd", CLASS_3, 0, metrics)
+    text = reporting.render([one], width=200)
+    assert rows_of(text)["ssd"][1] == "2.000 [-]" and rows_of(text)["ssd"][2] == "1.000"
+    assert f"klom has no interval [-]: {why} (ssd)." in text
+    assert "x: models 3 and 9 widen the bins (ssd)." in text
+    assert "[-] where an interval would not cover" in text
+    assert reporting.from_json(reporting.to_json(one)) == one
+    with pytest.raises(ValueError, match="leave out either"):
+        Metric(2.0, low=1.0, high=3.0, no_interval=why)

@@ -75,7 +75,7 @@ def test_records_of_an_earlier_layout_are_read(store):
     (folder / "forgotten.npy").unlink()
     path = folder / "metadata/metadata"
     record = json.loads(path.read_text())
-    for name in ("withheld", "identity", "num_forgotten"):
+    for name in ("withheld", "identity", "num_forgotten", "digests"):
         del record[name]
     path.write_text(json.dumps(record))
     assert store.history()[0].num_forgotten is None
@@ -109,6 +109,30 @@ def test_damage_beside_the_arrays_is_noticed(store, name):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Damaged, match="00000002"):
         store.forgotten(2)
+
+
+def test_lost_digests_are_noticed(store):
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])
+    (store.directory / "versions/00000002/DIGESTS.json").unlink()
+    said = r"as its record promises, found no DIGESTS\.json"
+    with pytest.raises(Damaged, match=f"{said}; version 1, its newest intact ancestor"):
+        store.restore(2, like=filled(0.0))
+    for call in (store.forgotten, store.lineage):
+        with pytest.raises(Damaged, match=said):
+            call(2)
+    assert float(store.restore(1, like=filled(0.0))["b"][0]) == 1.0
+
+
+def test_a_version_is_found_by_its_identity_if_it_is_intact(store):
+    assert store.find("ab") is None
+    for value in (2.0, 3.0):
+        store.publish(filled(value), parent=1, method="ssd", identity="ab")
+    store.publish(filled(4.0), parent=1, method="ssd", identity="cd")
+    assert store.find("ab") == 3
+    (store.directory / "versions/00000003/DIGESTS.json").unlink()
+    assert (store.find("ab"), store.find("cd"), store.find("ef")) == (2, 4, None)
+    store.prune(keep=2)
+    assert store.find("ab") is None and Store(store.directory / "none").find("ab") is None
 
 
 def test_the_arrays_of_another_version_are_refused(store):
@@ -152,7 +176,7 @@ def test_a_damaged_pointer_is_named_and_repaired_by_swap(store, text):
 def test_a_lineage_with_a_cycle_is_a_sentence(store):
     folder = store.directory / "versions/00000001"
     path = folder / "metadata/metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": 1}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": 1, "digests": False}))
     (folder / "DIGESTS.json").unlink()
     with pytest.raises(ValueError, match="version 1 descends from itself"):
         store.lineage(1)

@@ -241,7 +241,7 @@ def test_threads_publish_and_swap_while_others_read(store):
         own = Store(store.directory)
         while not done.is_set():
             version = own.serving()
-            note = own._record(version, version).note
+            note = own.lineage(version)[0].note
             assert value_of(own.restore(version, like=filled(0.0))) == float(note)
 
     def guarded(function, *arguments):

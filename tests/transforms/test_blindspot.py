@@ -201,6 +201,7 @@ def test_a_grid_of_attention_weights_is_one_program():
     assert len(np.unique(np.asarray(found["params"]["head"]["bias"]))) == 3
 
 
+@pytest.mark.slow
 def test_many_keys_are_one_program():
     unlearn, (_, *given) = of("nnx")
     keys = jax.random.split(KEY, 3)
@@ -210,6 +211,7 @@ def test_many_keys_are_one_program():
     assert len(np.unique(np.asarray(found[1].details.teacher.loss[:, 0]))) == 3
 
 
+@pytest.mark.quick("linen")
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_statistics_move_where_they_are_asked_to(name):
     moved = {}
@@ -238,6 +240,7 @@ def test_a_refresh_reads_the_retain_set():
 # --- where the examples come from and where they lie ---
 
 
+@pytest.mark.quick("*Explicit")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_unequal_numbers_of_forgotten_rows_on_each_device(kind):
     chosen = setting("cnn")

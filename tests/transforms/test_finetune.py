@@ -8,7 +8,7 @@ from small_models import setting
 from trees import assert_close, assert_identical
 
 import mu_jax as mu
-from mu_jax.loops.fit import sam
+from mu_jax.loops.gradients import sam
 
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1, momentum=0.9)
@@ -18,6 +18,7 @@ def mean_loss(chosen, variables, data):
     return float(chosen.model.losses(variables, data).mean())
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
 def test_the_retain_loss_falls(name):
     chosen = setting(name)

@@ -13,6 +13,7 @@ import mu_jax as mu
 KEY = jax.random.key(0)
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
 def test_the_forget_loss_rises_with_every_step(name):
     chosen = setting(name)

@@ -9,7 +9,7 @@ from small_models import setting
 from trees import assert_close
 
 import mu_jax as mu
-from mu_jax.loops.fit import per_term
+from mu_jax.loops.gradients import per_term
 
 KEY = jax.random.key(0)
 

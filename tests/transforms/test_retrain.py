@@ -23,6 +23,7 @@ def floats(tree):
     return [(p, np.asarray(x)) for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
+@pytest.mark.quick("linen")
 @pytest.mark.parametrize("name", ["linen", "nnx", "cnn"])
 def test_no_leaf_equals_the_original(name):
     chosen = setting(name)

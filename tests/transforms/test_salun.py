@@ -128,6 +128,7 @@ def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
     assert labels(reverse) == found[::-1]
 
 
+@pytest.mark.quick("*Explicit")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_divided_parameters(kind):
     chosen = setting("raw")

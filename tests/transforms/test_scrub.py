@@ -89,6 +89,7 @@ def errors_of(model, variables, part):
     return float(wrong.mean())
 
 
+@pytest.mark.quick("jit")
 @pytest.mark.parametrize("call", ["eager", "jit"])
 def test_rewinding_returns_the_model_after_the_chosen_epoch(call):
     chosen = setting("raw")
@@ -112,6 +113,7 @@ def test_rewinding_returns_the_model_after_the_chosen_epoch(call):
     assert_close(after, models[index])
 
 
+@pytest.mark.slow
 def test_rewinding_of_an_ensemble_and_on_explicit_axes():
     chosen = setting("raw")
     sets, examples = chosen.sets(batch_size=8), validation(chosen).replace(batch_size=8)

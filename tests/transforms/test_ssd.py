@@ -195,6 +195,7 @@ def test_groups_are_read_in_the_order_retain_then_forget():
     assert found[1].example_passes == 4 * (2 + 6)
 
 
+@pytest.mark.slow
 def test_groups_over_a_mesh_equal_one_device():
     sets = RAW.sets(batch_size=5)
     unlearn = mu.ssd(MODEL, 1.5, definition="grouped", group_size=3)
@@ -289,12 +290,21 @@ def test_a_grid_is_one_trace_and_one_pass():
     assert len(np.unique(found[1].edit.update_norm)) == len(ALPHAS)
 
 
+def loops_of(jaxpr):
+    """The loops over batches of a program, in the programs that it calls as well."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "jit" and eqn.params["name"] != "searchsorted":
+            yield from loops_of(eqn.params["jaxpr"].jaxpr)
+        elif eqn.primitive.name in ("while", "scan"):
+            yield eqn
+
+
 def test_a_grid_under_jit_keeps_its_loops_free_of_the_grid():
     def grid(variables, alphas, *sets):
         return jax.vmap(lambda alpha: mu.ssd(MODEL, alpha)(KEY, variables, *sets)[0])(alphas)
 
     program = jax.make_jaxpr(grid)(VARIABLES, ALPHAS[:4], *RAW.sets())
-    loops = [eqn for eqn in program.eqns if eqn.primitive.name in ("while", "scan")]
+    loops = list(loops_of(program.jaxpr))
     assert len(loops) == 2
     carried = {var.aval.shape for eqn in loops for var in eqn.outvars}
     # The sums, their weight and the fingerprint: nothing has a leading axis of 4.

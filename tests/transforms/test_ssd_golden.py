@@ -47,6 +47,7 @@ def importances(variant, batch_size=64):
     return [mu.collect(statistic, variables(), x) for x in (forget, everything)]
 
 
+@pytest.mark.quick("ref-100", "shuffled-64", "per_example-64", "lossfree-100")
 @pytest.mark.parametrize("batch_size", [64, 100, 1200])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_importances_at_any_batch_size(variant, batch_size):

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax import _at_once as at_once
 from mu_jax import edits
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
 from mu_jax.loops.fit import FitInfo, FitState
+from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 
 PyTree = Any
@@ -126,8 +128,9 @@ class Info(NamedTuple):
         issued these sentences as warnings.
         """
         found = []
-        if not np.all(self.edit.finite):
-            before = "" if np.all(np.isfinite(self.edit.params_norm)) else ", nor were those before"
+        if not np.all(np.asarray(self.edit.finite)):
+            known = np.all(np.isfinite(np.asarray(self.edit.params_norm)))
+            before = "" if known else ", nor were those before"
             found.append(f"The edited parameters are not finite{before}: do not use them.")
         if not np.all(np.asarray(self.edit.changed) > 0):
             found.append("Nothing was changed: the model still knows the forget set.")
@@ -160,8 +163,8 @@ def report(
     """The end of every transform: `(variables, info)`, with warnings where they can be seen."""
     info = Info(
         edit=edits.summarise(model.params(before), model.params(after)),
-        steps=jnp.asarray(steps, jnp.int32),
-        example_passes=jnp.asarray(example_passes, jnp.float32),
+        steps=number(steps, jnp.int32),
+        example_passes=number(example_passes, jnp.float32),
         overlap=_overlap(*sets),
         details=details,
     )
@@ -182,7 +185,7 @@ def report_fit(
         state.variables,
         sets,
         steps=state.step,
-        example_passes=info.examples.sum(),
+        example_passes=passes(info.examples),
         details=info,
     )
 
@@ -198,11 +201,30 @@ def _check_places(key: Any, variables: Any) -> None:
         )
 
 
+@reduction
+def _passes(xp: Any, weights: tuple, times: int) -> jax.Array:
+    return times * sum(xp.asarray(weight, jnp.float32).sum() for weight in weights)
+
+
+def passes(*weights: jax.Array | float, times: int = 1) -> jax.Array:
+    """`times` the sum of weights, numbers or arrays, f32[]: the passes over examples."""
+    return _passes(weights, times)
+
+
+def number(value: Any, dtype: Any) -> jax.Array:
+    """A scalar array; compiles nothing where the value is known."""
+    if is_concrete(value) and at_once.on_host(value):
+        return jax.device_put(np.asarray(value, dtype))
+    return jnp.asarray(value, dtype)
+
+
 def _overlap(forget: Any, retain: Any) -> jax.Array:
     """Number of shared ids, also under `jit`."""
     ids = [ids_of(x) for x in (forget, retain)]
     if any(i is None for i in ids):
-        return jnp.asarray(-1, jnp.int32)
+        return number(-1, jnp.int32)
+    if all(is_concrete(i) for i in ids):
+        return number(np.isin(np.asarray(ids[0]), np.asarray(ids[1])).sum(), jnp.int32)
     forget_ids, retain_ids = (jnp.asarray(i) for i in ids)
     position = jnp.searchsorted(jnp.sort(retain_ids), forget_ids)
     found = jnp.sort(retain_ids)[jnp.minimum(position, retain_ids.size - 1)]

@@ -82,6 +82,12 @@ def test_a_bad_sweep_is_one_line_and_starts_nothing(sweep, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_a_bucket_for_a_working_directory_is_one_line(sweep):
+    result = sweep(["ssd"], "--workdir=gs://bucket/sweep", "--dry_run")
+    assert result.returncode == 2, result.stderr
+    assert "error: expected a path on a file system, found 'gs://bucket/sweep'" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_workers_end_with_one_table_and_a_second_start_is_harmless(sweep, tmp_path):

@@ -25,7 +25,7 @@ from fitting_cases import (
 )
 
 import mu_jax as mu
-from mu_jax.loops.fit import Term, micro_batches, per_term, plain, sam, total
+from mu_jax.loops.gradients import Term, micro_batches, per_term, plain, sam, total
 from mu_jax.losses import weighted_sum
 
 

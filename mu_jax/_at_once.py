@@ -1,0 +1,128 @@
+"""Functions of whole trees outside the loops: compiled in one piece, or NumPy on a CPU.
+
+An edit, a norm or a report is dozens of small operations. Called one by one, each is a program that
+JAX compiles at its first call, and together they cost more than the model's own program. Functions
+here are written once against a module `xp` of arrays and run
+
+* inside `jit` and `vmap` as part of the caller's program (`xp` is `jax.numpy`);
+* on a CPU with NumPy on the same memory, where nothing is compiled (`xp` is `numpy`);
+* on accelerators and over several processes as one compiled program.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+def elementwise(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Let `function(xp, *trees)`, entry by entry, run at once: see the module.
+
+    The leaves of the result lie where the leaves of the first tree lie, of which the result has
+    the shapes.
+    """
+    compiled = jax.jit(functools.partial(function, jnp))
+
+    @functools.wraps(function)
+    def run(first, *rest):
+        if not on_host((first, rest)):
+            return compiled(first, *rest)
+        return to_devices(in_numpy(function, first, *rest), like=first)
+
+    return without_module(run, function)
+
+
+def without_module(run: Callable, function: Callable) -> Callable:
+    """Let `run` look like `function` to its caller, who does not give `xp`."""
+    signature = inspect.signature(function)
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=list(signature.parameters.values())[1:]
+    )
+    return run
+
+
+def in_numpy(function: Callable, *args: PyTree) -> PyTree:
+    """`function(numpy, *args)` on the host; NaN and infinity make no noise."""
+    with np.errstate(all="ignore"):
+        return function(np, *to_host(args))
+
+
+def is_known(tree: PyTree) -> bool:
+    """Whether no leaf is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def on_host(tree: PyTree) -> bool:
+    """Whether every leaf is a number, or an array that NumPy can read without a copy off a device.
+
+    Not so for what is traced, lies on an accelerator, or in part on another process.
+    """
+    return all(_readable(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _readable(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    if isinstance(leaf, jax.core.Tracer) or not leaf.is_fully_addressable:
+        return False
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return False
+    devices: Any = leaf.sharding.device_set
+    return all(device.platform == "cpu" for device in devices)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """The leaves as NumPy arrays of the types that JAX would give them; numbers as they are."""
+
+    def convert(leaf):
+        if isinstance(leaf, jax.Array):
+            return np.asarray(leaf)
+        if isinstance(leaf, np.ndarray | np.generic):
+            return np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+        return leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def to_devices(tree: PyTree, like: PyTree | None = None) -> PyTree:
+    """NumPy leaves as arrays of JAX, each where that of `like` lies; compiles nothing."""
+    tree = jax.tree.map(
+        lambda leaf: np.asarray(leaf, jax.dtypes.canonicalize_dtype(np.result_type(leaf))), tree
+    )
+    if like is None:
+        return jax.device_put(tree)
+    places = [
+        leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+        for leaf in jax.tree.leaves(like)
+    ]
+    leaves, structure = jax.tree.flatten(tree)
+    if len(places) == len(leaves) and any(place is not None for place in places):
+        return jax.tree.unflatten(structure, list(map(jax.device_put, leaves, places)))
+    return jax.device_put(tree)
+
+
+def as_array(value: Any, dtype: Any = None) -> jax.Array:
+    """`jnp.asarray`, which compiles nothing for what NumPy holds."""
+    if isinstance(value, jax.Array):
+        return value if dtype is None else jnp.asarray(value, dtype)
+    kind = jax.dtypes.canonicalize_dtype(dtype or np.result_type(value))
+    return jax.device_put(np.asarray(value, kind))
+
+
+def copy(tree: PyTree) -> PyTree:
+    """The same arrays in memory of their own, as arrays of JAX; compiles nothing."""
+
+    def one(leaf):
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, leaf.sharding if leaf.committed else None, may_alias=False)
+        return to_devices(leaf)
+
+    return jax.tree.map(one, tree)

@@ -1,0 +1,140 @@
+"""Array-backed batches cut into blocks of one size, whatever the number of examples.
+
+A program that takes the data whole is another program for every number of examples. A block has a
+fixed number of batches, of which the last may be unused: sets of all sizes share one program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mu_jax import _at_once as at_once
+from mu_jax.data.batches import Batch, Batches, round_up
+from mu_jax.data.rows import EpochOrders, Rows, rows_at
+
+PyTree = Any
+
+_BYTES, _MOST = 2**22, 64  # of a block; one batch may be larger
+
+
+class Block(NamedTuple):
+    """Batches stacked as `[batches, rows, ...]`, of which the first `used` are meant."""
+
+    batches: Batch
+    used: int
+
+
+def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> Iterator[Block]:
+    """Batches `start` to `stop`, counted over all epochs, in blocks.
+
+    Args:
+      batches: arrays that can be looked at, on no mesh.
+      key: shuffle the rows anew in every epoch; None for the given order.
+    """
+    length = _length(batches)
+    examples = (batches.inputs, batches.targets)
+    read = _read_host if at_once.on_host(examples) else _read_device
+    if read is _read_host:
+        examples = at_once.to_host(examples)
+    number, order = None, None
+    draw = None if key is None else EpochOrders(key, batches.num_examples)
+    for first in range(start, stop, length):
+        used = min(length, stop - first)
+        parts = []
+        for epoch, steps in _by_epoch(first, first + used, batches.num_batches):
+            if draw is not None and epoch != number:
+                number, order = epoch, draw(epoch)
+            parts.append(_rows(batches, steps, order))
+        rows = Rows(*(np.concatenate(part) for part in zip(*parts)))
+        yield Block(read(examples, _filled_up(rows, length), batches), used)
+
+
+def alike(batches: Batches, rows: int | None = None) -> Batches:
+    """The same batches, filled up with rows of weight 0 where a set is smaller than a batch.
+
+    The rows of a batch are then `rows` (default: the batch size) or, if those are many, a power of
+    two, so that small sets of many sizes are one program. Nothing changes for what is traced or on
+    a mesh. Not for batch statistics in training mode, which see the added rows.
+    """
+    if batches.mesh is not None or not at_once.is_known(batches):
+        return batches
+    size, n = rows or batches.batch_size, batches.num_examples
+    few = min(size, max(_FEW_ROWS, 1 << (n - 1).bit_length()))
+    return batches.replace(multiple=round_up(few, batches.multiple))
+
+
+_FEW_ROWS = 256
+
+
+def _length(batches: Batches) -> int:
+    """Batches of a block; depends on the size of a row only."""
+    leaves = jax.tree.leaves((batches.inputs, batches.targets))
+    row = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
+    return max(1, min(_MOST, _BYTES // max(1, row * _slots(batches))))
+
+
+def _slots(batches: Batches) -> int:
+    return round_up(min(batches.batch_size, batches.num_examples), batches.multiple)
+
+
+def _by_epoch(first: int, last: int, per_epoch: int) -> Iterator[tuple[int, range]]:
+    while first < last:
+        epoch, offset = divmod(first, per_epoch)
+        count = min(last - first, per_epoch - offset)
+        yield epoch, range(offset, offset + count)
+        first += count
+
+
+def _rows(batches: Batches, steps: range, order: np.ndarray | None) -> Rows:
+    return rows_at(
+        np,
+        np.asarray(steps)[:, None],
+        np.asarray(batches.weight),
+        np.asarray(batches.index),
+        order,
+        batch_size=batches.batch_size,
+        slots=_slots(batches),
+        take=lambda array, rows: array[rows],
+    )
+
+
+def _filled_up(rows: Rows, length: int) -> Rows:
+    """As many batches as a block has; the unused ones have no weight."""
+    missing = length - rows.row.shape[0]
+    if not missing:
+        return rows
+    zeros = [np.zeros((missing, *part.shape[1:]), part.dtype) for part in rows]
+    return Rows(*(np.concatenate(pair) for pair in zip(rows, zeros)))
+
+
+def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
+    def read(array):
+        found = array[rows.row]
+        found[~rows.some] = 0
+        return found
+
+    inputs, targets = jax.tree.map(read, examples)
+    place = batches.weight.sharding if batches.weight.committed else None
+    return jax.device_put(Batch(inputs, targets, rows.weight, rows.index), place)
+
+
+def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
+    place = batches.weight.sharding if batches.weight.committed else None
+    row, some, weight, index = jax.device_put((rows.row, rows.some, rows.weight, rows.index), place)
+    inputs, targets = _gather(examples, row, some)
+    return Batch(inputs, targets, weight, index)
+
+
+@jax.jit
+def _gather(examples: PyTree, row: jax.Array, some: jax.Array) -> PyTree:
+    def read(array):
+        found = array.at[row].get(mode="promise_in_bounds")
+        return jnp.where(some.reshape(-1, *[1] * (found.ndim - 1)), found, 0).astype(array.dtype)
+
+    return jax.tree.map(read, examples)

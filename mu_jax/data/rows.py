@@ -1,0 +1,125 @@
+"""Which rows of the data a batch holds, and in which order: the one rule, for JAX and for NumPy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_PACKED = 2**16  # rows; up to here a random order is one sort of packed words
+
+
+class Rows(NamedTuple):
+    """Row numbers of one or several batches, the weight and id of each, and whether any counts."""
+
+    row: Any
+    weight: Any
+    index: Any
+    some: Any
+
+
+def rows_at(
+    xp: Any,
+    step: Any,
+    weight: Any,
+    index: Any,
+    order: Any | None,
+    *,
+    batch_size: int,
+    slots: int,
+    take: Callable[[Any, Any], Any],
+) -> Rows:
+    """The rows of batch number `step`, filled up to `slots` with real rows of weight 0.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      step: one number, or numbers with a last axis of 1 for several batches.
+      weight, index: f32[n] and i32[n], of all rows.
+      order: a permutation of the rows; None for the given order.
+      batch_size: examples per batch. slots: rows of the result.
+      take: `(array, rows) -> array`.
+    """
+    n = weight.shape[0]
+    slot = xp.arange(slots)
+    row = step * batch_size + slot
+    valid = (slot < min(batch_size, n)) & (row < n)
+    row = row % n
+    row = row if order is None else take(order, row)
+    weight, index = take(weight, row), take(index, row)
+    # Rows of weight 0 are overwritten by a real one, so that nothing in them reaches a sum.
+    some = weight > 0
+    first = xp.argmax(some, axis=-1, keepdims=True)
+    real = xp.max(xp.where(slot == first, row, 0), axis=-1, keepdims=True)
+    row = xp.where(some, row, real)
+    weight, index = xp.where(valid, weight, 0), xp.where(valid, index, -1)
+    return Rows(row, weight, index, some.any(axis=-1))
+
+
+def random_order(key: jax.Array, n: int) -> jax.Array:
+    """A random permutation of 0..n-1, i32[n]: the order of the examples in an epoch.
+
+    One sort of 32-bit words, each with its row number in the low and random bits in the high part:
+    on a CPU five times as fast as `jax.random.permutation`, which an ensemble of small models
+    feels. Rows with equal random bits keep their order, so that of two rows the first comes first
+    with a probability above 1/2 by at most 2^-17. Beyond 65,536 rows, where this would grow, it is
+    `jax.random.permutation`.
+    """
+    if n > _PACKED:
+        return jax.random.permutation(key, n)
+    return _sorted(jnp, jax.random.bits(key, (n,), jnp.uint32), n)
+
+
+class EpochOrders:
+    """`random_order(fold_in(key, epoch), n)` by epoch, on the host, from one program for many `n`.
+
+    The random bits of a row do not depend on how many rows there are, as long as JAX's generator
+    is the one it has by default; for others, and beyond 65,536 rows, each `n` is a small program.
+    Bits of small sets are drawn for many epochs at once.
+    """
+
+    def __init__(self, key: jax.Array, n: int) -> None:
+        self._key, self._n, self._first = key, n, -1
+        self._words = np.zeros((0, n), np.uint32)
+        self._stable = n <= _PACKED and _bits_are_stable(key)
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """The order in an epoch, i32[n]."""
+        if not self._stable:
+            return np.asarray(_order(self._key, epoch, self._n))
+        size = next(size for size in _SIZES if self._n <= size)
+        count = _PACKED // size
+        if epoch // count != self._first:
+            self._first = epoch // count
+            self._words = np.asarray(_words(self._key, self._first * count, count, size))
+        return _sorted(np, self._words[epoch % count, : self._n], self._n)
+
+
+_SIZES = (2**9, 2**12, _PACKED)
+
+
+def _sorted(xp: Any, words: Any, n: int) -> Any:
+    low = np.uint32((1 << max(n - 1, 1).bit_length()) - 1)
+    packed = (words & ~low) | xp.arange(n, dtype=np.uint32)
+    return (xp.sort(packed) & low).astype(np.int32)
+
+
+def _bits_are_stable(key: jax.Array) -> bool:
+    default = str(jax.random.key_impl(key)) == "threefry2x32"
+    return default and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _words(key: jax.Array, first: int, count: int, size: int) -> jax.Array:
+    def words(epoch):
+        return jax.random.bits(jax.random.fold_in(key, epoch), (size,), jnp.uint32)
+
+    return jax.vmap(words)(first + jnp.arange(count))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _order(key: jax.Array, epoch: int, n: int) -> jax.Array:
+    return random_order(jax.random.fold_in(key, epoch), n)

@@ -1,0 +1,233 @@
+"""What becomes of a request: served, withheld for inspection, overtaken; the binary in process."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from experiments import train, unlearn
+from experiments.lib import scoring
+from experiments.lib.command_line import parse
+from experiments.lib.running import write_records
+from mu_jax import reporting
+from mu_jax.store.versions import Store
+
+SLOW = pytest.mark.slow
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+NO_EPOCH = ["--method=finetune", "--set=epochs=0"]
+NO_RATE = ["--method=finetune", "--set=learning_rate=0"]
+
+
+def call(module, workdir: pathlib.Path, *arguments: str) -> int:
+    """The exit code of a binary."""
+    parse(module.FLAGS, ["binary", f"--workdir={workdir}", *arguments])
+    try:
+        module.main(["binary"])
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert call(train, workdir, "--config.limit=600", "--config.training.epochs=8") == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "request_, arguments, reason",
+    [
+        ("class:3", ["--method=ssd"], None),
+        pytest.param("random:0.05:seed=0", ["--method=ssd"], None, marks=SLOW),
+        ("class:3", ["--method=iau"], "it has forgotten nothing: accuracy"),
+        ("class:3", ["--method=ssd", "--set=alpha=1000"], "nothing: no weight changed"),
+        pytest.param(
+            "class:3",
+            NO_EPOCH,
+            "nothing: no weight changed",
+            marks=SLOW,
+        ),
+        pytest.param(
+            "random:0.05",
+            ["--method=finetune", "--set=learning_rate=0"],
+            "no weight changed",
+            marks=SLOW,
+        ),
+    ],
+)
+def test_a_request_that_did_nothing_is_not_served(workdir, capsys, request_, arguments, reason):
+    code = call(unlearn, workdir, f"--request={request_}", *arguments)
+    store = Store(workdir / "store")
+    record = store.history()[-1]
+    assert (code, store.serving()) == ((0, 2) if reason is None else (3, 1)), record
+    assert record.parent == 1 and (reason or "") in record.withheld
+    assert {"forget loss before", "forget loss"} <= set(record.metrics)
+    if reason is None:
+        assert record.withheld == ""
+    else:
+        assert reason in capsys.readouterr().out
+
+
+def test_a_request_that_did_nothing_serves_where_it_is_wished(workdir):
+    request = ["--request=class:3", "--set=alpha=1000", "--serve_anyway"]
+    assert call(unlearn, workdir, *request) == 0
+    store = Store(workdir / "store")
+    assert store.serving() == 2 and "nothing" in store.history()[1].withheld
+
+
+STOPPED = ["--request=class:3", "--method=ssd"]
+
+
+def stop(monkeypatch, where, name, *, after: bool) -> None:
+    """The next call of a function kills the process, in the beginning or at its end."""
+    real = getattr(where, name)
+
+    def killed(*arguments, **keywords):
+        monkeypatch.undo()
+        if after:
+            real(*arguments, **keywords)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, name, killed)
+
+
+@pytest.fixture
+def stopped(workdir, monkeypatch):
+    """A working directory with a request that was killed before its publish."""
+    stop(monkeypatch, scoring, "score", after=False)
+    with pytest.raises(KeyboardInterrupt):
+        call(unlearn, workdir, *STOPPED)
+    (state,) = (workdir / "state").iterdir()
+    assert any(state.glob("loop-*")) and len(Store(workdir / "store").history()) == 1
+    return workdir
+
+
+def test_a_stopped_request_goes_on_and_then_leaves_nothing(stopped, capsys):
+    assert call(unlearn, stopped, *STOPPED) == 0
+    assert "Going on with the run that was stopped, begun 20" in capsys.readouterr().out
+    assert list((stopped / "state").iterdir()) == [] and Store(stopped / "store").serving() == 2
+
+
+def test_a_stopped_request_is_named_and_in_the_way_of_no_other(stopped, capsys):
+    assert call(unlearn, stopped, *STOPPED, "--set=alpha=4", "--noswap") == 0
+    said = capsys.readouterr().out
+    assert "A stopped run is pending since 20" in said and "--request=class:3 --method=ssd" in said
+    assert "this is a new run, since arguments.alpha changed" in said
+    assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--noswap") == 0
+    said = capsys.readouterr().out
+    assert "A stopped run is pending since 20" in said and "new run" not in said
+    assert len(list((stopped / "state").iterdir())) == 1
+
+
+def test_restart_deletes_what_stopped_requests_have_kept(stopped, capsys):
+    assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--restart") == 0
+    assert "pending" not in capsys.readouterr().out and list((stopped / "state").iterdir()) == []
+
+
+def test_changed_settings_are_not_resumed(stopped, capsys):
+    path = stopped / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"batch_size": 100}))
+    assert call(unlearn, stopped, *STOPPED) == 0
+    said = capsys.readouterr().out
+    assert "a new run, since config.batch_size changed" in said and "Going on" not in said
+
+
+def test_a_request_killed_after_its_publish_is_not_published_twice(workdir, monkeypatch):
+    stop(monkeypatch, Store, "publish", after=True)
+    with pytest.raises(KeyboardInterrupt):
+        call(unlearn, workdir, *STOPPED)
+    store = Store(workdir / "store")
+    assert (len(store.history()), store.serving()) == (2, 1)
+    assert call(unlearn, workdir, *STOPPED) == 0
+    assert (len(store.history()), store.serving()) == (2, 2)
+    assert list((workdir / "state").iterdir()) == []
+
+
+def test_a_training_killed_after_its_publish_is_not_published_twice(tmp_path, monkeypatch):
+    fast = ["--config.limit=300", "--config.training.epochs=1"]
+    stop(monkeypatch, Store, "publish", after=True)
+    with pytest.raises(KeyboardInterrupt):
+        call(train, tmp_path / "run", *fast)
+    assert call(train, tmp_path / "run", *fast) == 0
+    store = Store(tmp_path / "run/store")
+    assert (len(store.history()), store.serving()) == (1, 1)
+
+
+def test_the_same_request_at_once_is_one_sentence(workdir, monkeypatch, capsys):
+    codes = []
+    real = scoring.score
+
+    def meanwhile(*arguments, **keywords):
+        monkeypatch.undo()
+        codes.append(call(unlearn, workdir, *STOPPED))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(scoring, "score", meanwhile)
+    assert call(unlearn, workdir, *STOPPED) == 0 and codes == [2]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "found that another one is at it; wait until it has ended" in said
+    assert len(Store(workdir / "store").history()) == 2
+
+
+def test_two_trainings_at_once_are_one_sentence(tmp_path, monkeypatch, capsys):
+    fast = ["--config.limit=300", "--config.training.epochs=1"]
+    codes, real = [], scoring.quality
+
+    def meanwhile(*arguments, **keywords):
+        monkeypatch.undo()
+        codes.append(call(train, tmp_path / "run", *fast, "--seed=1"))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(scoring, "quality", meanwhile)
+    assert call(train, tmp_path / "run", *fast) == 0 and codes == [2]
+    assert "expected one process at a time for training in" in capsys.readouterr().err
+    assert len(Store(tmp_path / "run/store").history()) == 1
+
+
+def test_serve_names_a_version_and_repairs_the_pointer(workdir, capsys):
+    assert call(unlearn, workdir, "--request=class:3", "--set=alpha=1000") == 3
+    store = Store(workdir / "store")
+    assert call(unlearn, workdir, "--serve=2") == 3 and store.serving() == 1
+    assert call(unlearn, workdir, "--serve=2", "--serve_anyway") == 0 and store.serving() == 2
+    (workdir / "store/SERVING").write_text("{")
+    assert call(unlearn, workdir, *STOPPED) == 2
+    assert call(unlearn, workdir, "--serve=1") == 0 and store.serving() == 1
+    assert call(unlearn, workdir, "--serve=9") == 2
+    assert "expected version 9" in capsys.readouterr().err
+
+
+def test_two_evaluations_at_once_leave_a_whole_file(tmp_path):
+    path = tmp_path / "evaluation.jsonl"
+    sets = [
+        [
+            reporting.Record("retrain", reporting.ForgetSet(name, 1, "ab"), seed)
+            for seed in range(size)
+        ]
+        for name, size in (("one", 300), ("two", 5))
+    ]
+    whole = {write_records(path, records).read_text() for records in sets}
+    done = threading.Event()
+
+    def write(records):
+        while not done.is_set():
+            write_records(path, records)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(write, records) for records in sets]
+        found = {path.read_text() for _ in range(300)}
+        done.set()
+    assert all(job.result() is None for job in jobs) and found <= whole
+    assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.jsonl"]

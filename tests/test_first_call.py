@@ -1,0 +1,176 @@
+"""What is compiled: little at the first call, nothing at a second one that differs in numbers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from compilations import counted_compilations
+
+import mu_jax as mu
+from mu_jax import edits
+from mu_jax.models import MLP
+
+pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+MODULE = MLP((8,), 3)
+MODEL = mu.from_linen(MODULE, mu.losses.cross_entropy)
+
+
+def init(key):
+    return MODULE.init(key, jnp.ones((1, 4)))
+
+
+def fresh_init():
+    return lambda key: MODULE.init(key, np.ones((1, 4), np.float32))
+
+
+def given(seed, examples, forgotten):
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(examples, 4)).astype(np.float32)
+    data = mu.batches(inputs, rng.integers(3, size=examples), batch_size=8)
+    variables = jax.tree.map(lambda x: np.asarray(x) + 0.1 * seed, VARIABLES)
+    key = jax.random.wrap_key_data(np.array([0, seed], np.uint32))
+    return key, jax.device_put(variables), *mu.split(data, range(forgotten))
+
+
+VARIABLES = init(jax.random.key(0))
+RECIPES = {
+    "ssd": lambda x: mu.ssd(MODEL, 1.0 + x, x),
+    "adaptive ssd": lambda x: mu.ssd(MODEL, "adaptive", x),
+    "iau": lambda x: mu.iau(MODEL, optax.adam(x), retain_weight=x),
+    "scaled iau": lambda x: mu.iau(MODEL, optax.sgd(x), scale_by_fraction=True),
+    "finetune": lambda x: mu.finetune(MODEL, optax.sgd(x, momentum=x)),
+    "epochs": lambda x: mu.finetune(MODEL, optax.adamw(x, weight_decay=x), epochs=round(4 * x)),
+    "gradient_ascent": lambda x: mu.gradient_ascent(MODEL, optax.sgd(x), cap=x),
+    "neg_grad_plus": lambda x: mu.neg_grad_plus(MODEL, optax.sgd(x), forget_weight=x, cap=x),
+    "magnitude_prune": lambda x: mu.magnitude_prune(MODEL, x),
+    "retrain": lambda x: mu.retrain(MODEL, optax.sgd(x), init=init),
+    "blindspot": lambda x: mu.blindspot(
+        MODEL, init=init, optimizer=optax.adam(x), teacher_optimizer=optax.adam(x)
+    ),
+    "chain": lambda x: mu.chain(mu.ssd(MODEL, x), mu.finetune(MODEL, optax.sgd(x))),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_other_sizes_seeds_optimizers_and_numbers_compile_nothing(name):
+    RECIPES[name](0.25)(*given(0, 40, 12))
+    others = [given(1, 40, 5), given(2, 53, 20)]
+    with counted_compilations() as compilations:
+        for number, other in zip((0.5, 0.75), others):
+            RECIPES[name](number)(*other)
+    assert compilations == []
+
+
+def test_the_sets_themselves_compile_nothing():
+    with counted_compilations() as compilations:
+        given(3, 61, 17)
+    assert compilations == []
+
+
+@pytest.mark.parametrize(("name", "most"), [("ssd", 1), ("iau", 2), ("finetune", 4)])
+def test_a_first_call_is_few_programs(name, most):
+    one = given(0, 40, 12)
+    jax.clear_caches()
+    with counted_compilations() as compilations:
+        RECIPES[name](0.5)(*one)
+    assert 1 <= len(compilations) <= most
+
+
+def test_a_first_call_on_a_mesh_is_few_programs():
+    key, variables, forget, retain = given(0, 40, 16)
+    sets = (mu.shard(part, mu.data_mesh()) for part in (forget, retain))
+    jax.clear_caches()
+    with counted_compilations() as compilations:
+        mu.ssd(MODEL, 1.5)(key, variables, *sets)
+    assert 1 <= len(compilations) <= 6
+
+
+@pytest.mark.parametrize("layout", ["together", "one_by_one"])
+def test_training_an_ensemble_again_compiles_nothing(layout):
+    data = given(0, 40, 12)[3]
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def train(rate):
+        options = {"init": fresh_init(), "epochs": 1, "layout": layout}
+        return mu.ensembles.train(MODEL, optax.sgd(rate), data, keys, **options)
+
+    first = train(0.1)
+    with counted_compilations() as compilations:
+        again, other = train(0.1), train(0.2)
+    assert compilations == []
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), first, other)))
+
+
+def test_a_grid_outside_jit_compiles_once():
+    def grid(numbers):
+        return jax.vmap(lambda x: mu.ssd(MODEL, 1.0 + x)(*one)[0])(numbers)
+
+    one = given(0, 40, 12)
+    numbers = jnp.array([0.1, 0.2]), jnp.array([0.3, 0.4])
+    grid(numbers[0])
+    with counted_compilations() as compilations:
+        grid(numbers[1])
+    assert compilations == []
+
+
+@pytest.mark.parametrize("name", ["ssd", "scaled iau", "finetune", "neg_grad_plus"])
+def test_no_cache_keeps_what_is_traced(name):
+    one = given(0, 40, 12)
+    with jax.checking_leaks():
+        jax.vmap(lambda x: RECIPES[name](x)(*one)[0])(jnp.array([0.1, 0.2]))
+
+
+def test_numbers_that_are_traced_are_those_of_the_loop():
+    one = given(0, 40, 12)
+    rates = jnp.array([0.1, 0.3])
+    found = jax.vmap(lambda x: mu.finetune(MODEL, optax.sgd(x))(*one)[0])(rates)
+    for number, rate in enumerate((0.1, 0.3)):
+        expected = mu.finetune(MODEL, optax.sgd(rate))(*one)[0]
+        jax.tree.map(
+            lambda a, b, i=number: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
+            found,
+            expected,
+        )
+
+
+def test_a_loop_knows_its_steps_outside_and_inside_jit():
+    one = given(0, 40, 12)
+    unlearn = mu.finetune(MODEL, optax.sgd(0.1), epochs=3)
+    outside, inside = (f(*one)[1].details for f in (unlearn, jax.jit(unlearn)))
+    assert outside.loss.shape == inside.loss.shape == (12,)
+    np.testing.assert_allclose(outside.loss, inside.loss, rtol=1e-5)
+
+
+def as_numpy_and_compiled(function, *args):
+    return function(*args), jax.jit(function)(*args)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_edit_is_the_same_in_numpy_and_compiled(dtype):
+    rng = np.random.default_rng(0)
+    theta, forget, full = (
+        {"a": jnp.asarray(np.square(rng.normal(size=(4, 3))), kind), "b": jnp.zeros(2, kind)}
+        for kind in (dtype, jnp.float32, jnp.float32)
+    )
+
+    def edit(theta, forget, full):
+        updates = edits.dampen(theta, forget, full, alpha=1.2, dampening=0.5)
+        after = edits.apply(theta, updates)
+        return updates, after, edits.summarise(theta, after)
+
+    host, compiled = as_numpy_and_compiled(edit, theta, forget, full)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), host, compiled)
+    kinds = [[(x.dtype, x.shape) for x in jax.tree.leaves(tree)] for tree in (host, compiled)]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+def test_a_fingerprint_is_the_same_in_numpy_and_compiled(dtype):
+    values = np.random.default_rng(0).normal(size=(300, 301)) * 9
+    tree = {"a": jnp.asarray(values, dtype), "b": jnp.ones((), dtype)}
+    host, compiled = as_numpy_and_compiled(mu.statistics.fingerprint, tree)
+    np.testing.assert_array_equal(host, compiled)
