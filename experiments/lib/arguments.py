@@ -161,7 +161,21 @@ def _words(hint: Any) -> list[str]:
 def offered(kind: str) -> list[str]:
     """The methods for a kind of task: "classification", "multilabel" or "regression"."""
     names = list(_defaults(ConfigDict({"training": dict.fromkeys(_RECIPE, 1)})))
-    return [name for name in names if kind == "classification" or name not in _CLASSIFICATION_ONLY]
+    if kind == "classification":
+        return [*names, *(name for name in _fits() if name not in names)]
+    return [name for name in names if name not in _CLASSIFICATION_ONLY]
+
+
+def _fits() -> list[str]:
+    """Methods that need a model and an optimizer alone: they take the settings of a fit."""
+    found = []
+    for name in mu.transforms.__all__:
+        factory = getattr(mu.transforms, name)
+        if inspect.isfunction(factory):
+            given = inspect.signature(factory).parameters.values()
+            if [p.name for p in given if p.default is p.empty] == ["model", "optimizer"]:
+                found.append(name)
+    return found
 
 
 def defaults(config: ConfigDict, kind: str, method: str) -> dict[str, Any]:
@@ -181,21 +195,26 @@ def defaults(config: ConfigDict, kind: str, method: str) -> dict[str, Any]:
             f"expected a method for a {kind} task among {', '.join(offered(kind))}, found "
             f"{method!r}; choose one"
         )
-    return _defaults(config)[method]
+    return _defaults(config).get(method, _fit(config))
 
 
 _RECIPE = ("optimizer", "learning_rate", "weight_decay", "batch_size", "epochs")
 
 
+def _fit(config: ConfigDict) -> dict[str, Any]:
+    """A short fit at a tenth of the rate of training."""
+    training = config.training
+    return {
+        "optimizer": training.optimizer,
+        "learning_rate": training.learning_rate / 10,
+        "epochs": min(5, training.epochs),
+        "batch_size": training.batch_size,
+    }
+
+
 def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
     recipe = {name: config.training[name] for name in _RECIPE}
-    rate, few = recipe["learning_rate"], min(5, recipe["epochs"])
-    fit = {
-        "optimizer": recipe["optimizer"],
-        "learning_rate": rate / 10,
-        "epochs": few,
-        "batch_size": recipe["batch_size"],
-    }
+    rate, few, fit = recipe["learning_rate"], min(5, recipe["epochs"]), _fit(config)
     adam = {**fit, "optimizer": "adam", "learning_rate": 1e-3}
     return {
         "ssd": {"alpha": 10.0, "dampening": 1.0},

@@ -40,8 +40,8 @@ def open_storage(workdir: pathlib.Path, url: str | None) -> optuna.storages.RDBS
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
         except ImportError:
             raise ValueError(
-                f"expected a driver for {url.partition(':')[0]}, found none; for PostgreSQL "
-                "install one with pip install 'psycopg[binary]'"
+                f"expected a driver for {url.partition(':')[0]}, found none; for PostgreSQL it is "
+                "installed with pip install 'psycopg[binary]'"
             ) from None
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # Of two processes that make the tables at once, one finds that they are there.

@@ -20,7 +20,7 @@ from experiments.lib.methods import METHODS
 from experiments.sweep.files import Axis, Sweep
 from launch_tpu.compile import compiled, operations, programs, projection, topologies
 from launch_tpu.compile.compiled import Collective, Measured, Memory
-from mu_jax import target
+from mu_jax import _target as target
 from mu_jax.loops.scan import Program
 
 ROOT = Path(__file__).resolve().parents[3]
