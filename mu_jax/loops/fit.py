@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -310,13 +311,19 @@ def lifted_update(
 ) -> lifting.Lifted:
     """The optimizer's update, of `(grads, state, params, loss)`, as a computation and numbers."""
     update = optax.with_extra_args_support(optimizer).update
-    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    loss = jax.ShapeDtypeStruct((), _loss_dtype(params))
     return lifting.lift(
         lambda grads, state, params, value: update(grads, state, params, value=value),
         *bare((params, opt_state, params)),
         loss,
         owners=(optimizer.update,),
     )
+
+
+def _loss_dtype(params: PyTree) -> Any:
+    """The type in which an optimizer is told the loss: float32, or wider with the parameters."""
+    kinds = (leaf.dtype for leaf in jax.tree.leaves(params))
+    return functools.reduce(jnp.promote_types, kinds, jnp.dtype(jnp.float32))
 
 
 @cached(maxsize=64)
@@ -340,7 +347,8 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
 
         grads, found, moved = gradients(terms, params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
-        updates, opt_state = update(values, grads, state.opt_state, params, loss)
+        value = loss.astype(_loss_dtype(params))
+        updates, opt_state = update(values, grads, state.opt_state, params, value)
         # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
         params = _choose(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())

@@ -97,6 +97,7 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
         ones and types of arguments; kept as long as the first lives. Default: trace anew.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> first, second = (lift(lambda x, s=s: s * jnp.sin(x), jnp.ones(3)) for s in (2.0, 3.0))
       >>> first.computation == second.computation, first.values, second.values
       (True, (2.0,), (3.0,))

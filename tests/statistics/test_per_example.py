@@ -212,12 +212,15 @@ MODES = {
 
 def assert_lookups(rows, dtype, mode, indices):
     """Lookups in a table, with rows beyond it several times over, against a loop."""
-    case = raw_case(
-        lambda p, i: MODES[mode](p["w"], i) + 0.5,
-        {"w": normal(2, rows, 2)},
-        np.resize(np.array(indices).astype(dtype), (SIZE, 3)),
-    )
-    gradients, weight = gradient_loop(case), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
+
+    def look_up(p, i):
+        return MODES[mode](p["w"], i) + 0.5
+
+    numbers = np.resize(np.array(indices).astype(dtype), (SIZE, 3))
+    case = raw_case(look_up, {"w": normal(2, rows, 2)}, numbers)
+    # The plain gradient itself is wrong for narrow integers once it is optimized.
+    wide = raw_case(look_up, {"w": normal(2, rows, 2)}, numbers.astype(np.int64).astype(np.int32))
+    gradients, weight = gradient_loop(wide), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
     assert per_example.routes(case.losses, case.params, case.rows) == {"w": "lookup"}
     found = squares(case.losses, case.params, case.rows, weight)
     assert_close(found, weighted(np.square, gradients, weight), 1e-5)
