@@ -162,11 +162,11 @@ def offered(kind: str) -> list[str]:
     """The methods for a kind of task: "classification", "multilabel" or "regression"."""
     names = list(_defaults(ConfigDict({"training": dict.fromkeys(_RECIPE, 1)})))
     if kind == "classification":
-        return [*names, *(name for name in _fits() if name not in names)]
+        return [*names, *(name for name in _of_optimizers() if name not in names)]
     return [name for name in names if name not in _CLASSIFICATION_ONLY]
 
 
-def _fits() -> list[str]:
+def _of_optimizers() -> list[str]:
     """Methods that need a model and an optimizer alone: they take the settings of a fit."""
     found = []
     for name in mu.transforms.__all__:

@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
             print(listing(sweep, tuned))
             return
         names = ("studies.db", "tuning.jsonl", "reporting.jsonl")
-        workdir = paths.check_workdir(WORKDIR.value, files=names, folders=("ensembles",))
+        workdir = paths.on_disk(WORKDIR.value)
+        paths.check_workdir(workdir, files=names, folders=("ensembles",))
         begin = time.monotonic()
         search = Search(sweep, task, workdir, tuned)
     if WORKERS.value == 1:

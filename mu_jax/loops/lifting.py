@@ -99,8 +99,8 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
     Example:
       >>> import jax.numpy as jnp
       >>> first, second = (lift(lambda x, s=s: s * jnp.sin(x), jnp.ones(3)) for s in (2.0, 3.0))
-      >>> first.computation == second.computation, first.values, second.values
-      (True, (2.0,), (3.0,))
+      >>> first.computation == second.computation, *map(float, first.values + second.values)
+      (True, 2.0, 3.0)
     """
     if holds_tracer(owners):  # nothing may keep what belongs to a trace
         return _lift(function, *args)

@@ -132,8 +132,8 @@ def test_no_binary_defines_a_seed_by_itself():
 def test_a_bucket_for_a_working_directory_is_refused_at_once(binary):
     module = importlib.import_module(f"experiments.{binary}")
     request = ["--request=class:3"] if "request" in OWN[binary] else []
-    with pytest.raises(ValueError, match=r"^expected a path on a file system, found 'gs:"):
-        parse(module.FLAGS, [binary, "--workdir=gs://b/run", *request])
+    with pytest.raises(ValueError, match=r"^expected a local path or gs://.*, found 's3:"):
+        parse(module.FLAGS, [binary, "--workdir=s3://b/run", *request])
 
 
 @pytest.mark.parametrize(

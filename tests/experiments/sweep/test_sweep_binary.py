@@ -83,9 +83,12 @@ def test_a_bad_sweep_is_one_line_and_starts_nothing(sweep, tmp_path):
 
 
 def test_a_bucket_for_a_working_directory_is_one_line(sweep):
-    result = sweep(["ssd"], "--workdir=gs://bucket/sweep", "--dry_run")
+    result = sweep(["ssd"], "--workdir=s3://bucket/sweep", "--dry_run")
     assert result.returncode == 2, result.stderr
-    assert "error: expected a path on a file system, found 'gs://bucket/sweep'" in result.stderr
+    assert (
+        "error: expected a local path or gs://bucket/folder, found 's3://bucket/sweep'"
+        in result.stderr
+    )
 
 
 @pytest.mark.slow
