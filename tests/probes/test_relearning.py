@@ -93,6 +93,7 @@ def test_a_streamed_training_set_and_a_jitted_one_give_the_same_curve():
 
 
 def test_one_program_for_many_keys_and_none_for_the_second_call():
+    sets_of("raw")  # made outside of what is traced
     keys, variables = jax.random.split(jax.random.key(0), 5), setting("raw").variables
     many = jax.jit(jax.vmap(lambda key: curve_of(key=key, metric=LOSS, steps=4)))
     curves = many(keys)

@@ -180,6 +180,8 @@ SMALL = {
         "finetune": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 4, "batch_size": 16},
         "gradient_ascent": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "gaussian_amnesiac": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "scrub": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 3, "max_epochs": 2},
+        "salun": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "neg_grad_plus": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "retrain": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
     },
