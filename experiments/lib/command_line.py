@@ -128,7 +128,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
     for parsed in (values, flags.FLAGS):
         parsed.mark_as_parsed()
     if _WORKDIR in values:
-        paths.check_place(values[_WORKDIR].value)
+        paths.working_directory(values[_WORKDIR].value)
     if len(rest) > 1 and not arguments:
         raise ValueError(
             f"expected flags only, found {rest[1]!r}; write --name=value, and see --help"

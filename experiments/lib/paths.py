@@ -37,15 +37,6 @@ def sentence(error: BaseException) -> str:
     return f"expected to be allowed to use {where}, found {what}; choose another path"
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that cannot be written to, such as `s3://bucket/runs`, at once.
-
-    Raises:
-      ValueError: a scheme that is not served, of which a local folder would be made.
-    """
-    working_directory(path)
-
-
 def check_workdir(
     path: str | os.PathLike[str], *, files: tuple[str, ...] = (), folders: tuple[str, ...] = ()
 ) -> pathlib.Path:

@@ -8,19 +8,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from absl import app, logging
+from absl import logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
 from experiments.lib import configurations, paths
 from mu_jax import _files as files
 from mu_jax import reporting
-
-
-def flags_only(argv: list[str], example: str) -> None:
-    """Refuse arguments that are not flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, found {argv[1]!r}; write {example}...")
 
 
 @contextlib.contextmanager

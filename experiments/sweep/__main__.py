@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     """Read the sweep, refuse what is wrong with it, take part, and say what came of it."""
     del argv
     with exit_with_sentence():
-        paths.check_place(WORKDIR.value)
+        paths.working_directory(WORKDIR.value)
         sweep = files.read(SWEEP.value)
         task = files.read_task(sweep, DATA_DIR.value)
         tuned = jobs.tuning_jobs(sweep, task, block=BLOCK.value)
