@@ -69,7 +69,7 @@ def run(case: Case) -> str:
     alternatives = {
         GRADIENT: one_batch(mu.statistics.mean_gradient(model), variables, batch),
         OURS: one_batch(mu.statistics.importance(model), variables, batch),
-        "vmap(grad), squared and summed": materialised(model, variables, batch),
+        "vmap(grad), squared and summed": materialized(model, variables, batch),
     }
     if case.torch and torch_networks.AVAILABLE:
         alternatives |= torch_networks.alternatives(case.torch, inputs, targets)
@@ -84,7 +84,7 @@ def one_batch(statistic: mu.Statistic, variables: Any, batch: mu.Batch) -> Calla
     return lambda: update(acc, variables, batch)
 
 
-def materialised(model: mu.Model, variables: Any, batch: mu.Batch) -> Callable[[], Any]:
+def materialized(model: mu.Model, variables: Any, batch: mu.Batch) -> Callable[[], Any]:
     """The usual way: one gradient per example, squared and summed."""
 
     def loss(params, state, x, y):

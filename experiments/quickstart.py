@@ -84,7 +84,7 @@ def run(config, request: str) -> None:
         rows, variables = run_seed(task, programs, forget, retain, forget_set, seed)
         results += rows
         models = models or variables
-    (table,) = reporting.summarise(results)
+    (table,) = reporting.summarize(results)
     print()
     print(reporting.render([table], width=114))
 

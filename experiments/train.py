@@ -26,7 +26,7 @@ CONFIG = define_config(FLAGS, "digits", "What to train.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the store goes.", required=True, flag_values=FLAGS
 )
-SEED = define_seed(FLAGS, "Seed of initialisation and shuffling.")
+SEED = define_seed(FLAGS, "Seed of initialization and shuffling.")
 RESTART = flags.DEFINE_bool(
     "restart", False, "Delete what stopped runs have kept first.", flag_values=FLAGS
 )

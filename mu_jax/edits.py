@@ -150,7 +150,7 @@ class Summary(NamedTuple):
 
 
 @reduction
-def summarise(xp: Any, before: PyTree, after: PyTree) -> Summary:
+def summarize(xp: Any, before: PyTree, after: PyTree) -> Summary:
     """Compare parameters before and after an edit; one element-wise pass."""
     moved = jax.tree.map(lambda a, b: a != b, before, after)
     change = jax.tree.map(lambda a, b: _norm(xp, [b - a]), before, after)

@@ -22,7 +22,7 @@ DATA = mu.batches(X, LABELS, batch_size=4)
 
 
 class Linen(nn.Module):
-    """Dense, batch normalisation, dropout, dense; the mode is a keyword called `flag`."""
+    """Dense, batch normalization, dropout, dense; the mode is a keyword called `flag`."""
 
     @nn.compact
     def __call__(self, x, train: bool = False):

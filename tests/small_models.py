@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 @functools.cache
 def setting(name: str) -> Setting:
-    """A setting by name: raw, bfloat16; linen, nnx and cnn with batch normalisation."""
+    """A setting by name: raw, bfloat16; linen, nnx and cnn with batch normalization."""
     return {
         "raw": lambda: _raw(jnp.float32),
         "bfloat16": lambda: _raw(jnp.bfloat16),
@@ -55,7 +55,7 @@ def setting(name: str) -> Setting:
 
 
 class _Network(nn.Module):
-    """A linen network of one hidden layer, with batch normalisation and dropout."""
+    """A linen network of one hidden layer, with batch normalization and dropout."""
 
     @nn.compact
     def __call__(self, x, train: bool = False):

@@ -145,7 +145,7 @@ def test_adaptive_alpha_selects_the_promised_share(fraction):
 def test_summary_against_explicit_counts():
     before = {"a": jnp.array([3.0, 0.0, 4.0]), "b": jnp.array([[12.0]])}
     after = {"a": jnp.array([3.0, 2.0, 3.0]), "b": jnp.array([[12.0]])}
-    found = edits.summarise(before, after)
+    found = edits.summarize(before, after)
     assert found.changed == 0.5
     np.testing.assert_allclose(found.changed_by_leaf["a"], 2 / 3, rtol=1e-6)
     assert found.changed_by_leaf["b"] == 0
@@ -159,7 +159,7 @@ def test_summary_against_explicit_counts():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_summary_sees_what_is_not_finite(bad):
     before = tree()
-    assert not edits.summarise(before, {**before, "b": before["b"].at[2].set(bad)}).finite
+    assert not edits.summarize(before, {**before, "b": before["b"].at[2].set(bad)}).finite
 
 
 def test_apply_adds_in_float32():

@@ -160,7 +160,7 @@ def test_an_edit_is_the_same_in_numpy_and_compiled(dtype):
     def edit(theta, forget, full):
         updates = edits.dampen(theta, forget, full, alpha=1.2, dampening=0.5)
         after = edits.apply(theta, updates)
-        return updates, after, edits.summarise(theta, after)
+        return updates, after, edits.summarize(theta, after)
 
     host, compiled = as_numpy_and_compiled(edit, theta, forget, full)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), host, compiled)

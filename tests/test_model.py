@@ -60,7 +60,7 @@ def is_array(leaf):
     return isinstance(leaf, jax.Array)
 
 
-def test_inference_is_the_default_and_normalises_by_running_statistics(case):
+def test_inference_is_the_default_and_normalizes_by_running_statistics(case):
     model, variables = case
     params = model.params(variables)
     values = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(as_data(params))}
@@ -358,7 +358,7 @@ def test_observe_train_is_training_mode_with_names(name, restricted):
     outputs, seen, state = model.observe_train(*given)
     assert same((outputs, state), model.predict_train(*given))
     assert list(seen) == ["h"]
-    np.testing.assert_allclose(seen["h"].mean(0), 0, atol=1e-5)  # normalised by the batch
+    np.testing.assert_allclose(seen["h"].mean(0), 0, atol=1e-5)  # normalized by the batch
     kept = outputs != 0
     np.testing.assert_allclose(outputs[kept], 2 * seen["h"][kept], rtol=1e-6)
     assert 0 < kept.sum() < kept.size

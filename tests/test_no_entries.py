@@ -61,5 +61,5 @@ def test_methods_do_as_without_leaves_that_are_empty(name):
 
 def test_a_model_without_any_entry_has_changed_nothing():
     nothing = {"a": jnp.zeros(0)}
-    summary = mu.edits.summarise(nothing, nothing)
+    summary = mu.edits.summarize(nothing, nothing)
     assert summary.changed == 0 and summary.changed_by_leaf["a"] == 0 and summary.finite

@@ -22,7 +22,7 @@ other requests with other models:
     ssd                                6.98             38.65      2.03
 
 One setting for forget sets of all kinds is a compromise, and three of them are few to choose on:
-SSD, plain IAU and NegGrad+ forget too much of these neighbours, and fine-tuning at three times the
+SSD, plain IAU and NegGrad+ forget too much of these neighbors, and fine-tuning at three times the
 rate of training is a partial retraining. The search prints the best setting on each kind too: with
 small steps every method comes within a point of retraining on random sets, and leaves a class in
 place. The grids of SSD, IAU and fine-tuning were widened once, when optima lay on an edge; the

@@ -51,7 +51,7 @@ def train_population(
     """N models trained on `examples` (default all) by the recipe of the task; reused when on disk.
 
     Model j of a seed is the same whatever N is. Populations that are compared with each other must
-    have different seeds, or their models share their initialisation.
+    have different seeds, or their models share their initialization.
     """
     examples = task.train if examples is None else examples
 
@@ -83,7 +83,7 @@ def train_subsets(
 
     Models 2j and 2j + 1 see the first and the last part of one random order, so that halves
     complement each other. An example that is left out has weight 0; in training mode a batch
-    normalisation still sees it, so these models are for architectures without one.
+    normalization still sees it, so these models are for architectures without one.
     """
     kept = round(fraction * task.train.num_examples)
     if not 0 < kept < task.train.num_examples:

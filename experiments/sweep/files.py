@@ -1,8 +1,8 @@
 """Sweep files: what to search, strictly read.
 
-A sweep file is JSON. It is data: what is launched on many machines cannot depend on what a program
-would compute there, and a misspelt field is found before anything starts. What *is* a program, the
-task, stays the configuration that the file names.
+A sweep file is JSON, which is data: no program decides on each of many machines which trials there
+are, and a misspelled field is found before a trial starts. The task is a program; the sweep file
+names its configuration.
 
     {
       "about": "what is searched, for readers",

@@ -34,7 +34,7 @@ class Generation(NamedTuple):
       name: as in the topology's name, `v5e`.
       memory: bytes of a chip. flops: peak bf16 FLOP/s of a chip.
       bandwidth: bytes/s between a chip and its memory.
-      interconnect: bytes/s between a chip and its neighbours, both ways; None if not stated.
+      interconnect: bytes/s between a chip and its neighbors, both ways; None if not stated.
       chips_per_host: chips of a full host.
       shapes: the valid shapes of a slice, in words.
       axes: 2 or 3. max_chips: of one slice.

@@ -120,7 +120,7 @@ def gram(model: Model, gauss_newton: bool) -> Gram:
     return Gram(terms, lambda variables: model.params(variables[0]), f"{name} of margins")
 
 
-def factorise(
+def factorize(
     matrix: Accumulator, ridge: jax.Array | float, weight_decay: jax.Array | float | None
 ) -> jax.Array:
     """Lower Cholesky factor of `K`, the Gram matrix with its diagonal raised."""

@@ -67,10 +67,10 @@ class Datamodels:
 
 
 def ridge(masks: ArrayLike, outputs: ArrayLike, *, penalty: jax.Array | float) -> Datamodels:
-    """Datamodels by ridge regression: one factorisation for all targets and outputs.
+    """Datamodels by ridge regression: one factorization for all targets and outputs.
 
     `effects = (X^T X + penalty I)^-1 X^T Y` with X and Y the masks and outputs minus their means
-    over the models, so that the intercept is not penalised. With fewer models than examples the
+    over the models, so that the intercept is not penalized. With fewer models than examples the
     same is `X^T (X X^T + penalty I)^-1 Y`.
 
     Args:
@@ -123,7 +123,7 @@ def difference_of_means(masks: ArrayLike, outputs: ArrayLike) -> Datamodels:
 
     One product of matrices; equals least squares where the columns of the masks are uncorrelated.
     Correct predictions as outputs give the influence of Feldman and Zhang, and on the examples
-    themselves their memorisation score (`memorization`).
+    themselves their memorization score (`memorization`).
 
     Args:
       masks: bool[M, n]. outputs: f[M, T] or f[M, T, K].
@@ -142,9 +142,9 @@ def difference_of_means(masks: ArrayLike, outputs: ArrayLike) -> Datamodels:
       Array([3., 0.], dtype=float32)
     """
     design, responses = check_ensemble(masks, outputs)
-    centred = responses - responses.mean(0)  # cancels in the difference, keeps the rounding small
+    centered = responses - responses.mean(0)  # cancels in the difference, keeps the rounding small
     share = design.mean(0)[:, None]
-    sums = product(design.T, centred) / len(design)
+    sums = product(design.T, centered) / len(design)
     return assemble(sums / share + sums / (1 - share), design, outputs)
 
 

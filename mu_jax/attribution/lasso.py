@@ -25,10 +25,10 @@ def lasso(
 ) -> Datamodels:
     """Datamodels by the lasso: few training examples matter for a target.
 
-    Minimises for every target `1/(2M) sum_j (y_j - b - w . z_j)^2 + penalty |w|_1` over
-    standardised masks `z = (mask - mean) / std`, with the intercept b free.
+    Minimizes for every target `1/(2M) sum_j (y_j - b - w . z_j)^2 + penalty |w|_1` over
+    standardized masks `z = (mask - mean) / std`, with the intercept b free.
 
-    **Units.** What is penalised and what the published solver stores is w, per standard deviation
+    **Units.** What is penalized and what the published solver stores is w, per standard deviation
     of a mask; the effect of including an example is `w / std`, twice as much for half-size
     subsets. The result here is in effects per inclusion.
 
@@ -72,7 +72,7 @@ def lasso(
         chosen = _choose(design, responses, num_penalties, held_out, (tolerance, max_iterations))
     else:
         chosen = jnp.broadcast_to(jnp.asarray(penalty, design.dtype), np.shape(outputs)[1:])
-    problem = _standardise(design, responses)
+    problem = _standardize(design, responses)
     found = fista(problem, chosen.ravel(), tolerance, max_iterations)
     return assemble(found / problem.std[:, None], design, outputs)
 
@@ -100,7 +100,7 @@ class Problem(NamedTuple):
         return jnp.abs(self.cross).max(0)
 
 
-def _standardise(design: jax.Array, responses: jax.Array) -> Problem:
+def _standardize(design: jax.Array, responses: jax.Array) -> Problem:
     models, examples = design.shape
     std = design.std(0)
     x, y = (design - design.mean(0)) / std, responses - responses.mean(0)
@@ -166,7 +166,7 @@ def _choose(
             f"expected every example in some and not in all of the first {kept} of {models} "
             "models, found one that is not: train more models, change held_out or give a penalty"
         )
-    problem = _standardise(design[:kept], responses[:kept])
+    problem = _standardize(design[:kept], responses[:kept])
     path = jnp.asarray(np.geomspace(1, 1e-3, num_penalties), design.dtype)
     penalties = path[:, None] * problem.largest_penalty
     cross = jnp.tile(problem.cross, (1, num_penalties))

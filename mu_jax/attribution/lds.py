@@ -1,4 +1,4 @@
-"""The linear datamodelling score: does an attribution rank the effects of whole subsets?"""
+"""The linear datamodeling score: does an attribution rank the effects of whole subsets?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mu_jax.data.batches import is_concrete
 
 
 class LDS(NamedTuple):
-    """A linear datamodelling score.
+    """A linear datamodeling score.
 
     Attributes:
       mean: f[], the score: mean of `by_target`.
@@ -36,7 +36,7 @@ def lds(
     num_resamples: int = 200,
     level: float = 0.95,
 ) -> LDS:
-    """Linear datamodelling score with an interval over targets *and* subsets.
+    """Linear datamodeling score with an interval over targets *and* subsets.
 
     The output of a target under subset j is predicted as `sum_{i in S_j} tau_i`; the score of a
     target is Spearman's correlation over the subsets between prediction and truth, and the LDS its

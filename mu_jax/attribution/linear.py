@@ -25,20 +25,20 @@ def ridge_without(
 ) -> jax.Array:
     """The ridge regression without a group of rows, exactly.
 
-    For the minimiser theta of `1/2 sum_i (y_i - x_i . theta)^2 + l2/2 |theta|^2` and
+    For the minimizer theta of `1/2 sum_i (y_i - x_i . theta)^2 + l2/2 |theta|^2` and
     `H = X^T X + l2 I`,
     `theta_{-F} = theta - H^-1 X_F^T (I - X_F H^-1 X_F^T)^-1 (y_F - X_F theta)`. Beside the *mean*
     of the losses the penalty of n - m rows is lighter, and one Newton step leads there exactly,
     `theta_{-F} = theta - (X_K^T X_K + (n - m) l2 I)^-1 (X_F^T (y_F - X_F theta) - m l2 theta)`.
 
     Args:
-      inputs: f[n, d]. targets: f[n] or f[n, t]. params: f[d] or f[d, t], the minimiser.
+      inputs: f[n, d]. targets: f[n] or f[n, t]. params: f[d] or f[d, t], the minimizer.
       forget: int[m], rows that leave.
       l2: weight of the penalty; it stays as it is.
       reduction: what the penalty stands beside, the "sum" of the losses or their "mean".
 
     Returns:
-      The minimiser without the group, shaped like `params`.
+      The minimizer without the group, shaped like `params`.
 
     Cost: `n d^2 + d^3 / 3 + m^3 / 3` operations.
 
@@ -93,17 +93,17 @@ def softmax_without(
     hessian: Literal["retain", "full"] = "retain",
     reduction: Reduction = "sum",
 ) -> jax.Array:
-    """Softmax regression without a group of rows, by one step from the minimiser.
+    """Softmax regression without a group of rows, by one step from the minimizer.
 
-    For the minimiser W of `sum_i l(x_i W, y_i) + l2/2 |W|^2`, cross-entropy l,
+    For the minimizer W of `sum_i l(x_i W, y_i) + l2/2 |W|^2`, cross-entropy l,
     `W_{-F} ~ W + (H - H_F)^-1 sum_{i in F} grad l_i`: a Newton step on what is retained. With the
     Hessian H of all data it is the influence function, which falls short for large groups. H holds
     the penalty. Beside the *mean* of the losses the penalty of fewer rows is lighter: W then
-    minimises the sum with n l2, the step is `(H - H_F)^-1 (sum_{i in F} grad l_i + m l2 W)` with
+    minimizes the sum with n l2, the step is `(H - H_F)^-1 (sum_{i in F} grad l_i + m l2 W)` with
     `(n - m) l2` in the Hessian of what is retained, n l2 in that of all.
 
     Args:
-      inputs: f[n, d]. labels: int[n]. params: f[d, K], the minimiser.
+      inputs: f[n, d]. labels: int[n]. params: f[d, K], the minimizer.
       forget: int[m], rows that leave.
       l2: weight of the penalty; positive, as logits have a common shift.
       hessian: "retain" (Newton) or "full" (influence function).

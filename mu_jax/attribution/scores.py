@@ -1,4 +1,4 @@
-"""Scores of single training examples: how hard they are, and how much a model memorises them."""
+"""Scores of single training examples: how hard they are, and how much a model memorizes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
     """GraNd: the norm of each example's loss gradient, f[n], averaged over trained models.
 
     `|grad_theta l_i(theta)|_2`, inference mode. Take checkpoints of an *early epoch*, from several
-    trainings: there is no default, as a network at initialisation, which was first said to do,
+    trainings: there is no default, as a network at initialization, which was first said to do,
     does not rank examples.
 
     Args:

@@ -14,7 +14,7 @@ from mu_jax.attribution._features import (
     check_classes,
     checked_margins,
     coefficients,
-    factorise,
+    factorize,
     gram,
     leverages,
     margin_features,
@@ -119,7 +119,7 @@ def group_direction(
 
     Cost: for each checkpoint one forward and backward pass over the forget set, two products with
     P and one triangular solve. `leave_one_out` and `retain_only` project the forget set's
-    gradients as well, and `retain_only` factorises K again.
+    gradients as well, and `retain_only` factorizes K again.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
@@ -225,7 +225,7 @@ def trak(
         _check_dim(dim, model.params(variables), data)
         projection = Projection(jax.random.fold_in(key, number), dim)
         matrix = collect(gram(model, weight_decay is not None), (variables, projection), data)
-        factor = factorise(matrix, ridge, weight_decay)
+        factor = factorize(matrix, ridge, weight_decay)
         prepared.append(Checkpoint(variables, projection, matrix, factor))
     if not prepared:
         raise ValueError("expected at least one checkpoint, found none: give trained variables")
@@ -243,7 +243,7 @@ def _factor_without(store: Trak, point: Checkpoint, forget: Any) -> jax.Array:
     part = collect(
         gram(store.model, store.gauss_newton), (point.variables, point.projection), forget
     )
-    return factorise(point.gram.without(part), store.ridge, store.weight_decay)
+    return factorize(point.gram.without(part), store.ridge, store.weight_decay)
 
 
 @cached(maxsize=64)

@@ -89,7 +89,7 @@ class Batches:
         """Batch number `step` of an epoch, filled up with real rows of weight 0.
 
         The rows that fill it are those of the epoch's beginning: in training mode they enter the
-        statistics of a batch normalisation, so they had better be ordinary examples.
+        statistics of a batch normalization, so they had better be ordinary examples.
 
         Args:
           step: batch number in the epoch, may be traced.

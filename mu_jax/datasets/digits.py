@@ -17,10 +17,10 @@ _TRAIN_ROWS = 1500
 
 
 class MuDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """1,797 grey images of 8 x 8 pixels in ten classes; nothing is downloaded.
+    """1,797 gray images of 8 x 8 pixels in ten classes; nothing is downloaded.
 
     Each record holds `id` (the row in scikit-learn's array, int64), `image` (float32 of shape
-    (8, 8, 1), the original grey levels 0 to 16 divided by 16) and `label` (0 to 9).
+    (8, 8, 1), the original gray levels 0 to 16 divided by 16) and `label` (0 to 9).
 
     The rows are permuted once by NumPy's legacy generator with seed 0, whose stream is frozen for
     good: the first 1,500 become `train`, the other 297 `test`, each in permuted order. The original

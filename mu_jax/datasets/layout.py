@@ -78,8 +78,8 @@ def targets_and_ids(
     index = _unique_ids(ids, where)
     if layout.num_classes is not None:
         return np.asarray(targets, np.int32), index
-    standardised = (np.asarray(targets) - layout.target_mean) / layout.target_scale
-    return standardised.astype(np.float32), index
+    standardized = (np.asarray(targets) - layout.target_mean) / layout.target_scale
+    return standardized.astype(np.float32), index
 
 
 def _is_array(features: Any, key: str) -> bool:

@@ -85,7 +85,7 @@ def poison(
     Cost: a copy of the examples.
 
     Differences from the published program:
-        1. Examples of class `label` are not drawn: with the trigger they would still be labelled
+        1. Examples of class `label` are not drawn: with the trigger they would still be labeled
            correctly. There they are, and likewise its triggered test images of that class count as
            corrected; `evaluation.corrective_curve(..., trigger_label=label)` leaves them out.
         2. The trigger is in the stored image. There it is written after augmentation, which moves

@@ -139,14 +139,14 @@ def _nearest(argument: str, index: np.ndarray, inputs: np.ndarray | None) -> lis
             f"and inputs that are arrays, found 'nearest:{argument}'; change the amount, or select "
             "by ids:"
         )
-    centre = int(match[2]) if match[2] else permuted(index, int(match[3]))[0]
-    if centre not in index:
+    center = int(match[2]) if match[2] else permuted(index, int(match[3]))[0]
+    if center not in index:
         raise ValueError(
-            f"expected an id of the training set in 'nearest:{argument}', found {centre}; name "
+            f"expected an id of the training set in 'nearest:{argument}', found {center}; name "
             "another example"
         )
     rows = np.asarray(inputs, np.float64).reshape(len(index), -1)
-    distance = np.square(rows - rows[np.flatnonzero(index == centre)[0]]).sum(axis=1)
+    distance = np.square(rows - rows[np.flatnonzero(index == center)[0]]).sum(axis=1)
     return index[np.lexsort((index, distance))[:count]].tolist()
 
 

@@ -1,4 +1,4 @@
-"""Margins of an ensemble as an artefact: for oracles that somebody else has retrained."""
+"""Margins of an ensemble as an artifact: for oracles that somebody else has retrained."""
 
 from __future__ import annotations
 

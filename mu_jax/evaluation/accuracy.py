@@ -42,7 +42,7 @@ def check_classification(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Arra
     if is_concrete(labels) and bool(jnp.any((labels < 0) | (labels >= logits.shape[-1]))):
         raise ValueError(
             f"expected labels in [0, {logits.shape[-1]}), found {int(labels.min())} to "
-            f"{int(labels.max())}: drop the unlabelled examples or renumber the classes"
+            f"{int(labels.max())}: drop the unlabeled examples or renumber the classes"
         )
     return logits, labels
 

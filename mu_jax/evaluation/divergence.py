@@ -143,7 +143,7 @@ def zrf(incompetent_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
     the retrained model's score, not 1, which a model with random predictions has.
 
     Args:
-        incompetent_logits: float `[..., n, K]` of a randomly initialised model.
+        incompetent_logits: float `[..., n, K]` of a randomly initialized model.
         logits: float `[..., n, K]` of the model in question.
 
     Returns:

@@ -79,8 +79,8 @@ def _gaps_hit(
     step = (last - first) / jnp.maximum(n - 1, 1)
     near = jnp.floor((samples - first) / jnp.where(step > 0, step, 1))
     hit = jnp.zeros(near.shape, bool)
-    for neighbour in (-1, 0, 1):  # rounding may put the quotient on the wrong side of an integer
-        point = _linspace(first, last, n, jnp.clip(near + neighbour, 0, n - 1))
+    for neighbor in (-1, 0, 1):  # rounding may put the quotient on the wrong side of an integer
+        point = _linspace(first, last, n, jnp.clip(near + neighbor, 0, n - 1))
         hit |= (before < point) & (point <= samples)
     return hit & (n > 0)
 

@@ -60,7 +60,7 @@ def _histogram(margins: jax.Array, edges: jax.Array, closed_last: bool) -> jax.A
 
 
 def _relative_entropy(p: jax.Array, q: jax.Array, eps: float) -> jax.Array:
-    """`sum_b p_b log(p_b / q_b)` with q floored at eps where p > 0, then normalised again."""
+    """`sum_b p_b log(p_b / q_b)` with q floored at eps where p > 0, then normalized again."""
     q = jnp.where(p > 0, jnp.maximum(q, eps), q)
     q = q / q.sum(0, keepdims=True)
     terms = jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p / q, 1.0)), 0.0)
@@ -101,7 +101,7 @@ def klom(
     `KLoM(x) = KL(hist(margins of the oracles on x) || hist(margins of the unlearned on x))`, in
     nats. Both samples are clipped to [-clip, clip] and counted in the same `bins` equal bins;
     bins of the second histogram that are empty where the first is not count as `eps`, and it is
-    normalised again. 0 is best; with bins that do not overlap the value is about -log(eps), 11.5.
+    normalized again. 0 is best; with bins that do not overlap the value is about -log(eps), 11.5.
 
     The value is biased upwards, and the bias depends on the number of models N: two ensembles of
     the *same* distribution score about 3 with 20 models each, 0.9 with 50, 0.35 with 100 and 0.05

@@ -16,13 +16,13 @@ class Normals(NamedTuple):
     center: np.ndarray
     std: np.ndarray
 
-    def standardise(self, values: np.ndarray) -> np.ndarray:
+    def standardize(self, values: np.ndarray) -> np.ndarray:
         """Distances from the center in standard deviations."""
         return (values - self.center) / self.std
 
     def log_density(self, values: np.ndarray) -> np.ndarray:
         """Logarithm of the density, less the constant log(2 pi) / 2."""
-        return -np.log(self.std) - self.standardise(values) ** 2 / 2
+        return -np.log(self.std) - self.standardize(values) ** 2 / 2
 
 
 def fit_normals(
@@ -190,7 +190,7 @@ def lira_offline(
     _check_counts(~trained, "not trained on", least)
     without = ~trained.reshape(trained.shape + (1,) * (shadow.ndim - 2))
     outside = fit_normals(shadow, without, fit=fit, pooled_variance=pooled_variance)
-    return _over_views(-log_ndtr(-outside.standardise(target)), shadow.ndim)
+    return _over_views(-log_ndtr(-outside.standardize(target)), shadow.ndim)
 
 
 def _over_views(scores: np.ndarray, ndim: int) -> np.ndarray:

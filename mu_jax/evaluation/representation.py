@@ -1,4 +1,4 @@
-"""How far two models' features are apart: linear CKA, and k-nearest-neighbour transfer."""
+"""How far two models' features are apart: linear CKA, and k-nearest-neighbor transfer."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def knn_predict(
         train_features: float `[n_train, d]`.
         train_labels: int `[n_train]`, at least 0.
         features: float `[n, d]`.
-        k: number of neighbours, at most n_train; 5 in the published program.
+        k: number of neighbors, at most n_train; 5 in the published program.
 
     Returns:
         int32 `[n]`; of classes with as many votes, the lower number.
@@ -193,7 +193,7 @@ def knn_transfer(
     *,
     k: int = 5,
 ) -> jax.Array:
-    """Accuracy of a cosine k-nearest-neighbour classifier on a frozen model's features.
+    """Accuracy of a cosine k-nearest-neighbor classifier on a frozen model's features.
 
     On a downstream data set it measures what the representation still knows, whatever the
     classifier on top says. Direction: closer to the retrained model's accuracy on the same data;
@@ -204,7 +204,7 @@ def knn_transfer(
         train_labels: int `[n_train]`.
         test_features: float `[n_test, d]`.
         test_labels: int `[n_test]`.
-        k: number of neighbours.
+        k: number of neighbors.
 
     Returns:
         f32 scalar in [0, 1].

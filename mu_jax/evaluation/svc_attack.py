@@ -105,7 +105,7 @@ def svc_training_privacy(
         C: inverse strength of the penalty.
 
     Returns:
-        Mean of the fractions of members and of non-members that are recognised.
+        Mean of the fractions of members and of non-members that are recognized.
 
     Raises:
         ValueError: as `svc_mia`, or no retained examples left to score on.

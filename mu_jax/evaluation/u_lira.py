@@ -250,7 +250,7 @@ def _log_ratios(
     base, run, examples = target
     columns = np.concatenate(examples)
     others = np.flatnonzero(np.arange(len(margins)) != base)
-    # One random order of all shadow models, so that a cut does not favour some base models.
+    # One random order of all shadow models, so that a cut does not favor some base models.
     order = random.permutation(others.size * margins.shape[1])
     model, which = others[order // margins.shape[1]], order % margins.shape[1]
     pick = (model[:, None], which[:, None], columns)

@@ -1,4 +1,4 @@
-"""The one optimisation loop: an objective, an optax optimizer, and how to take the gradient."""
+"""The one optimization loop: an objective, an optax optimizer, and how to take the gradient."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def fit(
     update_mask: PyTree | None = None,
     state: FitState | None = None,
 ) -> tuple[FitState, FitInfo]:
-    """Minimise an objective over batches: the one optimisation loop.
+    """Minimize an objective over batches: the one optimization loop.
 
     Each step takes the gradient of `sum_t scale_t sum_t / weight_t` over one batch and applies one
     optimizer update. The key drives the order of the examples (`fold_in(key, epoch)`) and the
@@ -143,7 +143,7 @@ def fit(
       ValueError: an iterable whose length is not known, without `steps`; a mask of another shape.
 
     Note: a last batch with fewer examples is filled up with rows of weight 0. They take no part in
-    any loss, but in training mode a batch normalisation sees them; where that matters choose a
+    any loss, but in training mode a batch normalization sees them; where that matters choose a
     batch size that divides the number of examples and is a multiple of the number of devices.
 
     Cost: one forward and backward pass per example and epoch with `plain` gradients; memory of

@@ -1,4 +1,4 @@
-"""Gradient restriction: a training loss that penalises the norm of its own gradient."""
+"""Gradient restriction: a training loss that penalizes the norm of its own gradient."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ PyTree = Any
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None, *, axis: str = "data") -> Mesh:
-    """A mesh of one axis over `devices` (default: all), for data parallelism.
+    """A mesh of one axis over `devices` (default: all), for data parallelizm.
 
     Its axis is of the automatic kind, which takes every model as it is; meshes with explicit axes
     work too.

@@ -27,13 +27,13 @@ _BLOCKS = (
 class AllCNN(nn.Module):
     """AllCNN of the deep-regression unlearning benchmarks: eight convolutions, no pooling between.
 
-    Each block is a convolution without bias, batch normalisation and ReLU: two of 3x3 with 96
+    Each block is a convolution without bias, batch normalization and ReLU: two of 3x3 with 96
     channels; 3x3 with 192 channels and stride 2; two of 3x3; 3x3 with stride 2; 3x3; 1x1. Then the
     mean over pixels and a linear head. 1,618,273 parameters for three channels and one output.
     Sows `block_<i>` after each ReLU, whose maps are the ones that attention transfer compares, and
     `features` before the head.
 
-    Differences from the original network: (1) batch normalisation, as in the benchmarks; (2) the
+    Differences from the original network: (1) batch normalization, as in the benchmarks; (2) the
     class scores come from a dense layer after the mean, not from a ninth convolution before it.
 
     Attributes:

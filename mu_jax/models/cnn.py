@@ -13,13 +13,13 @@ from mu_jax.models.convolution import convolution_by_backend
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution without bias followed by batch normalisation.
+    """Convolution without bias followed by batch normalization.
 
-    In training the batch is normalised with its own mean and variance, and the running statistics
+    In training the batch is normalized with its own mean and variance, and the running statistics
     move by `running = 0.9 running + 0.1 batch`; in inference the running statistics are used and
     stay. The rate and epsilon 1e-5 are those of the common PyTorch implementations.
     The running variance is the biased one, the mean square deviation of the batch. PyTorch
-    normalises with this one too, but its running variance follows `n / (n - 1)` times it, n the
+    normalizes with this one too, but its running variance follows `n / (n - 1)` times it, n the
     values of a channel in the batch (B H W): 1.6e-4 more with 100 images of 8 x 8.
 
     The running variance is Flax's: it collects the biased variance of a batch, a sum of squares
@@ -78,7 +78,7 @@ class ConvBatchNorm(nn.Module):
 
 
 class CNN(nn.Module):
-    """Stages of 3x3 convolution, batch normalisation and ReLU, the mean over pixels, a linear head.
+    """Stages of 3x3 convolution, batch normalization and ReLU, the mean over pixels, a linear head.
 
     Every stage but the first halves height and width by its stride. Sows `stage_<i>` after each
     stage and `features` before the head.

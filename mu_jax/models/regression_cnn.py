@@ -16,7 +16,7 @@ _KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorc
 
 
 class RegressionCNN(nn.Module):
-    """3x3 convolutions with batch normalisation and ReLU, a dense layer with ReLU, one number.
+    """3x3 convolutions with batch normalization and ReLU, a dense layer with ReLU, one number.
 
     Every stage but the first halves height and width. Sows `block_<i>` after each stage and
     `features` before the head. Kernels and biases are drawn as PyTorch draws them,

@@ -18,7 +18,7 @@ from mu_jax.models.rematerialization import block_caller
 class ResNet9(nn.Module):
     """ResNet-9 of the data-attribution and data-unlearning benchmarks on CIFAR-10.
 
-    Eight convolutions, each with batch normalisation and ReLU, and a head without bias whose
+    Eight convolutions, each with batch normalization and ReLU, and a head without bias whose
     outputs are multiplied by 0.2: 3-64; 64-128 of 5x5, stride 2; a residual pair of 128; 128-256;
     maximum over 2x2; a residual pair of 256; 256-128 without padding; maximum over the image.
     2,274,880 parameters for three channels and ten classes. Sows `stem`, `stage_1` and `stage_2`
@@ -78,8 +78,8 @@ class ResNet9(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 for small images: 3x3 stem without max-pooling, four stages of two basic blocks.
 
-    Each block computes relu(F(x) + S(x)), F two 3x3 convolutions with batch normalisation and S the
-    identity, or a 1x1 convolution with batch normalisation where the shape changes. 11,173,962
+    Each block computes relu(F(x) + S(x)), F two 3x3 convolutions with batch normalization and S the
+    identity, or a 1x1 convolution with batch normalization where the shape changes. 11,173,962
     parameters for three channels and ten classes. Sows `stem`, `stage_<i>` after each stage and
     `features` (the mean over pixels) before the head.
 
@@ -195,7 +195,7 @@ class ResNet50(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation beside a shortcut.
+    """Two 3x3 convolutions with batch normalization beside a shortcut.
 
     Attributes:
         features: number of output channels.
@@ -224,7 +224,7 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1, each with batch normalisation, beside a shortcut.
+    """Convolutions of 1x1, 3x3 and 1x1, each with batch normalization, beside a shortcut.
 
     Attributes:
         features: channels of the first two convolutions; the third has four times as many.

@@ -61,7 +61,7 @@ def worst_case_set(
     binarise_every: int = 20,
     easiest: bool = False,
 ) -> WorstCaseSet:
-    """Choose the forget set whose loss stays lowest after unlearning, by bi-level optimisation.
+    """Choose the forget set whose loss stays lowest after unlearning, by bi-level optimization.
 
     Weights w in [0, 1]^n with `sum_i w_i = size` start uniform. Each round unlearns from the
     original variables with w as row weights of the forget set and 1 - w of the retain set, which

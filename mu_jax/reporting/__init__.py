@@ -12,7 +12,7 @@ from mu_jax.reporting.records import (
     read,
     to_json,
 )
-from mu_jax.reporting.summary import Cell, Column, Row, Table, summarise
+from mu_jax.reporting.summary import Cell, Column, Row, Table, summarize
 from mu_jax.reporting.tables import render, to_rich
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "missing",
     "read",
     "render",
-    "summarise",
+    "summarize",
     "to_json",
     "to_rich",
 ]

@@ -72,7 +72,7 @@ GAP = Column("average gap", "points, lower is better", decimals=2)
 RANKED = 2  # after the reference and the baseline
 
 
-def summarise(
+def summarize(
     records: Iterable[Record],
     *,
     metrics: Sequence[str] | None = None,
@@ -81,7 +81,7 @@ def summarise(
     reference: str = "retrain",
     baseline: str = "do nothing",
 ) -> list[Table]:
-    """Summarises records, one table per forget set.
+    """Summarizes records, one table per forget set.
 
     A row is a method with one setting of its hyper-parameters, a cell the mean and the sample
     standard deviation over its seeds. The average gap is `average_gap` to the retrained model of
@@ -92,7 +92,7 @@ def summarise(
     below its floor), last those with a collapsed run; these three kinds are never the best.
 
     Args:
-        records: what to summarise. Of two records of one setting, seed and forget set the later
+        records: what to summarize. Of two records of one setting, seed and forget set the later
             one counts.
         metrics: names of the columns, in order; None takes all, in order of appearance.
         gap_metrics: names averaged in the gap; None takes the columns whose unit is "fraction"
@@ -111,7 +111,7 @@ def summarise(
     Example:
         >>> accuracy = lambda value: {"retain accuracy": Metric(value, unit="fraction")}
         >>> forget_set = ForgetSet("class 3", 125)
-        >>> table, = summarise([Record("retrain", forget_set, seed=0, metrics=accuracy(0.95)),
+        >>> table, = summarize([Record("retrain", forget_set, seed=0, metrics=accuracy(0.95)),
         ...                     Record("ssd", forget_set, seed=0, metrics=accuracy(0.91))])
         >>> [(row.label, row.seeds, row.best) for row in table.rows]
         [('retrain', 1, False), ('do nothing', 0, False), ('ssd', 1, True)]
@@ -238,7 +238,7 @@ def _retrained(settings: Sequence[Setting], reference: str) -> tuple[Record, ...
     if len(found) > 1:
         raise ValueError(
             f"expected one setting of {reference!r}, found {', '.join(s.label for s in found)}: "
-            "summarise the records against one reference at a time"
+            "summarize the records against one reference at a time"
         )
     return tuple(run for run in found[0].runs if run.status == "ok")
 

@@ -1,4 +1,4 @@
-"""Tables of results as plain text, as Markdown and for a terminal with colours."""
+"""Tables of results as plain text, as Markdown and for a terminal with colors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mu_jax._extras import extra
 from mu_jax.reporting.records import Record
-from mu_jax.reporting.summary import GAP, Cell, Column, Row, Table, summarise
+from mu_jax.reporting.summary import GAP, Cell, Column, Row, Table, summarize
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,16 +41,16 @@ def render(
     repeated.
 
     Args:
-        items: records, or tables from `summarise`.
+        items: records, or tables from `summarize`.
         width: characters a line, for plain text.
         markdown: write Markdown, which is not broken into blocks.
-        **options: options of `summarise`, for records.
+        **options: options of `summarize`, for records.
 
     Returns:
         The text, without a line end; tables of several forget sets follow one another.
 
     Raises:
-        ValueError: as `summarise`, or a width under 40.
+        ValueError: as `summarize`, or a width under 40.
 
     Example:
         >>> from mu_jax.reporting.records import ForgetSet, Metric
@@ -75,9 +75,9 @@ def to_rich(items: Iterable[Record | Table], *, width: int = 100, **options: Any
     """Returns the same tables for `rich.print`: collapsed rows dim, the smallest gap bold.
 
     Args:
-        items: records, or tables from `summarise`.
+        items: records, or tables from `summarize`.
         width: characters a line, `console.width` of the console that prints it.
-        **options: options of `summarise`, for records.
+        **options: options of `summarize`, for records.
 
     Returns:
         A rich renderable.
@@ -99,9 +99,9 @@ def _tables(items: Iterable[Record | Table], options: dict[str, Any]) -> list[Ta
     if len(tables) not in (0, len(items)) or len(records) not in (0, len(items)):
         raise ValueError(
             f"expected records alone or tables alone, found {len(records)} and {len(tables)} among "
-            f"{len(items)} items: summarise the records first"
+            f"{len(items)} items: summarize the records first"
         )
-    return tables or summarise(records, **options)
+    return tables or summarize(records, **options)
 
 
 def _check_width(width: int) -> int:

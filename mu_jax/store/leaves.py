@@ -1,8 +1,8 @@
 """The leaves of a pytree as a checkpoint holds them: one named, described array each.
 
 A tree is stored flat, every leaf under its path, and rebuilt in the structure of another tree,
-`like`. So any pytree can be stored (linen dicts, nnx states, NamedTuples, optimiser states), and a
-checkpoint of another architecture is recognised before an array is read.
+`like`. So any pytree can be stored (linen dicts, nnx states, NamedTuples, optimizer states), and a
+checkpoint of another architecture is recognized before an array is read.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def blindspot(
 ) -> Unlearn:
     """Deep regression unlearning with a blindspot teacher.
 
-    1. A teacher of the same architecture is initialised anew and trained for a few epochs on the
+    1. A teacher of the same architecture is initialized anew and trained for a few epochs on the
        retain set alone, then frozen: it has never seen the forget set.
     2. The student starts at the given variables and is fitted to both sets at once, shuffled:
 
@@ -111,7 +111,7 @@ def blindspot(
       recipe: the loss, the modes and numbers of steps, see `mu.BlindspotRecipe`.
 
     Returns:
-      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initialises and
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initializes and
       shuffles; `info.details` is a `BlindspotInfo`. Two streams are read batch by batch; of other
       iterables both sets are read into memory, where they can be shuffled together.
 

@@ -69,13 +69,13 @@ def iau(
     |---|---|
     | reference | `iau(model, optax.adam(1e-3))` |
     | scale-aware | `iau(model, optax.sgd(eta), scale_by_fraction=True)` |
-    | normalised | `iau(model, mu.edits.normalized(s), scale_by_fraction=True)`, see note |
+    | normalized | `iau(model, mu.edits.normalized(s), scale_by_fraction=True)`, see note |
     | preconditioned | `iau(model, optax.chain(solve, optax.sgd(1.0)), scale_by_fraction=True)` |
     | ascent only | `retain_weight=0` |
 
     Adam's first step moves every weight whose gradient is not 0 by its learning rate, whatever the
     size of the request: tune that rate for each model against a retrained one, or use a
-    scale-aware mode, where the step follows rho. A step that is normalised forgets the scale of
+    scale-aware mode, where the step follows rho. A step that is normalized forgets the scale of
     what it is given, so there rho multiplies the finished update. `solve` is any stateless optax
     transformation that applies an inverse curvature. Do not use an optimizer with weight decay.
 

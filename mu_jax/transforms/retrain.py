@@ -33,7 +33,7 @@ def retrain(
 ) -> Unlearn:
     """Train a new model on the retain set, with the recipe of the original.
 
-    Everything is initialised again, parameters and batch statistics; some published "retrain" rows
+    Everything is initialized again, parameters and batch statistics; some published "retrain" rows
     reset the last layer only and are warm starts.
 
     Args:
@@ -46,7 +46,7 @@ def retrain(
       gradients: how to take the gradient, see `mu.fit`.
 
     Returns:
-      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initialises and
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initializes and
       shuffles; the given variables and the forget set are not read. `info.details` is a `FitInfo`.
 
     Cost: `epochs` passes over the retain set.

@@ -58,7 +58,7 @@ def softmax_problem():
     return x, labels
 
 
-def minimise(x, labels, l2):
+def minimize(x, labels, l2):
     solver = LogisticRegression(C=1 / l2, fit_intercept=False, tol=1e-12, max_iter=10_000)
     return solver.fit(x, labels).coef_.T
 
@@ -66,7 +66,7 @@ def minimise(x, labels, l2):
 def test_a_penalty_beside_the_mean_loss_agrees_with_retraining():
     x, labels = softmax_problem()
     forget, kept = np.arange(60), np.arange(60, 200)
-    weights, target = minimise(x, labels, 200 * 0.05), minimise(x[kept], labels[kept], 140 * 0.05)
+    weights, target = minimize(x, labels, 200 * 0.05), minimize(x[kept], labels[kept], 140 * 0.05)
     options = {"l2": 0.05, "reduction": "mean"}
     newton = attribution.softmax_without(x, labels, weights, forget, **options)
     moved = np.linalg.norm(weights - target)
@@ -82,7 +82,7 @@ def test_a_penalty_beside_the_mean_loss_agrees_with_retraining():
 def test_newton_step_is_close_to_retraining_and_influence_is_not_as_close():
     x, labels = softmax_problem()
     forget, kept = np.arange(30), np.arange(30, 200)
-    weights, target = minimise(x, labels, 2.0), minimise(x[kept], labels[kept], 2.0)
+    weights, target = minimize(x, labels, 2.0), minimize(x[kept], labels[kept], 2.0)
     distance = {
         hessian: np.linalg.norm(
             attribution.softmax_without(x, labels, weights, forget, l2=2.0, hessian=hessian)
@@ -147,8 +147,8 @@ def test_a_penalty_beside_the_mean_is_lighter_without_the_group():
 def test_softmax_step_with_a_penalty_beside_the_mean(hessian):
     x, labels = softmax_problem()
     forget, kept = np.arange(30), np.arange(30, 200)
-    weights = minimise(x, labels, 200 * 0.05)
-    target = minimise(x[kept], labels[kept], 170 * 0.05)
+    weights = minimize(x, labels, 200 * 0.05)
+    target = minimize(x[kept], labels[kept], 170 * 0.05)
 
     def mean_objective(w, rows):
         logits = x[rows] @ w.reshape(4, 3)
@@ -156,7 +156,7 @@ def test_softmax_step_with_a_penalty_beside_the_mean(hessian):
         return -correct.mean() + 0.05 / 2 * jnp.square(w).sum()
 
     flat = jnp.asarray(weights.ravel())
-    slope = jax.grad(mean_objective)(flat, kept) * 170  # of the new objective at the old minimiser
+    slope = jax.grad(mean_objective)(flat, kept) * 170  # of the new objective at the old minimizer
     rows = kept if hessian == "retain" else np.arange(200)
     matrix = jax.hessian(mean_objective)(flat, rows) * len(rows)
     expected = flat - np.linalg.solve(matrix, slope)

@@ -102,14 +102,14 @@ def test_reference_scaling_gives_the_units_of_the_published_program(dim):
 
 
 def logistic(n=EXAMPLES, *, weight_decay=0.0):
-    """Logistic regression and its minimiser of `mean loss + weight_decay / 2 |w|^2`."""
+    """Logistic regression and its minimizer of `mean loss + weight_decay / 2 |w|^2`."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(n, FEATURES)), rng.integers(2, size=n)
-    return mu.batches(x, y, batch_size=16), mu.Variables(minimise(x, y, n * weight_decay))
+    return mu.batches(x, y, batch_size=16), mu.Variables(minimize(x, y, n * weight_decay))
 
 
-def minimise(x, y, l2):
-    """The minimiser of `sum of losses + l2 / 2 |w|^2`, by Newton steps."""
+def minimize(x, y, l2):
+    """The minimizer of `sum of losses + l2 / 2 |w|^2`, by Newton steps."""
     w = np.zeros(x.shape[1])
     for _ in range(30):
         p = 1 / (1 + np.exp(-x @ w))
@@ -145,7 +145,7 @@ def test_it_predicts_retraining_of_a_logistic_model():
     scores = attribution.trak_scores(store, examples, examples, leave_one_out=True)
     for i in (3, 20, 50):
         kept = np.arange(EXAMPLES) != i
-        without = minimise(x[kept], y[kept], EXAMPLES * wd)
+        without = minimize(x[kept], y[kept], EXAMPLES * wd)
         change = (2 * y - 1) * (x @ np.asarray(point.params - without))
         np.testing.assert_allclose(scores[i], change, atol=0.06 * np.abs(change).max())
 

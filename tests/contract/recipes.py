@@ -85,7 +85,7 @@ class Case(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether it is an optimisation, whose result depends on the batch size."""
+        """Whether it is an optimization, whose result depends on the batch size."""
         return any(self.takes(name) for name in ("epochs", "steps", "recipe"))
 
 

@@ -32,7 +32,7 @@ WHOLE = [
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
     chosen = setting(name)
     # Rows that fill a batch up reach no sum, but in training mode they reach a batch
-    # normalisation: only without one may batches be other than multiples of the devices.
+    # normalization: only without one may batches be other than multiples of the devices.
     sets = chosen.sets(batch_size=4 if name == "raw" else 8)
     key, variables, forget, retain = jax.random.key(3), chosen.variables, *sets
     expected = compiled(case, name)(key, variables, forget, retain)

@@ -163,7 +163,7 @@ def test_transforms_take_streams():
         np.testing.assert_allclose(first.params, second.params, rtol=1e-5)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         return nn.Dense(1)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))[:, 0]
@@ -172,8 +172,8 @@ class Normalised(nn.Module):
 @pytest.mark.parametrize("devices", [None, 2])
 def test_in_training_mode_padding_moves_statistics_as_that_of_arrays_does(devices):
     mesh = None if devices is None else mu.data_mesh(jax.devices()[:devices])
-    model = mu.from_linen(Normalised(), optax.squared_error)
-    variables = Normalised().init(jax.random.key(0), jnp.ones((1, 3)))
+    model = mu.from_linen(Normalized(), optax.squared_error)
+    variables = Normalized().init(jax.random.key(0), jnp.ones((1, 3)))
     first, second = (
         mu.fit(
             model,

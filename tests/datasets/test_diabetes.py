@@ -10,7 +10,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("diabetes")
 
 
-def test_train_split_is_standardised_with_its_own_statistics(folder):
+def test_train_split_is_standardized_with_its_own_statistics(folder):
     train = datasets.load("diabetes", data_dir=folder)
     assert train.inputs.shape == (354, 10)
     assert [a.dtype for a in train] == [np.float32, np.float32, np.int32]

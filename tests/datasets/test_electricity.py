@@ -83,7 +83,7 @@ def raw_columns(client, hours):
 
 
 @pytest.mark.parametrize("client", [1, 2])
-def test_a_window_is_the_series_standardised_by_the_train_days(train, client):
+def test_a_window_is_the_series_standardized_by_the_train_days(train, client):
     scaling = raw_columns(client, np.arange(1300 * 24, 1315 * 24))
     mean, scale = scaling.mean(0), scaling.std(0)
     position = int(np.flatnonzero(train.attributes["client"] == client)[5])

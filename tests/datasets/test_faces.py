@@ -19,7 +19,7 @@ def write_image(path, level, size=(128, 128)):
 
 
 def level_of(inputs):
-    """The red level of images of one colour, in [0, 1] units."""
+    """The red level of images of one color, in [0, 1] units."""
     return inputs[..., 0].mean((-2, -1))
 
 

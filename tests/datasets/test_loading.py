@@ -93,8 +93,8 @@ def data_dir(tmp_path_factory):
     cifar100 = ids | coarse | {"image": image, "label": label}
     _prepare(folder, "cifar100", cifar100, {"train": rows})
     rows = [{"image": _png(_IMAGES[n, :, :, 0]), "label": n % 10} for n in range(12)]
-    grey = {"image": tfds.features.Image(shape=(6, 5, 1)), "label": label}
-    _prepare(folder, "mnist", grey, {"train": rows}, "3.0.1")
+    gray = {"image": tfds.features.Image(shape=(6, 5, 1)), "label": label}
+    _prepare(folder, "mnist", gray, {"train": rows}, "3.0.1")
     return folder
 
 
@@ -231,7 +231,7 @@ def test_other_integer_and_float_images_are_scaled_by_their_type(tmp_path):
     )
 
 
-def test_a_regression_is_standardised_by_its_metadata(tmp_path):
+def test_a_regression_is_standardized_by_its_metadata(tmp_path):
     features = {
         "features": tfds.features.Tensor(shape=(2,), dtype=np.float32),
         "target": np.float32,

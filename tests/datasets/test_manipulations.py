@@ -55,7 +55,7 @@ def test_poison_marks_and_relabels_the_drawn_examples_only():
         np.testing.assert_array_equal(old, new)
 
 
-def test_poisoned_examples_are_all_mislabelled():
+def test_poisoned_examples_are_all_mislabeled():
     given = images()
     found = datasets.poison(given, count=45, label=2)  # all there are of other classes
     drawn = np.isin(given.index, found.ids)

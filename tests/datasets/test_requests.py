@@ -220,13 +220,13 @@ def test_nearest_examples_by_distance_then_id():
     )
 
 
-def test_the_centre_may_be_drawn():
+def test_the_center_may_be_drawn():
     inputs = _INDEX.astype(np.float32)
     drawn = [read_request(f"nearest:5:seed={s}", index=_INDEX, inputs=inputs) for s in range(9)]
     assert all(np.ptp(ids) == 12 for ids in drawn)
     assert len({ids[0] for ids in drawn}) > 5
-    centre = read_request("nearest:1:seed=3", index=_INDEX, inputs=inputs)
-    assert centre == read_request("random:1:seed=3", index=_INDEX)
+    center = read_request("nearest:1:seed=3", index=_INDEX, inputs=inputs)
+    assert center == read_request("random:1:seed=3", index=_INDEX)
 
 
 @pytest.mark.parametrize("argument", ["4:id=61", "4", "60:4", "0:id=60", "1.5:seed=1", "41:seed=0"])

@@ -104,7 +104,7 @@ def test_extremes_are_zero_and_minus_log_eps():
     sample = np.random.default_rng(0).normal(size=(50, 4))
     same = np.asarray(evaluation.klom(sample, sample))
     assert (same >= 0).all() and same.max() < 1e-6
-    # One oracle bin without an unlearned sample: log((1 + eps) / eps) after normalisation.
+    # One oracle bin without an unlearned sample: log((1 + eps) / eps) after normalization.
     apart = evaluation.klom(np.zeros((50, 1)), np.ones((50, 1)))
     np.testing.assert_allclose(apart, np.log((1 + 1e-5) / 1e-5), rtol=1e-6)
 

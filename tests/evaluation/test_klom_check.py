@@ -68,8 +68,8 @@ def test_below_the_floor_without_a_far_model_the_most_influential_one_is_named()
 
 def test_distance_is_that_of_its_definition_and_infinite_for_broken_models():
     margins = gaussians(models=12, examples=30)[0]
-    centre = np.median(margins, 0)
-    away = np.abs(margins - centre)
+    center = np.median(margins, 0)
+    away = np.abs(margins - center)
     expected = np.quantile(away / (1.4826 * np.median(away, 0)), 0.75, axis=1)
     np.testing.assert_allclose(evaluation.ensemble_distance(margins), expected, rtol=1e-5)
     broken = np.vstack([margins, np.full(30, np.nan)])

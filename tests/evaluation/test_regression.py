@@ -137,11 +137,11 @@ def test_example_errors_average_to_the_errors_of_the_split():
         evaluation.example_errors(predictions, targets, kind="cubed")
 
 
-def test_attack_sees_memorised_forget_examples_and_not_forgotten_ones():
+def test_attack_sees_memorized_forget_examples_and_not_forgotten_ones():
     retain, test, unseen = (np.abs(RNG.normal(size=(400,)) * s) for s in (0.2, 1.0, 1.0))
-    memorised = evaluation.regression_mia(retain, test, retain[:200] + 0.01, seed=0)
+    memorized = evaluation.regression_mia(retain, test, retain[:200] + 0.01, seed=0)
     forgotten = evaluation.regression_mia(retain, test, unseen, seed=0)
-    assert memorised.logistic.auc > 0.7 > 0.6 > forgotten.logistic.auc > 0.4
-    assert memorised.threshold.nonmember_fraction < 0.3
+    assert memorized.logistic.auc > 0.7 > 0.6 > forgotten.logistic.auc > 0.4
+    assert memorized.threshold.nonmember_fraction < 0.3
     assert forgotten.threshold.nonmember_fraction > 0.5
-    assert memorised.threshold.auc == pytest.approx(memorised.logistic.auc)
+    assert memorized.threshold.auc == pytest.approx(memorized.logistic.auc)

@@ -87,7 +87,7 @@ def test_floor_of_cka_is_over_pairs():
 
 
 @pytest.mark.parametrize("k", [1, 5, 8])
-def test_neighbours_equal_sklearn(k):
+def test_neighbors_equal_sklearn(k):
     rng = np.random.default_rng(k)
     centers = rng.normal(size=(6, 10))
     labels, test_labels = rng.integers(0, 6, 300), rng.integers(0, 6, 77)

@@ -122,7 +122,7 @@ def _workdir(binary: str, folders: Folders) -> list[str]:
 
 
 def a_flag(rng: random.Random, folders: Folders) -> Case:
-    """A flag with a value of another kind, without one, twice, or misspelt."""
+    """A flag with a value of another kind, without one, twice, or misspelled."""
     binary = rng.choice(list(FLAGS))
     name, value = rng.choice(FLAGS[binary]), rng.choice(TEXTS)
     if name in ("workdir", "export"):

@@ -75,7 +75,7 @@ def test_quickstart_writes_records_and_serves_the_best_version(quickstart):
     (serving,) = [version for version in store.history() if version.serving]
     assert serving.parent == 1
     assert serving.forget_digest == records[0].forget_set.hash
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     assert serving.method in [row.label for row in table.rows if row.best]
 
 

@@ -45,7 +45,7 @@ def test_the_floor_stands_beside_the_numbers_and_the_gap_is_that_of_the_score(di
     records = digits
     assert len({record.metrics["NoMUS"].null for record in records}) == 1
     assert 0.01 < records[0].metrics["forgetting score"].null < 0.1
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     assert [row.label for row in table.rows[:2]] == ["retrain", "do nothing"]
     gaps = []
     for seed in (0, 1):

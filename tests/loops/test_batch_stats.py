@@ -35,15 +35,15 @@ def test_statistics_move_as_in_training_and_parameters_stay(name):
 def test_many_passes_arrive_at_the_statistics_of_the_data():
     module = nn.BatchNorm(use_running_average=None, momentum=0.9)
 
-    class Normalised(nn.Module):
+    class Normalized(nn.Module):
         @nn.compact
         def __call__(self, x, train: bool = False):
             return module.copy(name="norm")(x, use_running_average=not train)
 
     x = 3 + 2 * jax.random.normal(KEY, (64, 5))
-    model = mu.from_linen(Normalised(), mu.losses.squared_error)
+    model = mu.from_linen(Normalized(), mu.losses.squared_error)
     data = mu.batches(x, x, batch_size=64)
-    start = Normalised().init(KEY, x)
+    start = Normalized().init(KEY, x)
     found = mu.refresh_statistics(model, start, data, key=KEY, epochs=200)["batch_stats"]["norm"]
     np.testing.assert_allclose(found["mean"], x.mean(0), rtol=1e-4)
     np.testing.assert_allclose(found["var"], x.var(0), rtol=1e-3)

@@ -1,4 +1,4 @@
-"""The one optimisation loop, continued anywhere."""
+"""The one optimization loop, continued anywhere."""
 
 from __future__ import annotations
 

@@ -141,14 +141,14 @@ def test_micro_batches_refuse_parts_of_unequal_size():
         run(gradients=micro_batches(3))
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         return nn.Dense(1)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x))[:, 0]
 
 
 def test_micro_batches_move_statistics_by_the_last_part():
-    module = Normalised()
+    module = Normalized()
     variables = module.init(jax.random.key(0), jnp.ones((2, 3)))
     model = mu.from_linen(module, squared)
     objective = mu.supervised(model, training_mode=True)

@@ -180,12 +180,12 @@ def test_arrays_of_the_caller_survive_donation(form):
 def test_a_carry_that_is_frozen_too_survives():
     """A teacher that is the student at step 0 shares its buffers."""
 
-    def towards(student, batch, teacher):
+    def toward(student, batch, teacher):
         return jax.tree.map(lambda s, t: s + 0.1 * (t - s) + batch.weight.sum(), student, teacher)
 
     params = {"w": jnp.ones(3)}
-    first = fold(towards, params, data(), params)
-    assert_same(first, fold(towards, params, data(), {"w": jnp.ones(3)}))
+    first = fold(toward, params, data(), params)
+    assert_same(first, fold(toward, params, data(), {"w": jnp.ones(3)}))
     assert params["w"].tolist() == [1, 1, 1]
 
 

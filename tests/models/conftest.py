@@ -1,4 +1,4 @@
-"""Arrays for small models without the compilation that their random initialisation takes."""
+"""Arrays for small models without the compilation that their random initialization takes."""
 
 import jax
 import numpy as np

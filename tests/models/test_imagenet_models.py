@@ -24,7 +24,7 @@ def build(name, **fields):
 
 
 def resnet50_size():
-    """Convolutions without bias, two numbers a channel for each normalisation, a head with bias."""
+    """Convolutions without bias, two numbers a channel for each normalization, a head with bias."""
     size = 7 * 7 * 3 * 64 + 2 * 64
     channels = 64
     for features, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):

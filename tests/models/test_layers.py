@@ -19,7 +19,7 @@ def normal(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def normalise(y, norm, mean, variance):
+def normalize(y, norm, mean, variance):
     return norm["scale"] * (y - mean) / np.sqrt(variance + 1e-5) + norm["bias"]
 
 
@@ -44,12 +44,12 @@ def test_batch_norm_moves_by_a_tenth(filled):
     mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
 
     inferred = jax.jit(layer.apply)(variables, x)
-    expected = normalise(y, norm, before["mean"], before["var"])
+    expected = normalize(y, norm, before["mean"], before["var"])
     np.testing.assert_allclose(inferred, expected, rtol=1e-4, atol=1e-4)
 
     train = jax.jit(partial(layer.apply, train=True, mutable=["batch_stats"]))
     trained, state = train(variables, x)
-    expected = normalise(y, norm, mean, variance)
+    expected = normalize(y, norm, mean, variance)
     np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-4)
     after = state["batch_stats"]["norm"]
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-5)
@@ -67,7 +67,7 @@ def test_strided_layers_pad_both_sides(filled):
     variables["params"]["conv"]["kernel"] = np.ones((3, 3, 1, 1), np.float32)
     norm, statistics = variables["params"]["norm"], variables["batch_stats"]["norm"]
     counts = np.array([[4, 6], [6, 9]])[None, :, :, None]
-    expected = normalise(counts, norm, statistics["mean"], statistics["var"])
+    expected = normalize(counts, norm, statistics["mean"], statistics["var"])
     np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, rtol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_basic_block_is_its_shortcut_when_the_branch_is_zero(filled, stride, fea
     else:
         layer, running = params["conv_shortcut"], statistics["conv_shortcut"]["norm"]
         y = x[:, ::stride, ::stride] @ layer["conv"]["kernel"][0, 0]
-        shortcut = normalise(y, layer["norm"], running["mean"], running["var"])
+        shortcut = normalize(y, layer["norm"], running["mean"], running["var"])
     found = jax.jit(block.apply)(variables, x)
     np.testing.assert_allclose(found, np.maximum(shortcut, 0), rtol=1e-4, atol=1e-4)
 
@@ -116,7 +116,7 @@ def test_mlp_is_the_formula(filled):
 
 
 def layer(variables, name, x, stride=1, padding=1):
-    """Convolution, normalisation with the running statistics and ReLU, by XLA's convolution."""
+    """Convolution, normalization with the running statistics and ReLU, by XLA's convolution."""
     params, running = variables["params"][name], variables["batch_stats"][name]["norm"]
     y = lax.conv_general_dilated(
         x,
@@ -125,7 +125,7 @@ def layer(variables, name, x, stride=1, padding=1):
         padding=[(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return nn.relu(normalise(y, params["norm"], running["mean"], running["var"]))
+    return nn.relu(normalize(y, params["norm"], running["mean"], running["var"]))
 
 
 def test_cnn_is_its_stages(filled):
@@ -225,7 +225,7 @@ def test_vision_transformer_sows_attention_weights_of_every_block(filled):
         np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
 
 
-def test_transformer_block_normalises_first_and_adds(filled):
+def test_transformer_block_normalizes_first_and_adds(filled):
     x = normal(2, 5, 12)
     block = Block(num_heads=3, mlp_ratio=2, dropout=0.0, dtype=None)
     params = filled(block, x)["params"]

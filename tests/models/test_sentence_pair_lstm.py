@@ -69,7 +69,7 @@ def test_padding_changes_nothing(lstm, before, after):
     found = value_and_gradient(lstm["params"], shifted(WORDS, before, after))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
     assert not np.any(expected[1]["embedding"]["embedding"][0])
-    # The map of attention transfer over hidden units: mean square over time, normalised.
+    # The map of attention transfer over hidden units: mean square over time, normalized.
     maps = []
     for words in (WORDS, shifted(WORDS, before, after)):
         squares = (observe(LSTM, lstm, words)[1]["sentence_0"] ** 2).mean(1)

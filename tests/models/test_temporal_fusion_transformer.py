@@ -123,9 +123,9 @@ def test_gated_residual_is_the_formula(filled):
     hidden = dense("dense_1", np.where(hidden > 0, hidden, np.expm1(hidden)))
     value, gate = np.split(dense("dense", hidden, params["gate"]), 2, axis=-1)
     total = dense("shortcut", x) + value / (1 + np.exp(-gate))
-    centred = total - total.mean(-1, keepdims=True)
+    centered = total - total.mean(-1, keepdims=True)
     norm = params["gate"]["norm"]
-    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    expected = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
     expected = expected * norm["scale"] + norm["bias"]
     found = module.apply({"params": params}, x, context)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

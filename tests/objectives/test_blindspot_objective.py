@@ -80,7 +80,7 @@ def two_means(params, batch):
     student, seen = observe(*start, batch.inputs)
     teacher, named = observe(*variables(1), batch.inputs)
 
-    def normalised(activation, axis):
+    def normalized(activation, axis):
         q = (activation**2).mean(axis).reshape(8, -1)
         return q / jnp.maximum(jnp.linalg.norm(q, axis=1, keepdims=True), 1e-12)
 
@@ -88,7 +88,7 @@ def two_means(params, batch):
     if chosen.any():
         value += share * absolute(student, teacher)[chosen].mean()
         for name, axis in LAYERS:
-            apart = normalised(seen[name], axis) - normalised(named[name], axis)
+            apart = normalized(seen[name], axis) - normalized(named[name], axis)
             value += share * BETA * (apart[chosen] ** 2).mean()
     if not chosen.all():
         value += (1 - share) * absolute(student, batch.targets.targets)[~chosen].mean()

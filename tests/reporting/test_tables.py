@@ -54,7 +54,7 @@ def rows_of(text):
 
 
 def test_rows_are_reference_baseline_then_by_gap_then_collapsed():
-    (table,) = reporting.summarise(study())
+    (table,) = reporting.summarize(study())
     assert [row.label for row in table.rows] == [
         *("retrain", "do nothing", "ssd", "blindspot", "ascent")
     ]
@@ -64,7 +64,7 @@ def test_rows_are_reference_baseline_then_by_gap_then_collapsed():
 
 
 def test_cells_are_mean_and_sample_standard_deviation_over_seeds():
-    (table,) = reporting.summarise(study())
+    (table,) = reporting.summarize(study())
     columns = [column.name for column in table.columns]
     blindspot = dict(zip(columns, table.rows[3].cells))
     values = [3.0, 5.0]
@@ -84,7 +84,7 @@ def test_a_single_run_shows_its_interval():
 
 
 def test_gap_is_paired_by_seed_and_the_floor_is_between_retrained_seeds():
-    (table,) = reporting.summarise(study())
+    (table,) = reporting.summarize(study())
     gaps = {
         row.label: row.cells[[column.name for column in table.columns].index("average gap")]
         for row in table.rows
@@ -98,7 +98,7 @@ def test_gap_is_paired_by_seed_and_the_floor_is_between_retrained_seeds():
 
 def test_a_seed_that_retrain_lacks_is_compared_with_all_of_them():
     records = [r for r in study() if r.method == "retrain"] + [record("ssd", 7, 0.90, 0.02)]
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     gap = table.rows[-1].cells[-1]
     assert gap.mean == pytest.approx(((6 + 0) / 2 + (8 + 0) / 2) / 2, abs=1e-4)
 
@@ -112,7 +112,7 @@ def test_collapsed_rows_are_flagged_explained_and_never_best():
     assert stars == ["ssd"]
     # Were it not collapsed it would win.
     honest = [r for r in study() if r.method != "ascent"] + [record("ascent", 0, 0.96, 0.02)]
-    (table,) = reporting.summarise(honest)
+    (table,) = reporting.summarize(honest)
     assert [row.label for row in table.rows if row.best] == ["ascent"]
 
 
@@ -157,7 +157,7 @@ def test_one_retrained_seed_has_no_noise_level():
 
 def test_other_names_of_the_special_rows():
     records = [record("oracle", 0, 0.9, 0.1), record("original", 0, 0.9, 0.9)]
-    (table,) = reporting.summarise(records, reference="oracle", baseline="original")
+    (table,) = reporting.summarize(records, reference="oracle", baseline="original")
     assert [row.label for row in table.rows] == ["oracle", "original"]
     assert "between its own seeds" not in " ".join(table.notes)
     assert "smallest" not in " ".join(table.notes)  # there is nothing to rank
@@ -168,7 +168,7 @@ def test_settings_of_one_method_are_separate_rows():
         record("ssd", 0, 0.9, 0.1, hyperparameters={"alpha": alpha, "dampening": 1.0})
         for alpha in (2, 10)
     ] + [record("ssd", 1, 0.8, 0.1, hyperparameters={"dampening": 1.0, "alpha": 2})]
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     seeds = {row.label: row.seeds for row in table.rows}
     assert seeds == {"retrain": 0, "do nothing": 0, "ssd (alpha=2)": 2, "ssd (alpha=10)": 1}
 
@@ -199,13 +199,13 @@ def test_failed_runs_are_counted_and_explained():
 def test_every_forget_set_has_its_own_table():
     other = ForgetSet("random 10 %", 120)
     records = [*study(), record("ssd", 0, 0.5, 0.5, forget_set=other)]
-    tables = reporting.summarise(records)
+    tables = reporting.summarize(records)
     assert [table.title for table in tables] == [
         "Forget set: class 3, 125 examples (ab12cd34)",
         "Forget set: random 10 %, 120 examples",
     ]
     assert reporting.render(tables) == reporting.render(records)
-    first, second = reporting.summarise(records, metrics=["klom"], costs=["wall_s"])
+    first, second = reporting.summarize(records, metrics=["klom"], costs=["wall_s"])
     assert second.rows[-1].cells[0].mean is None  # no record of this forget set has it
     assert "klom is missing (-): not recorded (ssd)." in second.notes
     assert [column.name for column in first.columns] == ["klom", "run time"]
@@ -250,7 +250,7 @@ def test_markdown_is_one_table_with_pipes_escaped():
 def test_columns_and_gap_can_be_chosen_and_a_metric_may_be_called_average_gap():
     own = {"average gap": Metric(0.5, unit="fraction"), "x": Metric(12.0)}
     records = [*study(), Record("iau", CLASS_3, 0, own)]
-    (table,) = reporting.summarise(
+    (table,) = reporting.summarize(
         records, metrics=["x", "average gap"], gap_metrics=["retain accuracy"], costs=[]
     )
     assert [column.name for column in table.columns] == ["x", "average gap", "average gap"]
@@ -282,7 +282,7 @@ def test_decimals_suit_the_size_of_a_column():
         (lambda: reporting.render(study(), gap_metrics=["auc"]), "found auc"),
         (lambda: reporting.render(study(), costs=["hours"]), "found hours"),
         (lambda: reporting.render(study(), width=30), "at least 40"),
-        (lambda: reporting.render([*study(), *reporting.summarise(study())]), "alone"),
+        (lambda: reporting.render([*study(), *reporting.summarize(study())]), "alone"),
         (
             lambda: reporting.render(
                 [record(name, 0, 1, 1, klom=2.0) for name in ("retrain", "ssd")],
@@ -310,12 +310,12 @@ def test_what_cannot_be_tabulated_is_refused(make, message):
 
 def test_a_value_better_than_a_perfect_unlearners_is_flagged_and_never_best():
     records = study()
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     assert [row.label for row in table.rows if row.best] == ["ssd"]
     # With KLoM below its floor of 0.35 the row that would be the best is not ranked.
     records = [r for r in records if r.method != "ssd"]
     records += [record("ssd", 0, 0.96, 0.02, klom=0.34), record("ssd", 1, 0.98, 0.02, klom=0.5)]
-    (table,) = reporting.summarise(records)
+    (table,) = reporting.summarize(records)
     assert [row.label for row in table.rows] == [
         *("retrain", "do nothing", "blindspot", "ssd", "ascent")
     ]

@@ -130,8 +130,8 @@ def fisher_by_hand(model, variables, batches, weight):
     probabilities = np.asarray(jax.nn.softmax(model.apply(variables, batches.inputs)))
     total = 0
     for label in range(CLASSES):
-        labelled = batches.replace(targets=jnp.full(N, label))
-        rows = gradients(model, variables, labelled, model.loss)
+        labeled = batches.replace(targets=jnp.full(N, label))
+        rows = gradients(model, variables, labeled, model.loss)
         squares = [[np.square(g) for g in row] for row in rows]
         part = weighted(squares, weight * probabilities[:, label])
         total = part if label == 0 else [a + b for a, b in zip(total, part, strict=True)]

@@ -19,7 +19,7 @@ SPLIT = [1, 4, 5, 9, 13]  # 5 of 22: ragged with batches of 4
 
 
 class Sowing(nnx.Module):
-    """A network with an activation [B, T, H] and batch normalisation."""
+    """A network with an activation [B, T, H] and batch normalization."""
 
     def __init__(self, rngs):
         self.hidden = nnx.Linear(3, 4, rngs=rngs)
@@ -45,7 +45,7 @@ class LinenSowing(nn.Module):
 
 
 def regression(name, batch_size=4):
-    """Model, initialiser and sets of a small regression."""
+    """Model, initializer and sets of a small regression."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(EXAMPLES, 5, 3)).astype(np.float32)
     data = mu.batches(inputs, inputs.sum((1, 2)) + 3, batch_size=batch_size)
@@ -91,7 +91,7 @@ def test_one_step_by_hand(name):
     )
     assert_identical(info.details.teacher, fitted)
 
-    def normalised(activation):
+    def normalized(activation):
         q = jnp.square(activation).mean(1)
         return q / jnp.linalg.norm(q, axis=1, keepdims=True)
 
@@ -99,7 +99,7 @@ def test_one_step_by_hand(name):
         variables = model.with_params(start, params)
         outputs, seen = model.observe(*model.split(variables), forget.inputs)
         wanted, named = model.observe(*model.split(teacher.variables), forget.inputs)
-        apart = jnp.square(normalised(seen["states"]) - normalised(named["states"])).mean(1)
+        apart = jnp.square(normalized(seen["states"]) - normalized(named["states"])).mean(1)
         retained = model.losses(variables, retain).sum()
         return (retained + (jnp.square(outputs - wanted) + 50.0 * apart).sum()) / EXAMPLES
 
@@ -129,7 +129,7 @@ def test_the_teacher_sees_the_retain_set_alone():
 
 
 def test_the_student_follows_the_teacher_where_it_forgets():
-    """Both fits to their end: the retain set as labelled, the forget set as the teacher has it."""
+    """Both fits to their end: the retain set as labeled, the forget set as the teacher has it."""
     model = mu.from_function(lambda w, state, x: x @ w, squared_error)
     data = mu.batches(jnp.eye(4), jnp.arange(1.0, 5.0), batch_size=4)
     init = lambda key: mu.Variables(jax.random.normal(key, (4,)))  # noqa: E731

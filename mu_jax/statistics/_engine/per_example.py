@@ -145,7 +145,7 @@ def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
 
     A leaf falls back when it is used in ways that do not combine (a kernel used with its own
     transpose, an embedding that is also the output layer), changed before use (weight
-    standardisation), or inside a custom derivative, `cond` or `while_loop`.
+    standardization), or inside a custom derivative, `cond` or `while_loop`.
 
     Example:
       >>> losses = lambda p, x: (x @ p["kernel"] + p["bias"]).sum(-1)

@@ -1,7 +1,7 @@
 """Find the products of a traced loss with parameters.
 
 A *product* is a matrix product, convolution or row lookup whose kernel is a parameter leaf, the
-leaf possibly cast, reshaped or transposed on the way. Calls, rematerialised blocks and scans are
+leaf possibly cast, reshaped or transposed on the way. Calls, rematerialized blocks and scans are
 looked into. A leaf of which anything else is made is given up and named in `Program.copied`.
 """
 

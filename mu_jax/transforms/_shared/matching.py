@@ -30,7 +30,7 @@ class Recipe(NamedTuple):
       forget_multiplier: copies of the forget set in the pool; a fraction adds its first entries.
       distance: "squared" on raw outputs, or "kl" of the softmaxes.
       training_mode: batch statistics of the pool's batches, as in the paper; default inference
-        mode, in which statistics do not drift towards the pool.
+        mode, in which statistics do not drift toward the pool.
       proximity: weight of `||theta - theta_0||^2`.
       shuffle: the released default is False, which visits all forget examples first.
     """

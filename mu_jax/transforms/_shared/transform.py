@@ -109,7 +109,7 @@ class Info(NamedTuple):
 
     Attributes:
       edit: the change of the parameters, see `mu.edits.Summary`.
-      steps: optimiser steps, i32[].
+      steps: optimizer steps, i32[].
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
       details: what the method reports of itself.
@@ -162,7 +162,7 @@ def report(
 ) -> tuple[PyTree, Info]:
     """The end of every transform: `(variables, info)`, with warnings where they can be seen."""
     info = Info(
-        edit=edits.summarise(model.params(before), model.params(after)),
+        edit=edits.summarize(model.params(before), model.params(after)),
         steps=number(steps, jnp.int32),
         example_passes=number(example_passes, jnp.float32),
         overlap=_overlap(*sets),

@@ -28,7 +28,7 @@ def test_the_gap_is_the_one_of_the_table():
     retrain = Record("retrain", SETS[0], 0, metrics=values)
     found = record(1, 0.84, mia=0.53)
     assert tuning.gap(found) == pytest.approx(4.5)
-    (table,) = reporting.summarise([retrain, found])
+    (table,) = reporting.summarize([retrain, found])
     column = [column.name for column in table.columns].index("average gap")
     row = next(row for row in table.rows if row.label == "ssd")
     assert row.cells[column].mean == pytest.approx(tuning.gap(found))

@@ -114,7 +114,7 @@ def test_fits_of_large_models(config, method, number, name):
     assert len(found) == number and all(one.fits for _, one in found)
     for label, one in found:
         if label == "fit, a step":
-            # One gradient, of kernels in half precision; statistics of normalisation in training.
+            # One gradient, of kernels in half precision; statistics of normalization in training.
             sent = one.collectives["all-reduce"].bytes
             assert 2 * MODELS[config] <= sent <= 4 * MODELS[config] + 2**21
             assert "all-gather" not in one.collectives
