@@ -3,6 +3,7 @@
 from mu_jax.store.resuming import resumable
 from mu_jax.store.run_state import RunState, config_digest, latest_state, save_state
 from mu_jax.store.versions import Store, Version
+from mu_jax.store.weights import load_weights
 
 __all__ = [
     "RunState",
@@ -10,6 +11,7 @@ __all__ = [
     "Version",
     "config_digest",
     "latest_state",
+    "load_weights",
     "resumable",
     "save_state",
 ]

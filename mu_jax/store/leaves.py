@@ -34,7 +34,7 @@ def pack(tree: PyTree) -> Packed:
     Raises:
         ValueError: a leaf is not numeric, two leaves share a path, or there is nothing to store.
     """
-    named = _named(tree)
+    named = by_path(tree)
     descriptions = {name: _describe(name, leaf) for name, leaf in named.items()}
     arrays = {name: _storable(named[name]) for name in named if _has_elements(descriptions[name])}
     if not arrays:
@@ -64,7 +64,7 @@ def unpack(
     Raises:
         ValueError: a leaf is missing, extra, or of another shape or dtype; `read` is not called.
     """
-    named = _named(like)
+    named = by_path(like)
     _require_same(
         {name: _describe(name, leaf) for name, leaf in named.items()}, descriptions, source
     )
@@ -77,7 +77,7 @@ def unpack(
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
+def by_path(tree: PyTree) -> dict[str, Any]:
     """Leaves by path, such as `params/dense/kernel`."""
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
