@@ -27,7 +27,7 @@ from experiments.lib.running import (
     stage,
     write_records,
 )
-from experiments.lib.tasks import Task, make_task, read_ids, retrain, split, without
+from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
 from mu_jax import datasets, reporting
 from mu_jax.store import Store, Version
 
@@ -79,6 +79,12 @@ def run(workdir: pathlib.Path, request: str) -> None:
 
 def retrained(task: Task, forget, retain, forget_set) -> list[reporting.Record]:
     """Records of models trained from scratch without the forget set."""
+    if not retrains(task):
+        print(
+            "No retrained models: the task gives weights and no training recipe, so nothing is "
+            "said of how far a version is from one that never saw the forget set"
+        )
+        return []
     program, records = jax.jit(retrain(task, retain)), []
     for seed in range(1, RETRAIN.value + 1):  # no seed of a version: all of these are its reference
         key = jax.random.key(10_000 + seed)

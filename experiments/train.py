@@ -2,7 +2,9 @@
 
     python -m experiments.train --workdir=runs/digits
     python -m experiments.train --workdir=runs/cnn --config.model.name=cnn --seed=1
+    python -m experiments.train --workdir=runs/own --task=my_project.unlearning:make_task
 
+An own task (docs/own-task.md) brings model, loss and data, and weights if it is trained already.
 A run that was stopped resumes where it was when the same command is given again.
 """
 
@@ -52,7 +54,10 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
         store.swap(version, expected=None)
     size = sum(leaf.size for leaf in jax.tree.leaves(task.model.params(like(task))))
     print(f"Published and serving version {version} ({size:,} parameters) in {store.directory}")
-    print(f"Next: python -m experiments.unlearn --workdir={workdir} --request=class:3 --method=ssd")
+    request = "class:1" if task.info.task == "classification" else "random:0.05:seed=0"
+    print(
+        f"Next: python -m experiments.unlearn --workdir={workdir} --request={request} --method=ssd"
+    )
 
 
 def require_new(store: Store, workdir: pathlib.Path) -> None:
@@ -76,8 +81,7 @@ def find_or_train(store: Store, task: Task, run: pending.Run, seed: int) -> int:
         return version
     config = task.config
     with mu.resumable(run.folder, config=run.decides):
-        with stage(f"train {config.model.name} on {config.dataset}"):
-            variables = train(task, jax.random.key(seed), task.train)
+        variables = given(task) if task.weights is not None else trained(task, seed)
         metrics = {}
         for name, examples in (("train", task.train), ("test", task.test)):
             part = scoring.collect_outputs(task, variables, examples)
@@ -85,12 +89,26 @@ def find_or_train(store: Store, task: Task, run: pending.Run, seed: int) -> int:
         print("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return store.publish(
             variables,
-            method="train",
-            hyperparameters={"seed": seed, **config.training.to_dict()},
+            method="train" if task.weights is None else "given weights",
+            hyperparameters={"seed": seed, **config.training.to_dict()}
+            if task.weights is None
+            else {},
             metrics=metrics,
             note=config.dataset,
             identity=run.identity,
         )
+
+
+def trained(task: Task, seed: int):
+    """A model by the recipe of the configuration."""
+    with stage(f"train {task.config.model.name} on {task.config.dataset}"):
+        return train(task, jax.random.key(seed), task.train)
+
+
+def given(task: Task):
+    """The weights that came with an own task."""
+    with stage(f"read the weights of {task.config.dataset}"):
+        return mu.store.load_weights(task.weights, like=like(task))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.lib import configurations, paths
+from experiments.lib import configurations, own_tasks, paths
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
+_TASK = "task"
 _WORKDIR = "workdir"
 _LAST_SEED = 2**31 - 1
 _HELP = re.compile(r"--?(help|helpshort|helpfull|\?|h)")
@@ -38,8 +39,15 @@ def define_config(values: flags.FlagValues, default: str, help_string: str) -> f
     """Define `--config` and `--config.field=value`; the default is a file of `experiments/configs`.
 
     The value is the `ConfigDict` that the file's `get_config()` returns, with the fields changed.
+    `--task=package.module:function` stands in place of a file: an own task.
     """
     path = CONFIGS / f"{default}.py"
+    flags.DEFINE_string(
+        _TASK,
+        None,
+        "In place of --config: package.module:function, an own task.",
+        flag_values=values,
+    )
     return flags.DEFINE_string(_CONFIG, str(path), help_string, flag_values=values)
 
 
@@ -114,7 +122,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
     for name in values:
         values[name].unparse()
     argv, every = list(argv), flags.FlagValues()
-    for flag in (*(values[name] for name in values if name != _CONFIG), *_shared()):
+    for flag in (*(values[name] for name in values if name not in (_CONFIG, _TASK)), *_shared()):
         every[flag.name] = flag
     try:
         argv = every.read_flags_from_files(argv, force_gnu=False)
@@ -197,24 +205,35 @@ def _before_end(argv: Sequence[str]) -> list[str]:
 
 
 def _with_config(every: flags.FlagValues, default: str, argv: list[str]) -> list[str]:
-    """Load the configuration, define its flags, and take `--config` off the command line."""
-    path, rest, place = default, [argv[0]], 1
+    """Load the configuration, define its flags, and take the name of it off the command line."""
+    path, rest = _taken(_CONFIG, argv)
+    reference, rest = _taken(_TASK, rest)
+    if path is not None and reference is not None:
+        raise ValueError("expected --config or --task, found both; leave one out")
+    if reference is not None:
+        config = own_tasks.configuration(reference)
+    else:
+        config = configurations.load(default if path is None else path)
+    config_flags.DEFINE_config_dict(_CONFIG, config, flag_values=every, sys_argv=rest)
+    return rest
+
+
+def _taken(name: str, argv: list[str]) -> tuple[str | None, list[str]]:
+    """The last value of a flag, None if it is not there, and the command line without it."""
+    value, rest, place = None, [argv[0]], 1
     while place < len(argv) and argv[place] != "--":
-        given = re.fullmatch(rf"--?{_CONFIG}(?:=(.*))?", argv[place], re.DOTALL)
+        given = re.fullmatch(rf"--?{name}(?:=(.*))?", argv[place], re.DOTALL)
         if given is None:
             rest.append(argv[place])
         elif given[1] is not None:
-            path = given[1]
+            value = given[1]
         elif place + 1 < len(argv):
             place += 1
-            path = argv[place]
+            value = argv[place]
         else:
-            raise ValueError("expected a path after --config, found none; write --config=FILE")
+            raise ValueError(f"expected a value after --{name}, found none; write --{name}=...")
         place += 1
-    rest += argv[place:]
-    config = configurations.load(path)
-    config_flags.DEFINE_config_dict(_CONFIG, config, flag_values=every, sys_argv=rest)
-    return rest
+    return value, rest + argv[place:]
 
 
 def _sentence(values: flags.FlagValues, error: Exception) -> str:

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib import arguments as catalog
 from experiments.lib import attributions
-from experiments.lib.tasks import OPTIMIZERS, Task, location, lookup, make_optimizer
-from mu_jax import datasets
+from experiments.lib.tasks import OPTIMIZERS, Task, kind_of, lookup, make_optimizer
 
 
 class Request(NamedTuple):
@@ -134,7 +133,7 @@ def method_arguments(task: Task, name: str) -> dict[str, Any]:
 def complete(config: ConfigDict, method: str) -> None:
     """Give a configuration the default arguments of a method that it does not name."""
     if method not in config.methods:
-        kind = datasets.info(config.dataset, **location(config)).task
+        kind = kind_of(config)
         with config.unlocked():
             config.methods[method] = catalog.defaults(config, kind, method)
 

@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib import configurations
+from experiments.lib import configurations, own_tasks
 from mu_jax import datasets, models
 
 PyTree = Any
@@ -81,6 +81,7 @@ class Task:
       model: the model with its loss. init: `key -> variables`.
       config: the configuration.
       sources: what is known of the examples beside inputs and targets, by the name of the split.
+      weights: a trained model, as `mu.store.load_weights` reads it; None if it is to be trained.
     """
 
     train: mu.Batches
@@ -89,12 +90,35 @@ class Task:
     model: mu.Model
     init: Callable[[jax.Array], PyTree]
     config: ConfigDict
-    sources: dict[str, datasets.Source] = dataclasses.field(default_factory=dict)
+    sources: dict[str, datasets.Source | own_tasks.Rows] = dataclasses.field(default_factory=dict)
+    weights: Any = None
 
 
 def make_task(config: ConfigDict) -> Task:
-    """Load the data of a configuration and build its model."""
+    """Load the data of a configuration and build its model, or call the person's own function."""
     configurations.check(config)
+    return _own(config) if config.get("task") else _configured(config)
+
+
+def _own(config: ConfigDict) -> Task:
+    own = own_tasks.load(config.task)
+    rows = {"train": (own.train, own.attributes), "test": (own.test, {})}
+    sources = {
+        split: own_tasks.Rows(np.asarray(part.targets), np.asarray(part.index), attributes)
+        for split, (part, attributes) in rows.items()
+    }
+    info = datasets.DatasetInfo(
+        name=config.task,
+        version="",
+        task=own.kind,
+        input_shape=(None,),
+        num_classes=own_tasks.num_outputs(own),
+        split_sizes={"train": own.train.num_examples, "test": own.test.num_examples},
+    )
+    return Task(own.train, own.test, info, own.model, own.init, config, sources, own.weights)
+
+
+def _configured(config: ConfigDict) -> Task:
     where = location(config)
     info = datasets.info(config.dataset, **where)
     sources = {
@@ -144,6 +168,13 @@ def check_kind(task: Task, kind: str, advice: str = "") -> None:
         raise ValueError(
             f"expected a {kind} task, found {task.config.dataset}, a {task.info.task} task{advice}"
         )
+
+
+def kind_of(config: ConfigDict) -> str:
+    """The kind of task that a configuration means; no examples of a dataset are read."""
+    if config.get("task"):
+        return own_tasks.load(config.task).kind
+    return datasets.info(config.dataset, **location(config)).task
 
 
 def read_ids(task: Task, request: str, *, split: str = "train") -> np.ndarray:
@@ -261,6 +292,11 @@ def retrain(task: Task, retain: mu.Batches) -> mu.Transform:
 def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransformation:
     """The optimizer of the recipe: weight decay on the gradient, a schedule to the last step."""
     training = task.config.training
+    if not retrains(task):
+        raise ValueError(
+            f"expected the recipe by which {task.config.dataset} was trained, found weights alone; "
+            "give OwnTask(training=...), since models of another recipe are no reference"
+        )
     steps = training.epochs * examples.replace(batch_size=training.batch_size).num_batches
     make_schedule = lookup(SCHEDULES, training.get("schedule", "cosine"), "schedule")
     schedule = make_schedule(training.learning_rate, steps)
@@ -268,6 +304,11 @@ def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransf
         optax.add_decayed_weights(training.weight_decay),
         make_optimizer(training.optimizer, schedule),
     )
+
+
+def retrains(task: Task) -> bool:
+    """Whether the recipe of the model is known, so that a retrained one is a reference."""
+    return bool(task.config.get("retrains", True))
 
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:

@@ -1,0 +1,1 @@
+"""Scripts of users, each run by the tests."""
