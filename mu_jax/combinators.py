@@ -23,6 +23,14 @@ class Chain:
 
     members: tuple[Transform, ...]
 
+    @property
+    def words(self) -> str:
+        """The members and their hyper-parameters as a call."""
+        return f"chain({', '.join(member.words for member in self.members)})"
+
+    def __repr__(self) -> str:
+        return f"Chain{self.words.removeprefix('chain')}"
+
     def __call__(
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, tuple[Info, ...]]:
@@ -110,4 +118,5 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
 
         return unlearn
 
+    method.words = f"through({transform.words})"  # type: ignore[attr-defined]
     return Transform(transform.model, method)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mu_jax._callables import hashable
 from mu_jax._tracing import cached
+from mu_jax._words import short
 from mu_jax.data.batches import Batch, describe
 from mu_jax.losses import guarded
 
@@ -60,6 +61,10 @@ class Model:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # a model is a key of every cache
             object.__setattr__(self, field.name, hashable(getattr(self, field.name)))
+
+    def __repr__(self) -> str:
+        made = getattr(self.predict, "__qualname__", "Model").partition(".")[0]
+        return f"Model({made.strip('_<>')}, loss={short(self.loss)})"
 
     def apply(self, variables: PyTree, inputs: PyTree) -> PyTree:
         """Outputs in inference mode."""

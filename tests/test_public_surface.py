@@ -212,6 +212,7 @@ FLOORS = (
         "_objects",
         "_paths",
         "_tracing",
+        "_words",
         "_at_once",
         "data",
         "losses",

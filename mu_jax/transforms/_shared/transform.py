@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _at_once as at_once
+from mu_jax import _words as words
 from mu_jax import edits
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
@@ -46,6 +47,14 @@ class Transform:
         _check_places(key, variables)
         check_sets(forget, retain)
         return self.method(self.model)(key, variables, forget, retain)
+
+    @property
+    def words(self) -> str:
+        """The method and its hyper-parameters as a call."""
+        return getattr(self.method, "words", words.short(self.method))
+
+    def __repr__(self) -> str:
+        return f"Transform({self.words} of {self.model!r})"
 
     def restricted(self, restriction: Callable[[Model], Model]) -> Transform:
         """The same method with a model of which only a part may change."""
@@ -91,6 +100,7 @@ def method(
         def bind(model: Model) -> Unlearn:
             return factory(model, *args, **kwargs)
 
+        bind.words = words.call(factory.__name__, args, kwargs)  # type: ignore[attr-defined]
         bind(model)  # refuses wrong arguments here, not when the transform is called
         return Transform(model, bind)
 
