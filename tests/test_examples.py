@@ -1,5 +1,6 @@
 """The scripts under `examples/` run as their users would run them."""
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -8,6 +9,42 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def gap(found, row):
+    """The average gap of a row of a score, in points."""
+    rows = {each.label: each for each in found.rows}
+    names = [column.name for column in found.table.columns]
+    return rows[row].cells[names.index("average gap")].mean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "row"),
+    [
+        ("linen_own_loop", "ssd"),
+        ("nnx_model", "finetune"),
+        ("haiku_model", "ssd"),
+        ("equinox_model", "NegGrad+"),
+        ("train_state_orbax", "ssd"),
+        ("regression", "blindspot"),
+        ("two_heads", "ssd"),
+        ("sequence_masks", "gradient ascent"),
+        ("lora_only", "merged"),
+        ("head_only", "head"),
+        ("streaming", "ssd"),
+    ],
+)
+def test_a_script_ends_with_a_model_closer_to_the_retrained_ones(script, row, capsys):
+    found = importlib.import_module(f"examples.{script}").main()
+    assert row in capsys.readouterr().out
+    floor = gap(found, "retrain")
+    assert gap(found, row) < gap(found, "do nothing") + (floor if script == "nnx_model" else 0)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_weights_of_one():
+    assert importlib.import_module("examples.mesh_of_four").main() < 1e-5
 
 
 def run(*arguments, folder):
