@@ -33,7 +33,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib import scoring
 from experiments.lib.cases import Case, make_case
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import check_methods
@@ -43,6 +42,7 @@ from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
 from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
+from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "corrective_digits", "What to run.")
@@ -190,7 +190,7 @@ def case_record(
 ) -> reporting.Record:
     """The record of one model; one that fails on the retained test examples has collapsed."""
     outputs = case.outputs(row.outputs, case.retained)[seed]
-    return scoring.record(
+    return record(
         row.name,
         forget_set,
         seed,

@@ -24,8 +24,9 @@ from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
-from experiments.lib.tasks import Task, make_task, point, read_ids, split
+from experiments.lib.tasks import Task, make_task, read_ids, split
 from mu_jax import datasets, ensembles, evaluation
+from mu_jax.scoring.kinds import point
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")

@@ -12,6 +12,8 @@ evaluation.jsonl in the workdir.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +21,6 @@ from absl import flags
 
 from experiments.lib import scoring
 from experiments.lib.command_line import start
-from experiments.lib.constant import CONSTANT
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
     exit_with_sentence,
@@ -28,7 +29,8 @@ from experiments.lib.running import (
     write_records,
 )
 from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
-from mu_jax import datasets, reporting
+from mu_jax import evaluation, reporting
+from mu_jax.scoring import Score
 from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
@@ -61,38 +63,51 @@ def run(workdir: pathlib.Path, request: str) -> None:
     forget, retain = split(task, ids)
     if others.size:
         print(f"{others.size} other examples that these versions have forgotten are in no set")
-    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
-    records = retrained(task, forget, retain, forget_set)
-    scored = scoring.score_constant(task, forget, retain, seed=0)
-    records.append(scoring.record(CONSTANT, forget_set, 0, scored))
-    like = jax.eval_shape(task.init, jax.random.key(0))
-    for version in versions:
-        variables = store.restore(version.version, like=like)
-        scored = scoring.score(task, variables, forget, retain, seed=0)
-        name = "do nothing" if version.parent is None else f"{version.version}: {version.method}"
-        hyperparameters = version.hyperparameters if version.parent is not None else {}
-        records.append(scoring.record(name, forget_set, 0, scored, hyperparameters=hyperparameters))
-    print(reporting.render(records, width=114))
-    path = write_records(workdir / "evaluation.jsonl", records)
+    found = scored(task, store, versions, forget, retain, request)
+    print(found.render(width=114))
+    path = write_records(workdir / "evaluation.jsonl", found.records)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
 
 
-def retrained(task: Task, forget, retain, forget_set) -> list[reporting.Record]:
-    """Records of models trained from scratch without the forget set."""
+def scored(
+    task: Task, store: Store, versions: list[Version], forget, retain, request: str
+) -> Score:
+    """The versions beside models retrained from scratch; one model is in memory at a time."""
+    like, costs = jax.eval_shape(task.init, jax.random.key(0)), []
     if not retrains(task):
-        print(
-            "No retrained models: the task gives weights and no training recipe, so nothing is "
-            "said of how far a version is from one that never saw the forget set"
-        )
-        return []
-    program, records = jax.jit(retrain(task, retain)), []
+        print("Nothing is retrained: the task gives weights without the recipe of their training")
+    names = {version.version: f"{version.version}: {version.method}" for version in versions}
+    children = [version for version in versions if version.parent is not None]
+    originals = [version.version for version in versions if version.parent is None]
+    return evaluation.score(
+        task.model,
+        {names[v.version]: restored(store, v.version, like) for v in children},
+        forget=forget,
+        retain=retain,
+        test=task.test,
+        retrained=retrained(task, forget, retain, costs) if retrains(task) else (),
+        original=restored(store, originals[-1], like) if originals else None,
+        kind=task.info.task,
+        forget_set=request,
+        hyperparameters={names[v.version]: v.hyperparameters for v in children},
+        costs={"retrain": costs},
+    )
+
+
+def restored(store: Store, version: int, like: Any) -> Iterator[Any]:
+    """The variables of one version, read when they are asked for."""
+    yield store.restore(version, like=like)
+
+
+def retrained(task: Task, forget, retain, costs: list[reporting.Cost]) -> Iterator[Any]:
+    """Variables of models trained from scratch without the forget set; fills `costs`."""
+    program = jax.jit(retrain(task, retain))
     for seed in range(1, RETRAIN.value + 1):  # no seed of a version: all of these are its reference
         key = jax.random.key(10_000 + seed)
         with stage(f"retrain, seed {seed}"):
-            variables, info = program(key, task.init(key), forget, retain)
-            scored = scoring.score(task, variables, forget, retain, seed=seed)
-        records.append(scoring.record("retrain", forget_set, seed, scored, cost=scoring.cost(info)))
-    return records
+            variables, info = jax.block_until_ready(program(key, task.init(key), forget, retain))
+        costs.append(scoring.cost(info))
+        yield variables
 
 
 def chosen(store: Store) -> list[Version]:

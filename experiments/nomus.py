@@ -31,7 +31,6 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir, working_directory
@@ -40,6 +39,8 @@ from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
 from experiments.lib.tasks import Task, check_kind, location, make_task, read_ids, split
 from mu_jax import datasets, evaluation, reporting
+from mu_jax.scoring import kinds
+from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "nomus_digits", "What to run.")
@@ -133,7 +134,7 @@ def score_rows(
     floors = [score_floor(outputs, splits, seed) for seed, outputs in enumerate(rows[0].outputs)]
     floor = evaluation.Nomus(*np.mean(floors, axis=0).tolist())
     return [
-        scoring.record(
+        record(
             row.name,
             forget_set,
             seed,
@@ -178,14 +179,14 @@ def score_floor(outputs: np.ndarray, splits: Scored, seed: int) -> evaluation.No
 def _parts(outputs: np.ndarray, splits: Scored) -> tuple[float, np.ndarray, np.ndarray]:
     """Test accuracy, and the losses of forget and unseen examples."""
     test = splits.positions["test"]
-    utility = scoring.accuracy(outputs[test], splits.targets[test])
-    losses = scoring.example_losses(outputs, splits.targets)
+    utility = kinds.accuracy(outputs[test], splits.targets[test])
+    losses = kinds.example_losses(outputs, splits.targets)
     return utility, losses[splits.positions["forget"]], losses[splits.positions["unseen"]]
 
 
 def _collapse(outputs: np.ndarray, splits: Scored) -> evaluation.Collapse:
     retain = splits.positions["retain"]
-    return scoring.collapse(outputs[retain], splits.targets[retain])
+    return kinds.collapse(outputs[retain], splits.targets[retain])
 
 
 if __name__ == "__main__":

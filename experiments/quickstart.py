@@ -23,7 +23,6 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import scoring, tables
 from experiments.lib.command_line import define_config, define_seed, start
-from experiments.lib.constant import CONSTANT
 from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
@@ -35,7 +34,8 @@ from experiments.lib.running import (
     write_records,
 )
 from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
-from mu_jax import datasets, reporting
+from mu_jax import evaluation, reporting
+from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 from mu_jax.store import Store
 
 FLAGS = flags.FlagValues()
@@ -71,7 +71,6 @@ def run(config, request: str) -> None:
     check_methods(task)
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
-    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
     print(
         f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
         f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",
@@ -81,7 +80,7 @@ def run(config, request: str) -> None:
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
     results, models = [], {}
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        rows, variables = run_seed(task, programs, forget, retain, forget_set, seed)
+        rows, variables = run_seed(task, programs, forget, retain, request, seed)
         results += rows
         models = models or variables
     (table,) = reporting.summarize(results)
@@ -106,7 +105,7 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
     """Compile every method ahead of time, so that run times are run times: name -> (program, s)."""
     request = Request(forget, directory)
     key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
-    transforms = {"retrain": retrain(task, retain)}
+    transforms = {RETRAIN: retrain(task, retain)}
     for name in task.config.methods:
         with stage(f"prepare {name}"):
             transforms[name] = make_method(task, name, request)
@@ -119,27 +118,12 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
     return programs
 
 
-def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
+def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int):
     """Records and variables of one seed: the original, a constant, retraining, every method."""
     with stage(f"seed {seed}: train the original"):
         original = train(task, jax.random.key(seed), task.train)
-    models = {"do nothing": original}
-    rows = [
-        scoring.record(
-            "do nothing",
-            forget_set,
-            seed,
-            scoring.score(task, original, forget, retain, seed=seed),
-            cost=scoring.cost(None, wall_s=0.0),
-        ),
-        scoring.record(
-            CONSTANT,
-            forget_set,
-            seed,
-            scoring.score_constant(task, forget, retain, seed=seed),
-            cost=scoring.cost(None, wall_s=0.0),
-        ),
-    ]
+    models, costs = {}, {NOTHING: [scoring.cost(None, wall_s=0.0)]}
+    costs[CONSTANT] = costs[NOTHING]
     for name, (program, compile_s) in programs.items():
         with stage(f"seed {seed}: {name}"):
             key = jax.random.key(10_000 + seed)
@@ -149,25 +133,31 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
         for message in info.messages():
             warnings.warn(f"{name}, seed {seed}: {message}", mu.UnlearningWarning, stacklevel=2)
         models[name] = variables
-        rows.append(
-            scoring.record(
-                name,
-                forget_set,
-                seed,
-                scoring.score(task, variables, forget, retain, seed=seed),
-                cost=scoring.cost(info, wall_s=wall_s, compile_s=compile_s),
-                hyperparameters=method_arguments(task, name),
-                selection=task.config.selection if name in task.config.methods else "",
-            )
-        )
-    return rows, models
+        costs[name] = [scoring.cost(info, wall_s=wall_s, compile_s=compile_s)]
+    found = evaluation.score(
+        task.model,
+        {name: variables for name, variables in models.items() if name != RETRAIN},
+        forget=forget,
+        retain=retain,
+        test=task.test,
+        retrained=models[RETRAIN],
+        original=original,
+        kind=task.info.task,
+        paired=True,
+        seed=seed,
+        forget_set=request,
+        hyperparameters={name: method_arguments(task, name) for name in task.config.methods},
+        selection=dict.fromkeys(task.config.methods, task.config.selection),
+        costs=costs,
+    )
+    return list(found.records), {NOTHING: original, **models}
 
 
 def publish(store: Store, task: Task, models: dict, results, table, ids) -> None:
     """Publish the models of the first seed, and serve the one with the smallest average gap."""
     found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
     parent = store.publish(
-        models["do nothing"], method="train", metrics=found["do nothing"], note=task.config.dataset
+        models[NOTHING], method="train", metrics=found[NOTHING], note=task.config.dataset
     )
     store.swap(parent)
     versions = {}

@@ -29,9 +29,9 @@ import numpy as np
 import optax
 from absl import flags
 
-from experiments.lib import configurations, scoring
+from experiments.lib import configurations
 from experiments.lib.command_line import define_config, start
-from experiments.lib.constant import CONSTANT, constant_outputs
+from experiments.lib.constant import constant_outputs
 from experiments.lib.domains import Sets, compare, split
 from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
@@ -41,9 +41,12 @@ from experiments.lib.running import (
     write_config,
     write_records,
 )
-from experiments.lib.tasks import Task, check_kind, in_units, make_task, point, retrain, train
+from experiments.lib.tasks import Task, check_kind, in_units, make_task, retrain, train
 from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
+from mu_jax.scoring.kinds import collapse_of_regression, point
+from mu_jax.scoring.rows import CONSTANT, record
+from mu_jax.scoring.single import membership
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits_regression", "What to run.")
@@ -154,11 +157,11 @@ def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -
             metrics |= _relearning(task, curves, name, seed)
             known = name in task.config.methods
             records.append(
-                scoring.record(
+                record(
                     name,
                     forget_set,
                     seed,
-                    (metrics, scoring.collapse_of_regression(own.retain)),
+                    (metrics, collapse_of_regression(own.retain)),
                     hyperparameters=method_arguments(task, name) if known else {},
                     selection=task.config.selection if known else "",
                 )
@@ -202,7 +205,7 @@ def _errors(targets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str,
             direction="lower is better",
         ),
         "paired distance": Metric(float(paired), n=len(mine), direction="lower is better"),
-        "MIA": scoring.membership(*attacked, seed),
+        "MIA": membership(*attacked, seed),
     }
 
 

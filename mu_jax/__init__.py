@@ -137,6 +137,7 @@ _SUBPACKAGES = frozenset(
         "objectives",
         "probes",
         "reporting",
+        "scoring",
         "statistics",
         "store",
         "transforms",

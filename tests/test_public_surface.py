@@ -153,6 +153,7 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_subpackages_load_when_touched():
     loaded = "import sys, mu_jax; print([n for n in {names} if 'mu_jax.' + n in sys.modules])"
     lazy = ["attribution", "datasets", "ensembles", "evaluation", "models", "probes", "reporting"]
+    lazy += ["scoring"]
     code = loaded.format(names=lazy)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -228,6 +229,7 @@ FLOORS = (
     {"transforms"},
     {"combinators", "ensembles", "probes"},
     {"reporting"},
+    {"scoring"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
 

@@ -18,8 +18,7 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.lib.constant import CONSTANT, constant_outputs
-from experiments.lib.measures import Yardstick, klom_of
+from experiments.lib.constant import constant_outputs
 from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.populations import (
     ORACLES,
@@ -32,6 +31,8 @@ from experiments.lib.populations import (
 from experiments.lib.running import stage
 from experiments.lib.tasks import Task, read_ids, split
 from mu_jax import ensembles, evaluation
+from mu_jax.scoring.ensembles import Yardstick, klom_of
+from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 
 Half = Literal["tuning", "reporting"]
 SEEDS = {"tuning": (2_001, 2_002), "reporting": (ORIGINALS, ORACLES)}  # of originals, of oracles
@@ -76,7 +77,7 @@ class Study:
 
     @functools.cached_property
     def klom(self) -> dict[str, np.ndarray | None]:
-        """KLoM of every row for every example, f32[n], by name; see `measures.klom_of`."""
+        """KLoM of every row for every example, f32[n], by name; see `klom_of`."""
         return {row.name: klom_of(self.yardstick, row.outputs) for row in self.rows}
 
 
@@ -103,8 +104,8 @@ def study(
         task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
     ).outputs
     rows = [
-        Row("retrain", retrained[models:]),
-        Row("do nothing", originals.outputs, wall_s=0.0),
+        Row(RETRAIN, retrained[models:]),
+        Row(NOTHING, originals.outputs, wall_s=0.0),
         constant(task, retain, models),
         *unlearn_all(task, ids, originals, directory),
     ]

@@ -7,11 +7,11 @@ import functools
 import jax
 import numpy as np
 
-from experiments.lib import scoring
-from experiments.lib.measures import collapse, measure, p95
 from experiments.lib.rows import Row, Study
 from mu_jax import evaluation
 from mu_jax.reporting import Cost, ForgetSet, Record
+from mu_jax.scoring.ensembles import collapse, measure, p95
+from mu_jax.scoring.rows import record
 
 
 def records(study: Study, forget_set: ForgetSet) -> list[Record]:
@@ -22,7 +22,7 @@ def records(study: Study, forget_set: ForgetSet) -> list[Record]:
 def _record(study: Study, row: Row, forget_set: ForgetSet) -> Record:
     reason = collapse(study.yardstick, row.outputs)
     metrics = measure(study.yardstick, row.outputs, study.klom[row.name])
-    return scoring.record(
+    return record(
         row.name,
         forget_set,
         0,

@@ -231,11 +231,6 @@ def in_units(task: Task, values: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(values, np.float64) * scale + mean, decimals).astype(np.float32)
 
 
-def point(outputs: Any, targets: Any) -> Any:
-    """One prediction for each target: the middle one of several quantiles, or the only output."""
-    return outputs[..., outputs.shape[-1] // 2] if outputs.ndim > targets.ndim else outputs
-
-
 def make_module(config: ConfigDict, info: datasets.DatasetInfo) -> Any:
     """The linen module that `config.name` and the other fields describe."""
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from experiments.lib.arguments import arguments_of
-from experiments.lib.measures import collapse, measure
 from experiments.lib.methods import METHODS, Request
 from experiments.lib.rows import Bench, Half, make_bench
 from experiments.lib.tasks import Task, lookup
 from mu_jax import datasets, ensembles
 from mu_jax.reporting import Cost, ForgetSet, Record
+from mu_jax.scoring.ensembles import collapse, measure
 from mu_jax.store.run_state import config_digest
 
 REFERENCES = "references"  # the trial of the rows "retrain" and "do nothing"

@@ -1,4 +1,10 @@
-"""Evaluation of unlearning: pure functions of outputs, labels and per-example scores."""
+"""Evaluation of unlearning: pure functions of outputs, labels and per-example scores.
+
+`score` takes models, so it is at home above, in `mu_jax.scoring`; it loads when it is touched.
+"""
+
+import importlib
+from typing import Any
 
 from mu_jax.evaluation.accuracy import (
     accuracy,
@@ -164,6 +170,7 @@ __all__ = [
     "r2",
     "regression_errors",
     "regression_mia",
+    "score",
     "svc_mia",
     "svc_training_privacy",
     "t_interval",
@@ -178,3 +185,11 @@ __all__ = [
     "zrf",
     "zrf_as_published",
 ]
+
+_ABOVE = {"score": "mu_jax.scoring"}  # nothing in this room uses what stands above it
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ABOVE:
+        return getattr(importlib.import_module(_ABOVE[name]), name)
+    raise AttributeError(f"module 'mu_jax.evaluation' has no attribute {name!r}")

@@ -9,13 +9,13 @@ import pytest
 from test_binaries import fails, run
 
 from experiments.configs import digits
-from experiments.lib.measures import Yardstick, klom_of
 from experiments.lib.populations import positions, train_population, train_subsets
 from experiments.lib.rows import constant, study
 from experiments.lib.tables import ordering
 from experiments.lib.tables import records as records_of
 from experiments.lib.tasks import make_task, read_ids, split
 from mu_jax import ensembles, evaluation, reporting
+from mu_jax.scoring.ensembles import Yardstick, klom_of
 
 SMALL = ["--config.training.epochs=20", "--config.limit=120"]
 

@@ -10,8 +10,9 @@ import pytest
 from test_binaries import fails, run
 
 from experiments.configs import electricity
-from experiments.lib import constant, domains, scoring, tasks
+from experiments.lib import constant, domains, tasks
 from mu_jax import datasets, reporting
+from mu_jax.scoring import kinds
 
 START = datetime.datetime(2011, 1, 1)
 DAYS = (1306, 1346)  # days without a line before them are missing
@@ -86,12 +87,12 @@ def test_the_point_forecast_is_the_median_and_a_constant_has_one_for_every_hour(
     assert outputs.shape == (2, 24, 3)
     forecasts = np.arange(2 * 24 * 3).reshape(2, 24, 3)
     np.testing.assert_array_equal(
-        tasks.point(forecasts, np.zeros((2, 24))), np.arange(1, 144, 3).reshape(2, 24)
+        kinds.point(forecasts, np.zeros((2, 24))), np.arange(1, 144, 3).reshape(2, 24)
     )
     _, retain = tasks.split(task, tasks.read_ids(task, "client:1"))
     found = constant.constant_outputs(task, retain, 5)
     np.testing.assert_allclose(found, [np.median(retain.targets, axis=0)] * 5, rtol=1e-6)
-    assert np.ptp(found, axis=1).min() > 0 and scoring.collapse_of_regression(found).flag
+    assert np.ptp(found, axis=1).min() > 0 and kinds.collapse_of_regression(found).flag
 
 
 @pytest.mark.parametrize("domain", ["client:9", "random:5", "below:0", "client:1-3"])

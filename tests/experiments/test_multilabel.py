@@ -8,10 +8,10 @@ from PIL import Image
 
 from experiments import nomus
 from experiments.configs import mucac
-from experiments.lib import scoring
 from experiments.lib.constant import constant_outputs
 from experiments.lib.tasks import make_task, read_ids, split
 from mu_jax import losses, reporting
+from mu_jax.scoring import kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected [0-9]+ examples in")
 NAMES = [f"Other{i}" for i in range(40)]
@@ -85,12 +85,12 @@ def test_three_labels_are_scored_by_their_means(copy):
 
 def test_a_model_collapses_when_it_answers_alike_for_all_or_by_chance():
     targets = np.random.default_rng(0).integers(0, 2, (400, 3))
-    assert not scoring.collapse(targets - 0.5, targets).flag
-    assert scoring.collapse(np.ones((400, 3)), targets).flag
-    assert scoring.collapse(targets[::-1] - 0.5, targets).flag
-    assert "non-finite" in scoring.collapse(np.full((400, 3), np.nan), targets).reason
+    assert not kinds.collapse(targets - 0.5, targets).flag
+    assert kinds.collapse(np.ones((400, 3)), targets).flag
+    assert kinds.collapse(targets[::-1] - 0.5, targets).flag
+    assert "non-finite" in kinds.collapse(np.full((400, 3), np.nan), targets).reason
     half = np.where([True, True, False], targets - 0.5, 1.0)  # one label is lost, two are known
-    assert not scoring.collapse(half, targets).flag
+    assert not kinds.collapse(half, targets).flag
 
 
 def test_the_constant_answers_the_log_odds_of_each_label_and_the_majority_class(copy):

@@ -10,12 +10,12 @@ import pytest
 
 import mu_jax as mu
 from experiments.configs import digits
-from experiments.lib.measures import collapse, measure
 from experiments.lib.rows import SEEDS, make_bench
 from experiments.lib.tasks import make_task, read_ids
 from experiments.sweep import trials
 from experiments.sweep.trials import Trial, run_method, run_trial
 from mu_jax import ensembles, evaluation, reporting
+from mu_jax.scoring.ensembles import collapse, measure
 
 MODELS = 4
 FIT = {"optimizer": "momentum", "weight_decay": 1e-3, "epochs": 2, "batch_size": 32}

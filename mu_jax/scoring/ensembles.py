@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from experiments.lib import scoring
 from mu_jax import evaluation
-from mu_jax.reporting import Metric, Oracle, missing
+from mu_jax.reporting.records import Metric, Oracle, missing
+from mu_jax.scoring.kinds import Part
+from mu_jax.scoring.single import Own, membership, own_value
 
-SPLITS = ("forget", "retain", "test")
+FEWEST = 20  # models of a row, below which KLoM is noise
 ATTACKED = 5  # models on which the membership attack is run
 COLLAPSED = "collapsed models"
 p95 = functools.partial(np.percentile, q=95)
@@ -22,9 +24,10 @@ p95 = functools.partial(np.percentile, q=95)
 class Yardstick:
     """What N models of one forget set are measured against; equal to itself only.
 
-    targets: labels int[n] of the training examples, then of the test examples. positions: where the
-    examples of each split stand. oracles: margins f32[N', n] of retrained models. retrained:
-    outputs f32[N, n, K] of other retrained models, whose numbers stand beside all others.
+    targets: labels int[n] of all examples. positions: where the examples of each split stand,
+    "forget", "retain" and, where there is one, "test". oracles: margins f32[N', n] of retrained
+    models. retrained: outputs f32[N, n, K] of other retrained models, whose numbers stand beside
+    all others.
     """
 
     targets: np.ndarray
@@ -84,7 +87,7 @@ def measure(
         name: metric if name == COLLAPSED else _beside(metric, yardstick.reference[name])
         for name, metric in metrics.items()
     }
-    for split in SPLITS:
+    for split in yardstick.positions:
         name = f"KLoM {split} p95"
         if beside[name].value is not None:
             beside[name] = _with_note(yardstick, outputs, split, beside[name])
@@ -97,27 +100,29 @@ def _measure(
     number = count_collapsed(yardstick, outputs).collapsed
     counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
     if klom is None:
-        return {**_missing(outputs), COLLAPSED: counted}
+        return {**_missing(yardstick, outputs), COLLAPSED: counted}
     correct = outputs.argmax(-1) == yardstick.targets
     metrics = {
-        f"KLoM {split} p95": _klom_metric(yardstick, outputs, split, klom) for split in SPLITS
+        f"KLoM {split} p95": _klom_metric(yardstick, outputs, split, klom)
+        for split in yardstick.positions
     }
-    for split in SPLITS:
+    for split in yardstick.positions:
         metrics[f"{split} accuracy"] = _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
-    metrics["MIA"] = _membership(yardstick, outputs)
+    if "test" in yardstick.positions:
+        metrics["MIA"] = _membership(yardstick, outputs)
     return {**metrics, COLLAPSED: counted}
 
 
-def _missing(outputs: np.ndarray) -> dict[str, Metric]:
+def _missing(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
     """The metrics that need finite outputs, where some are not."""
     broken = sum(not np.isfinite(one).all() for one in outputs)
     reason = f"{broken} of {len(outputs)} models have outputs that are NaN or infinite"
     klom = missing(reason, direction="lower is better", unit="nats")
     fraction = missing(reason, unit="fraction")
     return {
-        **{f"KLoM {split} p95": klom for split in SPLITS},
-        **{f"{split} accuracy": fraction for split in SPLITS},
-        "MIA": fraction,
+        **{f"KLoM {split} p95": klom for split in yardstick.positions},
+        **{f"{split} accuracy": fraction for split in yardstick.positions},
+        **({"MIA": fraction} if "test" in yardstick.positions else {}),
     }
 
 
@@ -168,18 +173,35 @@ def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
     for seed, one in enumerate(outputs[:ATTACKED]):
         losses = np.asarray(evaluation.losses(one, yardstick.targets))
         parts = (losses[yardstick.positions[split]] for split in ("forget", "test"))
-        found.append(scoring.membership(*parts, seed=seed))
+        found.append(membership(*parts, seed=seed))
     failed = [metric for metric in found if metric.value is None]
     return failed[0] if failed else _mean([metric.value for metric in found])
 
 
-def _mean(values: Any) -> Metric:
+def measure_own(
+    own: Mapping[str, Own], outputs: np.ndarray, targets: np.ndarray, split: str
+) -> dict[str, Metric]:
+    """Metrics of the caller on one split: means over N models, with 95 % intervals.
+
+    Args:
+      own: by name. outputs: [N, n, ...] on the split. targets: [n, ...].
+    """
+    found = {}
+    for title, metric in own.items():
+        values = [own_value(metric, Part(one, targets)) for one in outputs]
+        how = {"direction": metric.direction, "unit": metric.unit}
+        found[f"{split} {title}"] = _mean(values, **how)
+    return found
+
+
+def _mean(values: Any, *, unit: str = "fraction", **fields: Any) -> Metric:
     """Mean over models; with two or more, its 95 % interval."""
     values = np.asarray(values, np.float64)
-    if values.size < 2:
-        return Metric(values.mean(), n=values.size, unit="fraction")
+    if values.size < 2 or not np.isfinite(values).all():
+        return Metric(values.mean(), n=values.size, unit=unit, **fields)
     found = evaluation.t_interval(values)
-    return Metric(found.estimate, n=values.size, low=found.low, high=found.high, unit="fraction")
+    ends = {"low": found.low, "high": found.high}
+    return Metric(found.estimate, n=values.size, unit=unit, **ends, **fields)
 
 
 def _beside(metric: Metric, reference: Metric) -> Metric:
