@@ -120,6 +120,7 @@ __all__ = [
     "stream",
     "supervised",
     "through",
+    "tune",
 ]
 
 _SUBPACKAGES = frozenset(
@@ -141,8 +142,10 @@ _SUBPACKAGES = frozenset(
         "statistics",
         "store",
         "transforms",
+        "tuning",
     }
 )
+_LATE = {"tune": "tuning"}  # functions of the upper floors, which load when they are touched
 _FORMER = {"checkpoints": "store"}  # names that code outside this repository may still use
 
 
@@ -150,6 +153,8 @@ def __getattr__(name: str) -> Any:
     name = _FORMER.get(name, name)
     if name in _SUBPACKAGES:
         return importlib.import_module(f"mu_jax.{name}")
+    if name in _LATE:
+        return getattr(importlib.import_module(f"mu_jax.{_LATE[name]}"), name)
     raise AttributeError(f"module 'mu_jax' has no attribute {name!r}")
 
 

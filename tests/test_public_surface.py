@@ -153,7 +153,7 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_subpackages_load_when_touched():
     loaded = "import sys, mu_jax; print([n for n in {names} if 'mu_jax.' + n in sys.modules])"
     lazy = ["attribution", "datasets", "ensembles", "evaluation", "models", "probes", "reporting"]
-    lazy += ["scoring"]
+    lazy += ["scoring", "tuning"]
     code = loaded.format(names=lazy)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
@@ -230,6 +230,7 @@ FLOORS = (
     {"combinators", "ensembles", "probes"},
     {"reporting"},
     {"scoring"},
+    {"tuning"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
 

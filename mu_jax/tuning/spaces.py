@@ -1,0 +1,38 @@
+"""Where to look for the hyper-parameters of each transform: one space each, by its name.
+
+A beginning, not a claim: where nothing was published the ranges are wide. Learning rates are those
+of Adam; the names are arguments of the transform, and `learning_rate` goes to its optimizer:
+
+    def factory(learning_rate, epochs):
+        return mu.finetune(model, optax.adam(learning_rate), epochs=epochs)
+
+    mu.tune(factory, mu.tuning.spaces.finetune, ...)
+"""
+
+from __future__ import annotations
+
+from mu_jax.tuning.drawing import Log, Space, Uniform
+
+_RATE = Log(1e-4, 3e-2)
+_FIT: Space = {"learning_rate": _RATE, "epochs": (1, 2, 5)}
+
+# No ratio of importances per example exceeds n / n_forget; the published 10 is of another scale.
+ssd: Space = {"alpha": Log(1.05, 30.0), "dampening": Log(0.01, 1.0)}
+iau: Space = {"learning_rate": Log(1e-4, 1e-1)}
+finetune: Space = _FIT
+gradient_ascent: Space = {"learning_rate": Log(1e-5, 3e-3), "epochs": (1, 2, 5)}
+neg_grad_plus: Space = {**_FIT, "forget_weight": Log(0.005, 0.5)}
+scrub: Space = {
+    "learning_rate": _RATE,
+    "epochs": (3, 5, 10),
+    "max_epochs": (1, 2, 3),
+    "alpha": Uniform(0.05, 0.95),
+}
+salun: Space = {"learning_rate": _RATE, "epochs": (2, 5, 10), "fraction": Uniform(0.1, 0.9)}
+blindspot: Space = {**_FIT, "teacher_epochs": (2, 5)}
+gaussian_amnesiac: Space = _FIT
+# The multiplier is better calibrated than chosen, see `calibrate_multiplier`; then leave it out.
+dmm: Space = {"learning_rate": _RATE, "multiplier": Log(0.25, 4.0)}
+oracle_matching: Space = {"learning_rate": _RATE}
+magnitude_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
+retrain: Space = {}  # the reference itself: by the recipe of the first training, nothing to choose
