@@ -1,6 +1,6 @@
 """From a trained network to a scored table with a method whose numbers were chosen for it.
 
-    python -m examples.tuned_method
+python -m examples.tuned_method
 """
 
 import jax
