@@ -25,8 +25,9 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import pending, scoring, tasks
-from experiments.lib.command_line import alone, define_seed, start
+from experiments.lib.command_line import define_seed, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.own_flags import alone
 from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids

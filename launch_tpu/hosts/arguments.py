@@ -1,38 +1,41 @@
-"""Numbers of a command line that must be above zero, for `argparse`."""
+"""Flags of numbers that must be above zero, required unless they have a default."""
 
 from __future__ import annotations
 
-import argparse
 import math
 
+from absl import flags
 
-def count(text: str) -> int:
-    """A whole number of at least 1.
-
-    Example:
-      >>> count("4")
-      4
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
-    return number
+_LONGEST = 366 * 24 * 3600  # timers of the system take no more than some years
 
 
-def seconds(text: str) -> float:
-    """A time above zero, and not infinite.
+def define_count(
+    values: flags.FlagValues,
+    name: str,
+    help_string: str,
+    default: int | None = None,
+    *,
+    most: int = _LONGEST,
+) -> flags.FlagHolder:
+    """Define a whole number from 1 to `most`, which also a timer takes as seconds."""
+    return flags.DEFINE_integer(
+        name,
+        default,
+        help_string,
+        lower_bound=1,
+        upper_bound=most,
+        required=default is None,
+        flag_values=values,
+    )
 
-    Example:
-      >>> seconds("0.5")
-      0.5
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
-    return number
+
+def define_seconds(values: flags.FlagValues, name: str, help_string: str) -> flags.FlagHolder:
+    """Define a time above zero, and not infinite."""
+    holder = flags.DEFINE_float(name, None, help_string, required=True, flag_values=values)
+    flags.register_validator(
+        name,
+        lambda seconds: seconds is None or 0 < seconds < math.inf,
+        message="it is no time above 0 s",
+        flag_values=values,
+    )
+    return holder

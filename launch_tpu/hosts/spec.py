@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from experiments.lib.json_files import read_json
 from launch_tpu.compile.slices import Slice, parse
 
 ENGINES = ("queued_resources", "instance_groups", "xpk", "local")
@@ -119,22 +119,11 @@ def read_spec(path: str | Path, **changes: Any) -> Spec:
       ValueError: it is not a JSON object, a field is unknown, missing, twice there or of another
         type, or the specification is impossible.
     """
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"expected a specification at {path}, found none; check the path"
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"expected a specification at {path}, found what cannot be read ({error.strerror}); "
-            "check the path"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"expected JSON in {path}, found {error}; correct it") from None
+    found = read_json(path, "a specification")
     if not isinstance(found, dict):
-        raise ValueError(f"expected a JSON object in {path}, found {type(found).__name__}")
+        raise ValueError(
+            f"expected a JSON object in {path}, found {type(found).__name__}; write {{...}}"
+        )
     return from_dict({**found, **changes})
 
 
@@ -158,15 +147,6 @@ def from_dict(found: dict[str, Any]) -> Spec:
             f"expected {', '.join(required)} in a specification, found no {missing[0]!r}; add it"
         )
     return Spec(**{name: _typed(fields[name], value) for name, value in found.items()})
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, of which a name twice would silently drop the first value."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"expected every field once, found {name!r} again; remove one")
-    return dict(pairs)
 
 
 def _typed(field: dataclasses.Field, value: Any) -> Any:

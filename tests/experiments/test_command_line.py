@@ -11,7 +11,8 @@ import sys
 import pytest
 from absl import flags
 
-from experiments.lib.command_line import alone, define_config, parse
+from experiments.lib.command_line import define_config, parse
+from experiments.lib.own_flags import alone
 
 OWN = {
     "benchmark": {"config", "models", "oracles", "requests", "workdir"},

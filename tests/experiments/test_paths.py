@@ -11,7 +11,8 @@ import pytest
 from experiments import regression
 from experiments.lib import running
 from experiments.lib.command_line import parse
-from experiments.lib.paths import check_file, check_workdir, sentence
+from experiments.lib.paths import check_file, check_workdir
+from experiments.lib.sentences import sentence
 
 
 @pytest.mark.parametrize(
