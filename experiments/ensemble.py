@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib.command_line import define_config, define_seed, start
+from experiments.lib.command_line import define_config, define_seed, define_workdir, start
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
@@ -40,9 +40,7 @@ SEED = define_seed(FLAGS, "Seed of the ensemble.")
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the margins of the models to this .npz file.", flag_values=FLAGS
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/ensembles", "Where ensembles are kept.", flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, "runs/ensembles", "Where ensembles are kept.")
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from experiments.lib import scoring
-from experiments.lib.command_line import start
+from experiments.lib.command_line import define_workdir, start
 from experiments.lib.constant import CONSTANT
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
@@ -32,9 +32,7 @@ from mu_jax import datasets, reporting
 from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, None, "Where the model was trained.")
 REQUEST = flags.DEFINE_string(
     "request", None, "What was forgotten, as for unlearn.", required=True, flag_values=FLAGS
 )

@@ -4,7 +4,8 @@ A binary keeps its flags in a `FlagValues` of its own, so that importing it defi
 
     FLAGS = flags.FlagValues()
     CONFIG = define_config(FLAGS, "digits", "What to run.")
-    SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", flag_values=FLAGS)
+    SEEDS = define_seeds(FLAGS, 3)
+    MODELS = flags.DEFINE_integer("models", 32, "Models of each row.", flag_values=FLAGS)
 
     if __name__ == "__main__":
         start(main, FLAGS)
@@ -50,6 +51,22 @@ def define_seed(values: flags.FlagValues, help_string: str, name: str = "seed") 
     """
     return flags.DEFINE_integer(
         name, 0, help_string, lower_bound=0, upper_bound=_LAST_SEED, flag_values=values
+    )
+
+
+def define_seeds(values: flags.FlagValues, default: int) -> flags.FlagHolder:
+    """Define `--seeds`, how often a binary repeats what it does."""
+    return flags.DEFINE_integer(
+        "seeds", default, "Number of seeds.", lower_bound=1, flag_values=values
+    )
+
+
+def define_workdir(
+    values: flags.FlagValues, default: str | None, help_string: str
+) -> flags.FlagHolder:
+    """Define `--workdir`, required if there is no default; `parse` refuses what is no path."""
+    return flags.DEFINE_string(
+        _WORKDIR, default, help_string, required=default is None, flag_values=values
     )
 
 

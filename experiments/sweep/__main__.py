@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from experiments.lib import paths
-from experiments.lib.command_line import start
+from experiments.lib.command_line import define_workdir, start
 from experiments.lib.running import exit_with_sentence, write_records
 from experiments.lib.tasks import Task
 from experiments.sweep import files, tuning
@@ -40,9 +40,7 @@ with exit_with_sentence():  # Optuna is an extra
 
 FLAGS = flags.FlagValues()
 SWEEP = flags.DEFINE_string("sweep", None, "The sweep file.", required=True, flag_values=FLAGS)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/sweep", "Where records, ensembles and SQLite go.", flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, "runs/sweep", "Where records, ensembles and SQLite go.")
 STORAGE = flags.DEFINE_string(
     "storage", None, "A database for many machines; default studies.db.", flag_values=FLAGS
 )
