@@ -25,6 +25,7 @@ from absl import flags
 from experiments.lib import tables
 from experiments.lib.command_line import define_config, define_workdir, start
 from experiments.lib.methods import make_checked_task
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
 from experiments.lib.rows import study
@@ -41,9 +42,7 @@ REQUESTS = flags.DEFINE_multi_string(
     "of ids, or sets.npz:name. Repeat the flag for several.",
     flag_values=FLAGS,
 )
-MODELS = flags.DEFINE_integer(
-    "models", 64, "Models N of each row; KLoM needs 20 and wants 100.", flag_values=FLAGS
-)
+MODELS = define_count(FLAGS, "models", 64, "Models N of each row; KLoM needs 20 and wants 100.")
 ORACLES = flags.DEFINE_string(
     "oracles",
     None,

@@ -21,6 +21,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib.command_line import define_config, define_seed, define_workdir, start
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
@@ -29,7 +30,7 @@ from mu_jax import datasets, ensembles, evaluation
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
-MODELS = flags.DEFINE_integer("models", 64, "Number of models.", lower_bound=1, flag_values=FLAGS)
+MODELS = define_count(FLAGS, "models", 64, "Number of models.")
 REQUEST = flags.DEFINE_string(
     "request", None, "Train without these examples: oracles of a request.", flag_values=FLAGS
 )

@@ -20,6 +20,7 @@ from absl import flags
 from experiments.lib import scoring
 from experiments.lib.command_line import define_workdir, start
 from experiments.lib.constant import CONSTANT
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
     exit_with_sentence,
@@ -37,9 +38,7 @@ REQUEST = flags.DEFINE_string(
     "request", None, "What was forgotten, as for unlearn.", required=True, flag_values=FLAGS
 )
 VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.", flag_values=FLAGS)
-RETRAIN = flags.DEFINE_integer(
-    "retrain", 3, "Number of models to retrain.", lower_bound=1, flag_values=FLAGS
-)
+RETRAIN = define_count(FLAGS, "retrain", 3, "Number of models to retrain.")
 
 
 def main(argv: list[str]) -> None:

@@ -31,6 +31,7 @@ from experiments.lib.command_line import (
 )
 from experiments.lib.constant import CONSTANT
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.rows import study
@@ -54,9 +55,7 @@ REQUEST = flags.DEFINE_string(
 )
 SEEDS = define_seeds(FLAGS, 3)
 FIRST_SEED = define_seed(FLAGS, "The first seed.", "first_seed")
-MODELS = flags.DEFINE_integer(
-    "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", flag_values=FLAGS
-)
+MODELS = define_count(FLAGS, "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", least=0)
 WORKDIR = define_workdir(FLAGS, "runs/quickstart", "Where results go.")
 
 

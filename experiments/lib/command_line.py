@@ -31,7 +31,6 @@ from experiments.lib import configurations, own_flags, paths
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
 _WORKDIR = "workdir"
-_LAST_SEED = 2**31 - 1
 
 
 def define_config(values: flags.FlagValues, default: str, help_string: str) -> flags.FlagHolder:
@@ -50,15 +49,13 @@ def define_seed(values: flags.FlagValues, help_string: str, name: str = "seed") 
     2**32 - 1; the upper half is kept for the seeds that binaries derive by adding.
     """
     return flags.DEFINE_integer(
-        name, 0, help_string, lower_bound=0, upper_bound=_LAST_SEED, flag_values=values
+        name, 0, help_string, lower_bound=0, upper_bound=own_flags.LARGEST, flag_values=values
     )
 
 
 def define_seeds(values: flags.FlagValues, default: int) -> flags.FlagHolder:
     """Define `--seeds`, how often a binary repeats what it does."""
-    return flags.DEFINE_integer(
-        "seeds", default, "Number of seeds.", lower_bound=1, flag_values=values
-    )
+    return own_flags.define_count(values, "seeds", default, "Number of seeds.")
 
 
 def define_workdir(

@@ -27,6 +27,32 @@ _CONFIG = "config"
 Change = Callable[[flags.FlagValues, list[str]], list[str]]
 
 
+MOST = 10_000  # models, seeds, processes: more is a slip of the hand
+LARGEST = 2**31 - 1  # of the whole numbers that a program of JAX takes; as seconds, 68 years
+
+
+def define_count(
+    values: flags.FlagValues,
+    name: str,
+    default: int | None,
+    help_string: str,
+    *,
+    least: int = 1,
+    most: int = MOST,
+    required: bool = False,
+) -> flags.FlagHolder:
+    """Define a whole number from `least` to `most`."""
+    return flags.DEFINE_integer(
+        name,
+        default,
+        help_string,
+        lower_bound=least,
+        upper_bound=most,
+        required=required,
+        flag_values=values,
+    )
+
+
 def run(
     main: Callable[[list[str]], Any], values: flags.FlagValues, *, arguments: str = "", least=1
 ) -> None:

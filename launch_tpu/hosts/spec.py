@@ -21,6 +21,8 @@ _GENERATIONS = {
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?")
 _WORDS = re.compile(r"[-a-z0-9.:]+")
 _LONGEST_HOURS = 7 * 24
+_MOST_SLICES = 10_000
+_HUGE = 10**300  # whole numbers beyond have no float
 _SHORTEST_HOURS = 1 / 60  # no host starts in less
 
 
@@ -157,7 +159,7 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
             return tuple(value)
         raise ValueError(f"expected a list of strings as {field.name!r}, found {value!r}; quote it")
     if kind == "float" and type(value) is int:
-        value = float(value)
+        value = float(max(-_HUGE, min(value, _HUGE)))
     if type(value).__name__ != kind:
         raise ValueError(f"expected a {kind} as {field.name!r}, found {value!r}; correct it")
     return value
@@ -212,6 +214,8 @@ def _check_limits(spec: Spec) -> None:
             raise ValueError(
                 f"expected {name!r} of at least 1, found {getattr(spec, name)}; correct it"
             )
+    if spec.slices > _MOST_SLICES:
+        raise ValueError(f"expected 'slices' of at most {_MOST_SLICES}, found more; ask for fewer")
     if spec.join_seconds > _LONGEST_HOURS * 3600:
         raise ValueError(
             f"expected 'join_seconds' of at most {_LONGEST_HOURS * 3600}, found "

@@ -20,16 +20,21 @@ from typing import NoReturn
 
 from absl import flags
 
-from experiments.lib.own_flags import run
+from experiments.lib.own_flags import define_count, run
 from experiments.lib.sentences import refuse
-from launch_tpu.hosts.arguments import define_count
 
 _TIMED_OUT = 124
+_MANY = 1_000_000
+_YEAR = 365 * 24 * 3600  # timers take no more than some years
 FLAGS = flags.FlagValues()
-PROCESSES = define_count(FLAGS, "processes", "Hosts of the job.")
-DEVICES = define_count(FLAGS, "devices", "Devices of all hosts together.")
-JOIN_SECONDS = define_count(FLAGS, "join_seconds", "Wait for the others so long.", 300)
-MAX_SECONDS = define_count(FLAGS, "max_seconds", "End after so long.")
+PROCESSES = define_count(FLAGS, "processes", None, "Hosts of the job.", most=_MANY, required=True)
+DEVICES = define_count(
+    FLAGS, "devices", None, "Devices of all hosts together.", most=_MANY, required=True
+)
+JOIN_SECONDS = define_count(FLAGS, "join_seconds", 300, "Wait for the others so long.", most=_YEAR)
+MAX_SECONDS = define_count(
+    FLAGS, "max_seconds", None, "End after so long.", most=_YEAR, required=True
+)
 MODULE = flags.DEFINE_string(
     "module", None, "What to run, as after python -m.", required=True, flag_values=FLAGS
 )

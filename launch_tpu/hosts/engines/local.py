@@ -9,6 +9,7 @@ ignores every milder signal.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -18,17 +19,25 @@ import time
 
 from absl import flags
 
-from experiments.lib.own_flags import run
-from launch_tpu.hosts import arguments, scripts
+from experiments.lib.own_flags import define_count, run
+from launch_tpu.hosts import scripts
 from launch_tpu.hosts.commands import Command, labels
 from launch_tpu.hosts.spec import Spec
 
 _MOST = 16
 FLAGS = flags.FlagValues()
-PROCESSES = arguments.define_count(
-    FLAGS, "processes", "How often to start the command.", most=_MOST
+PROCESSES = define_count(
+    FLAGS, "processes", None, "How often to start the command.", most=_MOST, required=True
 )
-MAX_SECONDS = arguments.define_seconds(FLAGS, "max_seconds", "Kill all of them after so long.")
+MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", None, "Kill all of them after so long.", required=True, flag_values=FLAGS
+)
+flags.register_validator(
+    "max_seconds",
+    lambda seconds: seconds is None or 0 < seconds < math.inf,
+    message="it is no time above 0 s",
+    flag_values=FLAGS,
+)
 LABELS = flags.DEFINE_string(
     "labels", None, "Shown in the list of processes, otherwise unused.", flag_values=FLAGS
 )
