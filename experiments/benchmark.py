@@ -23,13 +23,14 @@ import numpy as np
 from absl import flags
 
 from experiments.lib import tables
-from experiments.lib.command_line import define_config, start
-from experiments.lib.methods import check_methods
+from experiments.lib.command_line import define_config, define_workdir, start
+from experiments.lib.methods import make_checked_task
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, write_config, write_records
-from experiments.lib.tasks import Task, check_kind, make_task, read_ids
+from experiments.lib.tasks import Task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
 FLAGS = flags.FlagValues()
@@ -41,18 +42,14 @@ REQUESTS = flags.DEFINE_multi_string(
     "of ids, or sets.npz:name. Repeat the flag for several.",
     flag_values=FLAGS,
 )
-MODELS = flags.DEFINE_integer(
-    "models", 64, "Models N of each row; KLoM needs 20 and wants 100.", flag_values=FLAGS
-)
+MODELS = define_count(FLAGS, "models", 64, "Models N of each row; KLoM needs 20 and wants 100.")
 ORACLES = flags.DEFINE_string(
     "oracles",
     None,
     "Margins of somebody else's oracles [models, train + test], .npz or .npy.",
     flag_values=FLAGS,
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/benchmark", "Where ensembles and results go.", flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, "runs/benchmark", "Where ensembles and results go.")
 FEWEST = 20
 
 
@@ -71,9 +68,7 @@ def run(config, requests: list[str]) -> None:
     workdir = check_workdir(
         WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
     )
-    task = make_task(config)
-    check_kind(task, "classification")
-    check_methods(task)
+    task = make_checked_task(config, "classification")
     wanted = {request: read_ids(task, request) for request in requests}
     oracles = {request: _loaded(task, ids) for request, ids in wanted.items()}
     write_config(workdir, config)

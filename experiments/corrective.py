@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 
 import mu_jax as mu
 from experiments.lib.cases import Case, make_case
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORACLES, ORIGINALS, train_population
@@ -58,10 +58,8 @@ FRACTIONS = flags.DEFINE_list(
     "Known fractions of the manipulated set, by commas.",
     flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/corrective", "Where models and results go.", flag_values=FLAGS
-)
+SEEDS = define_seeds(FLAGS, 3)
+WORKDIR = define_workdir(FLAGS, "runs/corrective", "Where models and results go.")
 
 RETRAIN, NAIVE = "retrain", "retrain without the known"
 KNOWN = 2  # seed of the models retrained without the known part, beside those of the populations

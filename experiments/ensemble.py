@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib.command_line import define_config, define_seed, start
+from experiments.lib.command_line import define_config, define_seed, define_workdir, start
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
@@ -30,7 +31,7 @@ from mu_jax.scoring.kinds import point
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
-MODELS = flags.DEFINE_integer("models", 64, "Number of models.", lower_bound=1, flag_values=FLAGS)
+MODELS = define_count(FLAGS, "models", 64, "Number of models.")
 REQUEST = flags.DEFINE_string(
     "request", None, "Train without these examples: oracles of a request.", flag_values=FLAGS
 )
@@ -41,9 +42,7 @@ SEED = define_seed(FLAGS, "Seed of the ensemble.")
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the margins of the models to this .npz file.", flag_values=FLAGS
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/ensembles", "Where ensembles are kept.", flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, "runs/ensembles", "Where ensembles are kept.")
 
 
 def main(argv: list[str]) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from experiments.lib import scoring
-from experiments.lib.command_line import start
+from experiments.lib.command_line import define_workdir, start
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
     exit_with_sentence,
@@ -34,16 +35,12 @@ from mu_jax.scoring import Score
 from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, None, "Where the model was trained.")
 REQUEST = flags.DEFINE_string(
     "request", None, "What was forgotten, as for unlearn.", required=True, flag_values=FLAGS
 )
 VERSIONS = flags.DEFINE_list("versions", [], "Versions to score; default all.", flag_values=FLAGS)
-RETRAIN = flags.DEFINE_integer(
-    "retrain", 3, "Number of models to retrain.", lower_bound=1, flag_values=FLAGS
-)
+RETRAIN = define_count(FLAGS, "retrain", 3, "Number of models to retrain.")
 
 
 def main(argv: list[str]) -> None:

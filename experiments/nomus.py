@@ -31,13 +31,13 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib.command_line import define_config, start
-from experiments.lib.methods import check_methods
+from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
+from experiments.lib.methods import make_checked_task
 from experiments.lib.paths import check_workdir, working_directory
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
-from experiments.lib.tasks import Task, check_kind, location, make_task, read_ids, split
+from experiments.lib.tasks import Task, location, read_ids, split
 from mu_jax import datasets, evaluation, reporting
 from mu_jax.scoring import kinds
 from mu_jax.scoring.rows import record
@@ -51,10 +51,8 @@ REQUEST = flags.DEFINE_string(
     "`forget`, or where it has none random:0.5:seed=1.",
     flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/nomus", "Where models and results go.", flag_values=FLAGS
-)
+SEEDS = define_seeds(FLAGS, 3)
+WORKDIR = define_workdir(FLAGS, "runs/nomus", "Where models and results go.")
 
 
 class Scored(NamedTuple):
@@ -72,9 +70,7 @@ def main(argv: list[str]) -> None:
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     start = time.monotonic()
     check_workdir(workdir, files=("config.json", "results.jsonl"), folders=("ensembles",))
-    task = make_task(config)
-    check_kind(task, "classification or multilabel")
-    check_methods(task)
+    task = make_checked_task(config, "classification or multilabel")
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
     write_config(workdir, config)

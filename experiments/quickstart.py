@@ -22,8 +22,15 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import scoring, tables
-from experiments.lib.command_line import define_config, define_seed, start
-from experiments.lib.methods import Request, check_methods, make_method, method_arguments
+from experiments.lib.command_line import (
+    define_config,
+    define_seed,
+    define_seeds,
+    define_workdir,
+    start,
+)
+from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
+from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.rows import study
@@ -33,7 +40,7 @@ from experiments.lib.running import (
     write_config,
     write_records,
 )
-from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
+from experiments.lib.tasks import Task, read_ids, retrain, split, train
 from mu_jax import evaluation, reporting
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 from mu_jax.store import Store
@@ -46,12 +53,10 @@ REQUEST = flags.DEFINE_string(
     "What to forget: a CSV or JSON-lines file of ids, class:3, random:0.05:seed=0, ids:1,5,9.",
     flag_values=FLAGS,
 )
-SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
+SEEDS = define_seeds(FLAGS, 3)
 FIRST_SEED = define_seed(FLAGS, "The first seed.", "first_seed")
-MODELS = flags.DEFINE_integer(
-    "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", flag_values=FLAGS
-)
-WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results go.", flag_values=FLAGS)
+MODELS = define_count(FLAGS, "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", least=0)
+WORKDIR = define_workdir(FLAGS, "runs/quickstart", "Where results go.")
 
 
 def main(argv: list[str]) -> None:
@@ -66,9 +71,9 @@ def run(config, request: str) -> None:
         files=("config.json", "results.jsonl"),
         folders=("ensembles", "store"),
     )
-    task = make_task(config)
-    check_kind(task, "classification", "; use experiments.train, unlearn and evaluate")
-    check_methods(task)
+    task = make_checked_task(
+        config, "classification", "; use experiments.train, unlearn and evaluate"
+    )
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
     print(

@@ -30,10 +30,10 @@ import optax
 from absl import flags
 
 from experiments.lib import configurations
-from experiments.lib.command_line import define_config, start
+from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.constant import constant_outputs
 from experiments.lib.domains import Sets, compare, split
-from experiments.lib.methods import Request, check_methods, make_method, method_arguments
+from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import (
     exit_with_sentence,
@@ -41,7 +41,7 @@ from experiments.lib.running import (
     write_config,
     write_records,
 )
-from experiments.lib.tasks import Task, check_kind, in_units, make_task, retrain, train
+from experiments.lib.tasks import Task, in_units, retrain, train
 from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import ForgetSet, Metric, Record, missing
 from mu_jax.scoring.kinds import collapse_of_regression, point
@@ -50,8 +50,8 @@ from mu_jax.scoring.single import membership
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits_regression", "What to run.")
-SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.", lower_bound=1, flag_values=FLAGS)
-WORKDIR = flags.DEFINE_string("workdir", "runs/regression", "Where results go.", flag_values=FLAGS)
+SEEDS = define_seeds(FLAGS, 5)
+WORKDIR = define_workdir(FLAGS, "runs/regression", "Where results go.")
 
 
 def main(argv: list[str]) -> None:
@@ -64,9 +64,7 @@ def run(config) -> None:
     workdir = check_workdir(
         WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
     )
-    task = make_task(config)
-    check_kind(task, "regression", "; use experiments.benchmark")
-    check_methods(task)
+    task = make_checked_task(config, "regression", "; use experiments.benchmark")
     configurations.check_fields(config, configurations.REGRESSION)
     sets = split(task, config.forget)
     write_config(workdir, config)

@@ -17,7 +17,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import pending, scoring
-from experiments.lib.command_line import define_config, define_seed, start
+from experiments.lib.command_line import define_config, define_seed, define_workdir, start
 from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, make_task, train
@@ -25,9 +25,7 @@ from mu_jax.store import Store
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the store goes.", required=True, flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, None, "Where the store goes.")
 SEED = define_seed(FLAGS, "Seed of initialization and shuffling.")
 RESTART = flags.DEFINE_bool(
     "restart", False, "Delete what stopped runs have kept first.", flag_values=FLAGS

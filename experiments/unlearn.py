@@ -25,8 +25,9 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib import pending, scoring, tasks
-from experiments.lib.command_line import alone, define_seed, start
+from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.own_flags import alone
 from experiments.lib.paths import on_disk
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
@@ -36,9 +37,7 @@ from mu_jax.store.versions import Overtaken, Store
 
 _NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
 FLAGS = flags.FlagValues()
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the model was trained.", required=True, flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, None, "Where the model was trained.")
 REQUEST = flags.DEFINE_string(
     "request",
     None,

@@ -25,44 +25,73 @@ import dataclasses
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import flags
 
+from experiments.lib.own_flags import only, run
+from experiments.lib.sentences import refuse
 from launch_tpu.hosts import execute
 from launch_tpu.hosts import plan as plans
 from launch_tpu.hosts.commands import Command, Listing, render
 from launch_tpu.hosts.spec import ENGINES, Spec, read_spec
 
-SPEC = flags.DEFINE_string("spec", None, "JSON file that says what to run, where, and how long.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands as a script and run none.")
+FLAGS = flags.FlagValues()
+SPEC = flags.DEFINE_string(
+    "spec",
+    None,
+    "JSON file that says what to run, where, and how long.",
+    required=True,
+    flag_values=FLAGS,
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the commands as a script and run none.", flag_values=FLAGS
+)
 BUDGET = flags.DEFINE_float(
     "budget_chip_hours",
     None,
-    "Refuse what can cost more; without it, up asks before it creates anything.",
+    "For up: refuse what can cost more; without it, up asks before it creates anything.",
     lower_bound=0,
+    flag_values=FLAGS,
 )
-ENGINE = flags.DEFINE_enum("engine", None, ENGINES, "Use this one, whatever the file says.")
-YES = flags.DEFINE_bool("yes", False, "Answer the question of reap with yes.")
+ENGINE = flags.DEFINE_enum(
+    "engine", None, ENGINES, "Use this one, whatever the file says.", flag_values=FLAGS
+)
+YES = flags.DEFINE_bool("yes", False, "For reap: answer its question with yes.", flag_values=FLAGS)
+_EVERYWHERE = ("spec", "dry_run", "engine")
 
 
 def main(argv: list[str]) -> None:
     """Do what the first argument says."""
-    verbs = {"up": _up, "down": _down, "reap": _reap, "status": _status}
-    if len(argv) != 2 or argv[1] not in verbs or SPEC.value is None:
-        raise app.UsageError(
-            f"expected --spec=FILE and one of {', '.join(verbs)}, found {' '.join(argv[1:])!r}"
-        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        act = _verb(argv[1:])
         _check_flags()
-        verbs[argv[1]](_specification(SPEC.value))
-    except (ValueError, FileNotFoundError) as error:
-        _fail(str(error), 2)
+        act(_specification(SPEC.value))
+    except (ValueError, OSError) as error:
+        refuse(error)
     except execute.LaunchError as error:
-        _fail(str(error), error.code)
+        refuse(str(error), error.code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing that was made remains", 130)
+        refuse("interrupted; nothing that was made remains", 130)
+
+
+def _verb(words: list[str]) -> Callable[[Spec], None]:
+    """What to do; refused if a flag is given that it does not look at."""
+    verbs = {
+        "up": (_up, "budget_chip_hours"),
+        "down": (_down,),
+        "reap": (_reap, "yes"),
+        "status": (_status,),
+    }
+    if len(words) > 1 or words[0] not in verbs:
+        raise ValueError(
+            f"expected one of {', '.join(verbs)} after the flags, found {' '.join(words)!r}; see "
+            "--help"
+        )
+    act, *further = verbs[words[0]]
+    only(FLAGS, words[0], *_EVERYWHERE, *further)
+    return act
 
 
 def _check_flags() -> None:
@@ -84,8 +113,9 @@ def _up(spec: Spec) -> None:
     steps = plans.plan(spec)
     mark = "# " if DRY_RUN.value else ""  # a dry run is a script from its first line on
     print(f"{mark}{spec.name}: {plans.cost(spec)}", flush=True)
+    _check_budget(spec)
     if not _shown(steps):
-        _check_budget(spec)
+        _check_agreed(spec)
         execute.up(steps, say=_say)
 
 
@@ -122,12 +152,16 @@ def _shown(steps: Sequence[Command | Listing]) -> bool:
 
 
 def _check_budget(spec: Spec) -> None:
-    """Refuse what costs too much; ask if there is no budget."""
+    """Refuse what costs too much."""
     if BUDGET.value is not None and spec.chip_hours > BUDGET.value:
         raise ValueError(
             f"expected at most {BUDGET.value:g} chip-hours, found {plans.cost(spec)}; lower "
             "max_hours, or raise --budget_chip_hours"
         )
+
+
+def _check_agreed(spec: Spec) -> None:
+    """Ask if there is no budget."""
     if BUDGET.value is None and spec.chip_hours and not _agree("launch it?"):
         raise ValueError(
             f"expected a yes or a budget for {plans.cost(spec)}, found neither; give "
@@ -161,10 +195,5 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _fail(sentence: str, code: int) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    run(main, FLAGS, arguments="up, down, reap or status")

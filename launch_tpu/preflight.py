@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from experiments.lib import configurations
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
+from experiments.lib.own_flags import LARGEST, define_count
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
@@ -40,18 +41,16 @@ TOPOLOGY = flags.DEFINE_string(
 METHODS_FLAG = flags.DEFINE_list(
     "methods", ["ssd"], "Names of methods in the configuration.", flag_values=FLAGS
 )
-BATCH_PER_CHIP = flags.DEFINE_integer(
+BATCH_PER_CHIP = define_count(
+    FLAGS,
     "batch_per_chip",
     None,
     "Examples on a chip, for every batch size of the configuration.",
-    1,
-    flag_values=FLAGS,
+    most=1_000_000,
 )
-FSDP = flags.DEFINE_integer(
-    "fsdp", 1, "Chips that share one copy of the parameters.", 1, flag_values=FLAGS
-)
-FORGET = flags.DEFINE_integer(
-    "forget", None, "Examples to forget; default the configuration's.", 1, flag_values=FLAGS
+FSDP = define_count(FLAGS, "fsdp", 1, "Chips that share one copy of the parameters.")
+FORGET = define_count(
+    FLAGS, "forget", None, "Examples to forget; default the configuration's.", most=LARGEST
 )
 DATA = flags.DEFINE_enum(
     "data",

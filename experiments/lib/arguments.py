@@ -14,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib import configurations
 
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
@@ -110,9 +111,10 @@ def check(name: str, method: str, arguments: Mapping[str, Any]) -> None:
 def _check_value(what: str, argument: str, hint: Any, value: Any) -> None:
     least = 0 if argument in _FROM_ZERO else 1 if argument in _FROM_ONE else -math.inf
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if _fits(hint, value) and not (number and not least <= value < math.inf):
+    most = configurations.largest(_alternatives(hint))
+    if _fits(hint, value) and not (number and not max(least, -most) <= value <= most):
         return
-    bound = f" from {least} on" if math.isfinite(least) else ""
+    bound = configurations.range_in_words(least, most, value) if math.isfinite(least) else ""
     raise ValueError(
         f"expected {' or '.join(_words(hint))}{bound} for {what}, found {value!r}; correct it"
     )

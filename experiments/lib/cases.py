@@ -73,6 +73,8 @@ def make_case(task: Task, name: str) -> Case:
     manipulate, settings = lookup(KINDS, name, "manipulation"), task.config.manipulations
     lookup(settings, name, "manipulation of the configuration")
     configurations.check_fields(task.config, configurations.MANIPULATIONS[name])
+    _refuse_unknown(task.config.trigger, configurations.CORRECTIVE, "trigger")
+    _refuse_unknown(settings[name], configurations.MANIPULATIONS[name], f"manipulations.{name}")
     train, test = task.train, task.test
     if train.inputs.ndim != 4 or task.info.task != "classification":
         raise ValueError(
@@ -83,8 +85,7 @@ def make_case(task: Task, name: str) -> Case:
     found = manipulate(given, task.config)
     inputs, targets = jnp.asarray(found.examples.inputs), jnp.asarray(found.examples.targets)
     triggered = test.replace(inputs=datasets.add_trigger(test.inputs, **task.config.trigger))
-    config = task.config.copy_and_resolve_references()
-    config.methods.update(config.get("methods_of", {}).get(name, {}))
+    config = _with_changed_methods(task.config, name)
     changed = dataclasses.replace(
         task,
         config=config,
@@ -96,3 +97,23 @@ def make_case(task: Task, name: str) -> Case:
         return Case(name, changed, found.ids, rows + rows.size, rows, settings.poison.label)
     struck = np.isin(np.asarray(test.targets), settings.interclass.classes)
     return Case(name, changed, found.ids, rows[struck], rows[~struck], None)
+
+
+def _refuse_unknown(group: ConfigDict, fields: configurations.Fields, name: str) -> None:
+    known = [each.removeprefix(f"{name}.") for each in fields if each.startswith(f"{name}.")]
+    for field in group:
+        lookup(dict.fromkeys(known), field, f"field of {name}")
+
+
+def _with_changed_methods(config: ConfigDict, name: str) -> ConfigDict:
+    """The configuration with the methods as `methods_of` changes them for a manipulation."""
+    config = config.copy_and_resolve_references()
+    try:
+        config.methods.update((config.get("methods_of") or {}).get(name, {}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error.args[0] if error.args else error).split())[:200]
+        raise ValueError(
+            f"expected methods_of.{name} to change fields that the methods of the configuration "
+            f"have, found that it does not ({what}); correct it"
+        ) from None
+    return config

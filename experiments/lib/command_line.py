@@ -4,12 +4,14 @@ A binary keeps its flags in a `FlagValues` of its own, so that importing it defi
 
     FLAGS = flags.FlagValues()
     CONFIG = define_config(FLAGS, "digits", "What to run.")
-    SEEDS = flags.DEFINE_integer("seeds", 3, "Number of seeds.", flag_values=FLAGS)
+    SEEDS = define_seeds(FLAGS, 3)
+    MODELS = flags.DEFINE_integer("models", 32, "Models of each row.", flag_values=FLAGS)
 
     if __name__ == "__main__":
         start(main, FLAGS)
 
-JAX's flags and those of absl's logging are read too, and `--helpfull` lists them.
+They are read and shown as `own_flags` says, and so are the flags of JAX and of absl's logging,
+which `--helpfull` lists.
 """
 
 from __future__ import annotations
@@ -18,21 +20,18 @@ import functools
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.lib import configurations, own_tasks, paths
+from experiments.lib import configurations, own_flags, own_tasks, paths
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
 _TASK = "task"
 _WORKDIR = "workdir"
-_LAST_SEED = 2**31 - 1
-_HELP = re.compile(r"--?(help|helpshort|helpfull|\?|h)")
 
 
 def define_config(values: flags.FlagValues, default: str, help_string: str) -> flags.FlagHolder:
@@ -58,7 +57,21 @@ def define_seed(values: flags.FlagValues, help_string: str, name: str = "seed") 
     2**32 - 1; the upper half is kept for the seeds that binaries derive by adding.
     """
     return flags.DEFINE_integer(
-        name, 0, help_string, lower_bound=0, upper_bound=_LAST_SEED, flag_values=values
+        name, 0, help_string, lower_bound=0, upper_bound=own_flags.LARGEST, flag_values=values
+    )
+
+
+def define_seeds(values: flags.FlagValues, default: int) -> flags.FlagHolder:
+    """Define `--seeds`, how often a binary repeats what it does."""
+    return own_flags.define_count(values, "seeds", default, "Number of seeds.")
+
+
+def define_workdir(
+    values: flags.FlagValues, default: str | None, help_string: str
+) -> flags.FlagHolder:
+    """Define `--workdir`, required if there is no default; `parse` refuses what is no path."""
+    return flags.DEFINE_string(
+        _WORKDIR, default, help_string, required=default is None, flag_values=values
     )
 
 
@@ -88,19 +101,8 @@ def _define_flags_of_jax() -> None:
 def _parse_or_exit(
     values: flags.FlagValues, argv: Sequence[str], *, about: str, arguments: str
 ) -> list[str]:
-    asked = next((arg for arg in _before_end(argv) if _HELP.fullmatch(arg)), "")
-    if asked:
-        print(describe(values, about, full="full" in asked))
-        sys.exit(0)
-    try:
-        return parse(values, argv, arguments=arguments)
-    except (ValueError, OSError) as error:
-        _refuse(paths.sentence(error))
-
-
-def _refuse(sentence: str) -> NoReturn:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(2)
+    read = functools.partial(parse, values, arguments=arguments)
+    return own_flags.read_or_exit(values, argv, about=about, parse=read, shared=_shared)
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "") -> list[str]:
@@ -119,60 +121,24 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
         file system; one sentence.
       FileNotFoundError: a configuration that is not there.
     """
-    for name in values:
-        values[name].unparse()
-    argv, every = list(argv), flags.FlagValues()
-    for flag in (*(values[name] for name in values if name not in (_CONFIG, _TASK)), *_shared()):
-        every[flag.name] = flag
-    try:
-        argv = every.read_flags_from_files(argv, force_gnu=False)
-        if _CONFIG in values:
-            argv = _with_config(every, values[_CONFIG].default, argv)
-        rest = every(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(_sentence(values, error)) from None
-    if _CONFIG in values:
-        values[_CONFIG].value = every[_CONFIG].value
-    for parsed in (values, flags.FLAGS):
-        parsed.mark_as_parsed()
+    configured: list[flags.Flag] = []
+
+    def configure(every: flags.FlagValues, argv: list[str]) -> list[str]:
+        default = values[_CONFIG].default
+        for name in (_CONFIG, _TASK):  # the configuration itself takes the place of its name
+            delattr(every, name)
+        argv = _with_config(every, default, argv)
+        configured.append(every[_CONFIG])
+        return argv
+
+    change = configure if _CONFIG in values else None
+    rest = own_flags.read(values, argv, arguments=arguments, shared=_shared(), change=change)
+    for flag in configured:
+        values[_CONFIG].value = flag.value
+    flags.FLAGS.mark_as_parsed()
     if _WORKDIR in values:
         paths.working_directory(values[_WORKDIR].value)
-    if len(rest) > 1 and not arguments:
-        raise ValueError(
-            f"expected flags only, found {rest[1]!r}; write --name=value, and see --help"
-        )
-    if len(rest) == 1 and arguments:
-        raise ValueError(f"expected {arguments}, found none; see --help")
     return rest
-
-
-def alone(values: flags.FlagValues, name: str, *others: str) -> None:
-    """Refuse flags that would be ignored: beside `--name` only the others may be given.
-
-    Raises:
-      ValueError: another flag is given as well.
-    """
-    ignored = [f"--{flag}" for flag in values if values[flag].present]
-    ignored = [flag for flag in ignored if flag not in {f"--{each}" for each in (name, *others)}]
-    if values[name].present and ignored:
-        raise ValueError(
-            f"expected --{name} without {', '.join(ignored)}, which it does not look at, found "
-            "both; leave one out"
-        )
-
-
-def describe(values: flags.FlagValues, text: str, *, full: bool = False) -> str:
-    """What `--help` prints: a text, then the flags, the required ones first."""
-    lines = [text.strip(), "", "Flags:"]
-    names = sorted(values, key=lambda name: (not _is_required(values[name]), name))
-    for name in names:
-        lines += _lines(values[name])
-    if _CONFIG in values:
-        lines.append("  --config.field.of.it=value: another value for a field of the configuration")
-    if full:
-        lines += ["", "Flags of JAX and of the log:"]
-        lines += [line for flag in _shared() for line in _lines(flag)]
-    return "\n".join(lines)
 
 
 def _shared() -> list[flags.Flag]:
@@ -184,24 +150,6 @@ def _shared() -> list[flags.Flag]:
         if module.partition(".")[0] in ("absl", "jax")
         for flag in found
     ]
-
-
-def _is_required(flag: flags.Flag) -> bool:
-    return flag.default is None and not all(each.checker(None) for each in flag.validators)
-
-
-def _lines(flag: flags.Flag) -> Iterator[str]:
-    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    required = "(required) " if _is_required(flag) else ""
-    yield flags.text_wrap(f"{name}: {required}{flag.help}", 100, "      ", "  ")
-    if flag.default is not None:
-        yield flags.text_wrap(f"(default: {flag.default_as_str})", 100, "      ", "      ")
-
-
-def _before_end(argv: Sequence[str]) -> list[str]:
-    """The arguments before `--`, after which nothing is a flag."""
-    argv = list(argv)
-    return argv[1 : argv.index("--")] if "--" in argv else argv[1:]
 
 
 def _with_config(every: flags.FlagValues, default: str, argv: list[str]) -> list[str]:
@@ -234,17 +182,3 @@ def _taken(name: str, argv: list[str]) -> tuple[str | None, list[str]]:
             raise ValueError(f"expected a value after --{name}, found none; write --{name}=...")
         place += 1
     return value, rest + argv[place:]
-
-
-def _sentence(values: flags.FlagValues, error: Exception) -> str:
-    """What is wrong with a command line, in one line that begins with what was expected."""
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    if text.startswith("expected "):
-        return text
-    if isinstance(error, flags.UnrecognizedFlagError):
-        known = ", ".join(f"--{name}" for name in values)
-        return f"expected flags among {known}, found --{error.flagname}; see --help"
-    required = re.search(r"[Ff]lag --([\w.]+).*must have a value other than None", text)
-    if required:
-        return f"expected a value of --{required[1]}, found none; add --{required[1]}=..."
-    return f"expected a command line as --help says, found that {text.rstrip('.')}; correct it"

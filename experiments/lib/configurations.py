@@ -10,6 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.lib.own_flags import LARGEST
+
 # Every field that all binaries read, and what it must be. A number is below its bound if it is
 # smaller than the last entry.
 Fields = Mapping[str, tuple[tuple[type, ...], float | None]]
@@ -55,6 +57,7 @@ MANIPULATIONS: Mapping[str, Fields] = {
         "manipulations.interclass.seed": ((int,), 0),
     },
 }
+_LARGEST_FLOAT = 3e38
 _WORDS = {
     str: "text",
     int: "a whole number",
@@ -138,6 +141,22 @@ def check(config: ConfigDict) -> None:
             )
 
 
+def largest(kinds: tuple[Any, ...]) -> float:
+    """The largest number that a program takes, int32 or float32."""
+    return _LARGEST_FLOAT if float in kinds else LARGEST
+
+
+def range_in_words(least: float, most: float, value: Any) -> str:
+    """From where on numbers are taken; up to where as well if a number is above.
+
+    Example:
+      >>> range_in_words(1, 9, 0), range_in_words(1, 9, 10)
+      (' from 1 on', ' from 1 to 9')
+    """
+    above = isinstance(value, int | float) and value > most
+    return f" from {least:g} to {most:.10g}" if above else f" from {least:g} on"
+
+
 def check_fields(config: ConfigDict, fields: Fields) -> None:
     """Refuse a configuration that lacks one of these fields, or has one that cannot be meant.
 
@@ -154,10 +173,10 @@ def check_fields(config: ConfigDict, fields: Fields) -> None:
             value = value[part]
         fits = isinstance(value, kinds) and not isinstance(value, bool)
         if fits and least is not None and value is not None:
-            fits = least <= value < float("inf")
+            fits = least <= value <= largest(kinds)
         if not fits:
             words = " or ".join(_WORDS[kind] for kind in kinds if kind in _WORDS)
-            bound = "" if least is None else f" from {least:g} on"
+            bound = "" if least is None else range_in_words(least, largest(kinds), value)
             raise ValueError(
                 f"expected {words}{bound} for {name} in the configuration, found {value!r}; "
                 "correct it"

@@ -12,7 +12,15 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib import arguments as catalog
 from experiments.lib import attributions
-from experiments.lib.tasks import OPTIMIZERS, Task, kind_of, lookup, make_optimizer
+from experiments.lib.tasks import (
+    OPTIMIZERS,
+    Task,
+    check_kind,
+    kind_of,
+    lookup,
+    make_optimizer,
+    make_task,
+)
 
 
 class Request(NamedTuple):
@@ -102,6 +110,18 @@ def make_method(task: Task, name: str, request: Request) -> mu.Transform:
     """
     method, arguments = _checked(task, name)
     return METHODS[method](task, arguments, request)
+
+
+def make_checked_task(config: ConfigDict, kind: str, advice: str = "") -> Task:
+    """The task of a configuration, refused if it is no `kind` or `make_method` would refuse one.
+
+    Args:
+      config: of the task. kind, advice: as for `check_kind`.
+    """
+    task = make_task(config)
+    check_kind(task, kind, advice)
+    check_methods(task)
+    return task
 
 
 def check_methods(task: Task) -> None:

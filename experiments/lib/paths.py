@@ -1,4 +1,4 @@
-"""Whether a path can be used, known before anything is computed; what is wrong, in a sentence."""
+"""Whether a path can be used, known before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,33 +8,6 @@ import pathlib
 import tempfile
 
 from mu_jax._paths import absolute, in_bucket
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def sentence(error: BaseException) -> str:
-    """What an error says, in one line; of the operating system's errors with what to do.
-
-    Example:
-      >>> sentence(PermissionError(errno.EACCES, "Permission denied", "runs/digits"))
-      'expected to be allowed to use runs/digits, found permission denied; choose another path'
-    """
-    text = " ".join(str(error).split())
-    if not isinstance(error, OSError) or error.errno is None or text.startswith("expected "):
-        return text or type(error).__name__
-    where = error.filename2 or error.filename or "a file"
-    if isinstance(where, bytes):
-        where = os.fsdecode(where)
-    if error.errno in _FULL:
-        return f"expected room for {where}, found the disk full; free some, and run this again"
-    if isinstance(error, FileNotFoundError):
-        return f"expected a file or folder at {where}, found none; check the path"
-    if isinstance(error, NotADirectoryError):
-        return f"expected folders above {where}, found a file among them; choose another path"
-    if isinstance(error, IsADirectoryError):
-        return f"expected a file at {where}, found a folder; choose another path, or move it away"
-    what = (error.strerror or type(error).__name__).lower()
-    return f"expected to be allowed to use {where}, found {what}; choose another path"
 
 
 def check_workdir(

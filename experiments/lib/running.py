@@ -12,7 +12,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib import configurations, paths
+from experiments.lib import configurations
+from experiments.lib.sentences import refuse
 from mu_jax import _files as files
 from mu_jax import reporting
 
@@ -24,8 +25,7 @@ def exit_with_sentence() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"error: {paths.sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+        refuse(error)
 
 
 @contextlib.contextmanager

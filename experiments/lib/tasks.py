@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 import mu_jax as mu
 from experiments.lib import configurations, own_tasks
+from experiments.lib.own_flags import LARGEST
 from mu_jax import datasets, models
 
 PyTree = Any
@@ -148,7 +150,10 @@ def _check_model(config: ConfigDict, module: Any, inputs: PyTree) -> None:
     """Refuse a model that cannot be initialized on the inputs; nothing is computed."""
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
     try:
-        jax.eval_shape(module.init, jax.random.key(0), one)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), one)
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+        if max(sizes, default=0) > LARGEST:
+            raise ValueError(f"an array of {max(sizes):.3g} numbers is more than a program takes")
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(

@@ -26,7 +26,8 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 
 from experiments.lib import paths
-from experiments.lib.command_line import start
+from experiments.lib.command_line import define_workdir, start
+from experiments.lib.own_flags import LARGEST, define_count
 from experiments.lib.running import exit_with_sentence, write_records
 from experiments.lib.tasks import Task
 from experiments.sweep import files, tuning
@@ -40,33 +41,26 @@ with exit_with_sentence():  # Optuna is an extra
 
 FLAGS = flags.FlagValues()
 SWEEP = flags.DEFINE_string("sweep", None, "The sweep file.", required=True, flag_values=FLAGS)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/sweep", "Where records, ensembles and SQLite go.", flag_values=FLAGS
-)
+WORKDIR = define_workdir(FLAGS, "runs/sweep", "Where records, ensembles and SQLite go.")
 STORAGE = flags.DEFINE_string(
     "storage", None, "A database for many machines; default studies.db.", flag_values=FLAGS
 )
-WORKERS = flags.DEFINE_integer(
-    "workers", 1, "Processes to start here.", lower_bound=1, flag_values=FLAGS
-)
-BLOCK = flags.DEFINE_integer(
-    "block", 32, "Settings in one program, of methods of one pass.", 1, flag_values=FLAGS
-)
+WORKERS = define_count(FLAGS, "workers", 1, "Processes to start here.")
+BLOCK = define_count(FLAGS, "block", 32, "Settings in one program, of methods of one pass.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the work list and stop.", flag_values=FLAGS)
 TABLE = flags.DEFINE_bool("table", True, "Print the table in the end.", flag_values=FLAGS)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "In place of the configuration's.", flag_values=FLAGS
 )
-LEASE_S = flags.DEFINE_integer(
-    "lease_s", 60, "Seconds without a sign of life after which others take over.", 1,
-    flag_values=FLAGS,
-)  # fmt: skip
-ATTEMPTS = flags.DEFINE_integer(
-    "attempts", 2, "Errors after which a setting of a grid has failed.", 1, flag_values=FLAGS
+LEASE_S = define_count(
+    FLAGS,
+    "lease_s",
+    60,
+    "Seconds without a sign of life after which others take over.",
+    most=LARGEST,
 )
-DEATHS = flags.DEFINE_integer(
-    "deaths", 50, "Lost processes after which a setting has failed.", 1, flag_values=FLAGS
-)
+ATTEMPTS = define_count(FLAGS, "attempts", 2, "Errors after which a setting of a grid has failed.")
+DEATHS = define_count(FLAGS, "deaths", 50, "Lost processes after which a setting has failed.")
 
 
 def main(argv: list[str]) -> None:

@@ -46,6 +46,7 @@ import numpy as np
 
 from experiments.lib import configurations
 from experiments.lib.arguments import arguments_of
+from experiments.lib.json_files import read_json
 from experiments.lib.methods import METHODS
 from experiments.lib.tasks import Task, check_kind, lookup, make_task
 from experiments.sweep import tuning
@@ -112,7 +113,7 @@ def read(path: str | os.PathLike[str]) -> Sweep:
         kind, a grid without values or with more than anybody can run.
     """
     path = Path(path)
-    fields = dict(_object(_parsed(path), "the sweep"))
+    fields = dict(_object(read_json(path, "a sweep file"), "the sweep"))
     derived = ("axes", "kinds")
     known = [f.name for f in dataclasses.fields(Sweep) if f.name not in derived] + ["methods"]
     _refuse_unknown(fields, known, "field of a sweep")
@@ -158,20 +159,6 @@ def read_task(sweep: Sweep, data_dir: str | None = None) -> Task:
     task = make_task(config)
     check_kind(task, "classification", "; sweeps tune the average gap, which is of accuracies")
     return task
-
-
-def _parsed(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a sweep file at {path}, found none; check the path")
-    try:
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"expected JSON in {path}, found text that breaks at line {error.lineno}, column "
-            f"{error.colno}; correct it there"
-        ) from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"expected JSON in {path}, found {error}; correct it") from None
 
 
 def _kind(name: str, grid: Mapping[str, Any]) -> str:
@@ -266,15 +253,3 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 def _refuse_unknown(values: Iterable[str], known: Iterable[str], what: str) -> None:
     for name in values:
         lookup(dict.fromkeys(known), name, what)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, which a name twice would silently shorten."""
-    names = [name for name, _ in pairs]
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise ValueError(
-            f"expected every name once in an object of the sweep, found {', '.join(repeated)} "
-            "again; remove one"
-        )
-    return dict(pairs)

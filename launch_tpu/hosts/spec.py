@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from experiments.lib.json_files import read_json
 from launch_tpu.compile.slices import Slice, parse
 
 ENGINES = ("queued_resources", "instance_groups", "xpk", "local")
@@ -21,6 +21,8 @@ _GENERATIONS = {
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,30}[a-z0-9])?")
 _WORDS = re.compile(r"[-a-z0-9.:]+")
 _LONGEST_HOURS = 7 * 24
+_MOST_SLICES = 10_000
+_HUGE = 10**300  # whole numbers beyond have no float
 _SHORTEST_HOURS = 1 / 60  # no host starts in less
 
 
@@ -119,22 +121,11 @@ def read_spec(path: str | Path, **changes: Any) -> Spec:
       ValueError: it is not a JSON object, a field is unknown, missing, twice there or of another
         type, or the specification is impossible.
     """
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"expected a specification at {path}, found none; check the path"
-        ) from None
-    except OSError as error:
-        raise ValueError(
-            f"expected a specification at {path}, found what cannot be read ({error.strerror}); "
-            "check the path"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"expected JSON in {path}, found {error}; correct it") from None
+    found = read_json(path, "a specification")
     if not isinstance(found, dict):
-        raise ValueError(f"expected a JSON object in {path}, found {type(found).__name__}")
+        raise ValueError(
+            f"expected a JSON object in {path}, found {type(found).__name__}; write {{...}}"
+        )
     return from_dict({**found, **changes})
 
 
@@ -160,15 +151,6 @@ def from_dict(found: dict[str, Any]) -> Spec:
     return Spec(**{name: _typed(fields[name], value) for name, value in found.items()})
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, of which a name twice would silently drop the first value."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"expected every field once, found {name!r} again; remove one")
-    return dict(pairs)
-
-
 def _typed(field: dataclasses.Field, value: Any) -> Any:
     """The value if it has the type of the field; JSON lists become tuples."""
     kind = str(field.type)
@@ -177,7 +159,7 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
             return tuple(value)
         raise ValueError(f"expected a list of strings as {field.name!r}, found {value!r}; quote it")
     if kind == "float" and type(value) is int:
-        value = float(value)
+        value = float(max(-_HUGE, min(value, _HUGE)))
     if type(value).__name__ != kind:
         raise ValueError(f"expected a {kind} as {field.name!r}, found {value!r}; correct it")
     return value
@@ -232,6 +214,8 @@ def _check_limits(spec: Spec) -> None:
             raise ValueError(
                 f"expected {name!r} of at least 1, found {getattr(spec, name)}; correct it"
             )
+    if spec.slices > _MOST_SLICES:
+        raise ValueError(f"expected 'slices' of at most {_MOST_SLICES}, found more; ask for fewer")
     if spec.join_seconds > _LONGEST_HOURS * 3600:
         raise ValueError(
             f"expected 'join_seconds' of at most {_LONGEST_HOURS * 3600}, found "

@@ -9,7 +9,7 @@ JAX_COORDINATOR_ADDRESS and MU_JAX_PROCESS_ID say so.
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import os
 import runpy
 import signal
@@ -18,44 +18,61 @@ import threading
 import traceback
 from typing import NoReturn
 
-from launch_tpu.hosts.arguments import count
+from absl import flags
+
+from experiments.lib.own_flags import define_count, run
+from experiments.lib.sentences import refuse
 
 _TIMED_OUT = 124
+_MANY = 1_000_000
+_YEAR = 365 * 24 * 3600  # timers take no more than some years
+FLAGS = flags.FlagValues()
+PROCESSES = define_count(FLAGS, "processes", None, "Hosts of the job.", most=_MANY, required=True)
+DEVICES = define_count(
+    FLAGS, "devices", None, "Devices of all hosts together.", most=_MANY, required=True
+)
+JOIN_SECONDS = define_count(FLAGS, "join_seconds", 300, "Wait for the others so long.", most=_YEAR)
+MAX_SECONDS = define_count(
+    FLAGS, "max_seconds", None, "End after so long.", most=_YEAR, required=True
+)
+MODULE = flags.DEFINE_string(
+    "module", None, "What to run, as after python -m.", required=True, flag_values=FLAGS
+)
 
 
-def main() -> None:
-    """Parse the command line and run the module."""
-    given = _parser().parse_args()
-    _end_after(given.max_seconds)
+def main(argv: list[str]) -> None:
+    """Join the others and run the module with the arguments behind the flags."""
+    _check_module(MODULE.value)
+    _end_after(MAX_SECONDS.value)
     try:
-        _join(given.processes, given.devices, given.join_seconds)
+        _join(PROCESSES.value, DEVICES.value, JOIN_SECONDS.value)
     except ValueError as error:
         _give_up(f"error: {error}", 2)
-    code = _run(given.module, given.flags)
+    code = _run(MODULE.value, argv[1:])
     if code:
         # Whoever leaves in an orderly way waits for the others, which wait for this one.
-        _give_up(f"error: expected {given.module} to succeed, found exit code {code}", code)
-    if given.processes > 1:
+        _give_up(f"error: expected {MODULE.value} to succeed, found exit code {code}", code)
+    if PROCESSES.value > 1:
         import jax
 
         jax.distributed.shutdown()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _check_module(module: str) -> None:
+    """Refuse a module that is not there, before anybody waits for others; it is not imported."""
+    try:
+        found = importlib.util.find_spec(module.partition(".")[0])
+    except ValueError:  # an empty name, or none that a module can have
+        found = None
+    if found is None:
+        refuse(_missing(module))
+
+
+def _missing(module: str) -> str:
+    return (
+        f"expected a module as --module, found that there is no {module!r} to run; correct "
+        "'module' of the specification, or install it in 'setup'"
     )
-    parser.add_argument("--processes", type=count, required=True, help="hosts of the job")
-    parser.add_argument(
-        "--devices", type=count, required=True, help="devices of all hosts together"
-    )
-    parser.add_argument(
-        "--join_seconds", type=count, default=300, help="wait for the others so long"
-    )
-    parser.add_argument("--max_seconds", type=count, required=True, help="end after so long")
-    parser.add_argument("--module", required=True, help="what to run, as after python -m")
-    parser.add_argument("flags", nargs="*", help="flags of the module, after --")
-    return parser
 
 
 def _end_after(seconds: int) -> None:
@@ -100,6 +117,16 @@ def _initialize(seconds: int, processes: int) -> None:
                 "elsewhere set JAX_COORDINATOR_ADDRESS and MU_JAX_PROCESS_ID"
             ) from error
     else:
+        if not index.isdecimal() or not int(index) < processes:
+            raise ValueError(
+                f"expected MU_JAX_PROCESS_ID from 0 to {processes - 1}, found {index!r}; give "
+                "every host its own number"
+            )
+        if not os.environ.get("JAX_COORDINATOR_ADDRESS"):
+            raise ValueError(
+                "expected JAX_COORDINATOR_ADDRESS beside MU_JAX_PROCESS_ID, found none; set "
+                "host:port of the first process"
+            )
         jax.distributed.initialize(
             num_processes=processes,
             process_id=int(index),
@@ -130,10 +157,19 @@ def _run(module: str, flags: list[str]) -> int:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if isinstance(error, ImportError) and _raised_by(error) == "runpy":
+            print(f"error: {_missing(module)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return 1
     return 0
+
+
+def _raised_by(error: BaseException) -> str:
+    """The name of the module whose code has raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "")
 
 
 def _later(seconds: int, sentence: str) -> threading.Timer:
@@ -151,4 +187,4 @@ def _give_up(sentence: str, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, FLAGS, arguments="flags of the module, after --", least=0)

@@ -39,10 +39,35 @@ class supervised:
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
         """The term, and the variables."""
-        outputs, variables = self.model.forward(
-            variables, batch.inputs, training=self.training_mode, key=key
+        losses, weight, variables = row_losses(
+            self.model, variables, batch, training=self.training_mode, key=key
         )
-        batch = counted(self.model, batch)
-        losses = self.model.per_example(outputs, batch)
-        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight), self.sign)
+        term = Term(weighted_sum(losses, weight), total_weight(weight), self.sign)
         return {"loss": term}, variables
+
+
+def row_losses(
+    model: Model, variables: PyTree, batch: Batch, *, training: bool, key: jax.Array | None
+) -> tuple[jax.Array, jax.Array, PyTree]:
+    """The losses of a batch in either mode, for an objective that weighs them itself.
+
+    Args:
+      model: the model. variables: of the model. batch: of its inputs and targets.
+      training: training mode rather than inference mode. key: of dropout, in training mode.
+
+    Returns:
+      The losses f32[B]; their weights f32[B], 0 where the loss ignores the label; the variables,
+      whose statistics have moved in training mode.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x * w, mu.losses.absolute_error)
+      >>> data = mu.batches(jnp.ones(2), jnp.array([3.0, 5.0]), batch_size=2)
+      >>> start = mu.Variables(jnp.array(1.0))
+      >>> row_losses(model, start, data.at(0), training=False, key=None)[0].tolist()
+      [2.0, 4.0]
+    """
+    outputs, variables = model.forward(variables, batch.inputs, training=training, key=key)
+    batch = counted(model, batch)
+    return model.per_example(outputs, batch), batch.weight, variables

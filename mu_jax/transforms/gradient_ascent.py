@@ -15,10 +15,10 @@ from mu_jax.data.blocks import alike
 from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import Objective, fit
 from mu_jax.loops.gradients import Gradients, Term, Terms
-from mu_jax.loops.labels import check_labels, counted
+from mu_jax.loops.labels import check_labels
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
-from mu_jax.objectives.supervised import supervised
+from mu_jax.objectives.supervised import row_losses, supervised
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
 
 PyTree = Any
@@ -98,10 +98,9 @@ class _Capped:
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
-        outputs, variables = self.model.forward(
-            variables, batch.inputs, training=self.training_mode, key=key
+        losses, weight, variables = row_losses(
+            self.model, variables, batch, training=self.training_mode, key=key
         )
-        batch = counted(self.model, batch)
-        losses = jnp.minimum(self.model.per_example(outputs, batch), frozen["cap"])
-        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight), -1.0)
+        capped = jnp.minimum(losses, frozen["cap"])
+        term = Term(weighted_sum(capped, weight), total_weight(weight), -1.0)
         return {"loss": term}, variables

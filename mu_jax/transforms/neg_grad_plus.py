@@ -16,11 +16,12 @@ from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, marked_mix, readable
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Gradients, Term, Terms
-from mu_jax.loops.labels import check_labels, counted, weights
+from mu_jax.loops.labels import check_labels, weights
 from mu_jax.loops.predict import all_targets
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
+from mu_jax.objectives.supervised import row_losses
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
@@ -142,14 +143,13 @@ class _Contrast:
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
-        outputs, variables = self.model.forward(
-            variables, batch.inputs, training=self.training_mode, key=key
-        )
         labels, forget = batch.targets
-        batch = counted(self.model, batch._replace(targets=labels))
-        losses = self.model.per_example(outputs, batch)
-        to_retain, to_forget = (jnp.where(rows, batch.weight, 0) for rows in (~forget, forget))
-        total, capped = total_weight(batch.weight), jnp.minimum(losses, frozen["cap"])
+        batch = batch._replace(targets=labels)
+        losses, weight, variables = row_losses(
+            self.model, variables, batch, training=self.training_mode, key=key
+        )
+        to_retain, to_forget = (jnp.where(rows, weight, 0) for rows in (~forget, forget))
+        total, capped = total_weight(weight), jnp.minimum(losses, frozen["cap"])
         return {
             "retain": Term(weighted_sum(losses, to_retain), total, frozen["retain"]),
             "forget": Term(weighted_sum(capped, to_forget), total, frozen["forget"]),

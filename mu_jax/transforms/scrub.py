@@ -138,29 +138,18 @@ def scrub(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, retain=retain)
-        numbers = {"temperature": temperature, "gamma": gamma, "alpha": alpha}
         common: dict[str, Any] = {
             "optimizer_state": "shared",
-            "frozen": {
-                "teacher": variables,
-                **{k: jnp.asarray(x, float) for k, x in numbers.items()},
-            },
+            "frozen": _frozen(variables, temperature=temperature, gamma=gamma, alpha=alpha),
             "gradients": gradients,
         }
-        away = _Distil(model, training_mode, away=True)
-        back = _Distil(model, training_mode, away=False)
+        away, back = (_Distil(model, training_mode, away=away) for away in (True, False))
+        early, size = range(max_epochs), forget_batch_size
         checkpoint = None if rewind is None else _checkpoint(model, in_memory(forget))
         state, info = fit_phases(
             model,
             [
-                Phase(
-                    away,
-                    optimizer,
-                    forget,
-                    cycles=range(max_epochs),
-                    batch_size=forget_batch_size,
-                    **common,
-                ),
+                Phase(away, optimizer, forget, cycles=early, batch_size=size, **common),
                 Phase(back, optimizer, retain, batch_size=batch_size, **common),
             ],
             variables,
@@ -185,6 +174,10 @@ def scrub(
     if rewind is not None:
         check_weight(in_memory(rewind).weight, "validation examples")
     return unlearn
+
+
+def _frozen(teacher: PyTree, **numbers: jax.Array | float) -> dict[str, PyTree]:
+    return {"teacher": teacher, **{name: jnp.asarray(x, float) for name, x in numbers.items()}}
 
 
 @dataclasses.dataclass(frozen=True)

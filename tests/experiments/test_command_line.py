@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import every_binary
 import pytest
 from absl import flags
+from every_binary import MODULES, module_of
 
-from experiments.lib.command_line import alone, define_config, parse
+from experiments.lib.command_line import define_config, parse
+from experiments.lib.own_flags import alone
 
+ROOT = Path(__file__).resolve().parents[2]
 OWN = {
     "benchmark": {"config", "models", "oracles", "requests", "task", "workdir"},
     "corrective": {"config", "fractions", "manipulations", "seeds", "task", "workdir"},
@@ -22,13 +26,32 @@ OWN = {
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "task", "workdir"},
     "regression": {"config", "seeds", "task", "workdir"},
     "report": {"markdown"},
+    "launch": {"budget_chip_hours", "dry_run", "engine", "spec", "yes"},
+    "local": {"labels", "max_seconds", "processes"},
+    "preflight": {
+        *("batch_per_chip", "config", "data", "forget", "fsdp", "json", "methods", "sweep"),
+        *("task", "topology"),
+    },
+    "sweep": {
+        *("attempts", "block", "data_dir", "deaths", "dry_run", "lease_s", "storage", "sweep"),
+        *("table", "workdir", "workers"),
+    },
     "train": {"config", "restart", "seed", "task", "workdir"},
     "unlearn": {
         *("data_dir", "dry_run", "method", "request", "roll_back", "seed", "set", "swap"),
         *("restart", "serve", "serve_anyway", "workdir"),
     },
+    "worker": {"devices", "join_seconds", "max_seconds", "module", "processes"},
 }
-REQUIRED = {"evaluate": {"request", "workdir"}, "train": {"workdir"}, "unlearn": {"workdir"}}
+REQUIRED = {
+    "evaluate": {"request", "workdir"},
+    "launch": {"spec"},
+    "local": {"max_seconds", "processes"},
+    "sweep": {"sweep"},
+    "train": {"workdir"},
+    "unlearn": {"workdir"},
+    "worker": {"devices", "max_seconds", "module", "processes"},
+}
 
 HELP = """
 import contextlib, io, json, runpy, sys
@@ -38,7 +61,7 @@ for name in sys.argv[1:]:
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out):
-            runpy.run_module("experiments." + name, run_name="__main__", alter_sys=True)
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         found[name] = [end.code, out.getvalue()]
 print(json.dumps(found))
@@ -47,7 +70,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def helps():
-    command = [sys.executable, "-W", "ignore", "-c", HELP, *OWN]
+    command = [sys.executable, "-W", "ignore", "-c", HELP, *MODULES.values()]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -55,10 +78,10 @@ def helps():
 
 @pytest.mark.parametrize("binary", OWN)
 def test_help_shows_the_flags_of_the_binary_alone(helps, binary):
-    code, text = helps[binary]
+    code, text = helps[MODULES[binary]]
     assert code == 0
     about, shown = text.split("\nFlags:\n")
-    assert f"experiments.{binary}" in about
+    assert MODULES[binary] in about
     names = set(re.findall(r"^  --(?:\[no\])?(\w+):", shown, re.MULTILINE))
     assert names == OWN[binary]
     required = set(re.findall(r"^  --(\w+): \(required\)", shown, re.MULTILINE))
@@ -67,17 +90,27 @@ def test_help_shows_the_flags_of_the_binary_alone(helps, binary):
 
 def test_a_binary_that_is_imported_defines_no_flag():
     for name in OWN:
-        importlib.import_module(f"experiments.{name}")
-    own = [m for m in flags.FLAGS.flags_by_module_dict() if m.startswith("experiments")]
-    assert own == []
+        module_of(name)
+    ours = ("experiments", "launch_tpu")
+    assert [m for m in flags.FLAGS.flags_by_module_dict() if m.startswith(ours)] == []
+
+
+def test_what_starts_other_processes_loads_no_jax():
+    program = (
+        "import sys, launch_tpu.launch, launch_tpu.hosts.worker, launch_tpu.hosts.engines.local"
+    )
+    command = [sys.executable, "-c", f"{program}; sys.exit('jax' in sys.modules)"]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
 
 
 def test_every_binary_is_in_the_table():
-    from pathlib import Path
-
-    here = Path(importlib.import_module("experiments").__file__).parent
-    started = {p.stem for p in here.glob("*.py") if "__main__" in p.read_text("utf-8")}
-    assert started == set(OWN)
+    found = set()
+    for room in ("experiments", "launch_tpu"):
+        for path in (ROOT / room).rglob("*.py"):
+            if re.search(r'^if __name__ == "__main__":', path.read_text("utf-8"), re.MULTILINE):
+                found.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert {name.removesuffix(".__main__") for name in found} == set(MODULES.values())
+    assert set(OWN) == set(MODULES)
 
 
 @pytest.mark.parametrize(
@@ -105,20 +138,29 @@ def test_every_binary_is_in_the_table():
         ("train", ["--workdir=w", "--task=os:getcwd", "--config=a.py"], "--config or --task"),
         ("nomus", ["--flagfile=/no/where"], "where"),
         ("unlearn", ["--workdir=w", "--method=sdd"], "sdd"),
+        ("quickstart", ["--models=-5"], "flag --models=-5: -5 is not an integer in the range [0, "),
+        ("benchmark", ["--models=99999999999"], "flag --models=99999999999"),
+        ("launch", [], "expected a value of --spec, found none; add --spec=..."),
+        ("launch", ["--spec=x"], "expected up, down, reap or status, found none"),
+        ("launch", ["--spec=x", "--v=1", "up"], "expected flags among --spec, --dry_run, "),
+        ("preflight", ["--fsdp=0"], "flag --fsdp=0"),
+        ("preflight", ["--spec=x"], "found --spec; see --help"),
+        ("worker", ["--processes=1", "--devices=1", "--max_seconds=1"], "a value of --module"),
+        ("local", ["--processes=99", "--max_seconds=1", "--", "ls"], "flag --processes=99"),
+        ("local", ["--processes=1", "--max_seconds=1"], "expected a command, after --, found none"),
+        ("sweep", ["--sweep=x", "--workers=0"], "flag --workers=0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(binary, arguments, said):
-    module = importlib.import_module(f"experiments.{binary}")
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        further = "files of records" if binary == "report" else ""
-        parse(module.FLAGS, [binary, *arguments], arguments=further)
+        every_binary.parse(binary, arguments)
     sentence = str(caught.value)
     assert said in sentence and sentence.startswith("expected ") and "\n" not in sentence
 
 
 @pytest.mark.parametrize("binary", ["ensemble", "quickstart", "train", "unlearn"])
 def test_a_seed_of_another_key_is_refused(binary):
-    module = importlib.import_module(f"experiments.{binary}")
+    module = module_of(binary)
     name = "first_seed" if binary == "quickstart" else "seed"
     for seed in (-1, 2**31, 2**32, 2**64):
         with pytest.raises(ValueError, match=rf"^expected .*--{name}={seed}: .*\[0, 2147483647\]"):
@@ -129,15 +171,16 @@ def test_a_seed_of_another_key_is_refused(binary):
 
 def test_no_binary_defines_a_seed_by_itself():
     for binary in OWN:
-        values = importlib.import_module(f"experiments.{binary}").FLAGS
+        values = module_of(binary).FLAGS
         for name in {"seed", "first_seed"} & set(values):
             assert values[name].parser.upper_bound == 2**31 - 1
 
 
 @pytest.mark.parametrize("binary", [name for name, own in OWN.items() if "workdir" in own])
 def test_a_bucket_for_a_working_directory_is_refused_at_once(binary):
-    module = importlib.import_module(f"experiments.{binary}")
+    module = module_of(binary)
     request = ["--request=class:3"] if "request" in OWN[binary] else []
+    request += ["--sweep=x"] if "sweep" in OWN[binary] else []
     with pytest.raises(ValueError, match=r"^expected a local path or gs://.*, found 's3:"):
         parse(module.FLAGS, [binary, "--workdir=s3://b/run", *request])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -34,6 +35,31 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def task():
     return make_task(corrective_digits.get_config())
+
+
+@pytest.mark.parametrize(
+    "place, value, said",
+    [
+        ("trigger.nosuch", 1, "expected a field of trigger among size, value, found 'nosuch'"),
+        ("manipulations.poison.nosuch", 1, "a field of manipulations.poison among count, label"),
+        ("methods_of.poison.ssd.nosuch", 1.0, "expected methods_of.poison to change fields that"),
+        ("methods_of.poison.ssd.alpha", "x", "expected methods_of.poison to change fields that"),
+        ("methods_of.poison.ssd", 3, "expected methods_of.poison to change fields that"),
+        ("methods_of.poison", [3], "expected methods_of.poison to change fields that"),
+        ("methods_of", 3, "expected methods_of.poison to change fields that"),
+    ],
+)
+def test_fields_that_change_nothing_there_is_are_one_sentence(task, place, value, said):
+    config = corrective_digits.get_config().unlock()
+    *owners, name = place.split(".")
+    owner = config
+    for each in owners:
+        owner = owner[each]
+    with owner.ignore_type():
+        owner[name] = value
+    with pytest.raises(ValueError, match=r"^expected ") as caught:
+        make_case(dataclasses.replace(task, config=config.lock()), "poison")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_poison_trains_on_triggers_and_is_scored_on_them(task):

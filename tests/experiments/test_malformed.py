@@ -6,17 +6,24 @@ What begins to compute is cut off there: the inputs that a binary accepts are no
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shutil
+import signal
+import subprocess
 import traceback
 import warnings
 
+import jax
 import pytest
-from malformed import FLAGS, Case, Folders, draw
+from every_binary import MODULES, module_of, parse
+from malformed import draw
+from malformed_values import Case, Folders
 
 import mu_jax as mu
-from experiments.lib import command_line
+from experiments.lib import own_flags
+from launch_tpu.compile import compiled, programs, topologies
+from launch_tpu.hosts import worker
+from launch_tpu.hosts.engines import local
 from mu_jax import ensembles
 
 TINY = ["--config.limit=120", "--config.training.epochs=1"]
@@ -37,30 +44,45 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def cut_off(monkeypatch, trained):
-    """Nothing is trained or unlearned from here on."""
+    """Nothing is trained, unlearned, compiled, searched or launched from here on."""
 
     def computing(*args, **kwargs):
         raise Computing
 
-    monkeypatch.setattr(mu, "fit", computing)
-    monkeypatch.setattr(mu, "resumable", computing)
-    monkeypatch.setattr(ensembles, "train", computing)
+    sweep = module_of("sweep")
+    for owner, name in (
+        *((mu, "fit"), (mu, "resumable"), (ensembles, "train")),
+        *((sweep.Search, "walk"), (sweep, "start_workers")),
+        *((programs.folding, "record"), (compiled, "measure")),
+        *((subprocess, "Popen"), (worker, "_end_after"), (local, "run_together")),
+    ):
+        monkeypatch.setattr(owner, name, computing)
+    monkeypatch.setenv("PATH", "")  # no program of a cloud can be reached
+    # The device that stands for every chip is one of this machine.
+    monkeypatch.setattr(topologies, "devices", lambda topology: jax.devices())
+    before = signal.getsignal(signal.SIGTERM), jax.config.jax_enable_compilation_cache
+    yield
+    signal.signal(signal.SIGTERM, before[0])
+    jax.config.update("jax_enable_compilation_cache", before[1])
 
 
 def call(case: Case) -> tuple[int | str, str]:
     """Exit code, or how else a call ended, and what it said on stderr."""
-    module = importlib.import_module(f"experiments.{case.binary}")
-    further = "files of records" if case.binary == "report" else ""
-    out, err = io.StringIO(), io.StringIO()
+    module = module_of(case.binary)
+    # A terminal takes what UTF-8 has, and no more.
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    err = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                argv = command_line._parse_or_exit(
-                    module.FLAGS, [case.binary, *case.arguments], about="", arguments=further
+                argv = own_flags.read_or_exit(
+                    module.FLAGS,
+                    [case.binary, *case.arguments],
+                    about="",
+                    parse=lambda argv: parse(case.binary, argv[1:]),
                 )
-                module.main(argv)
-            code: int | str = 0
+                code: int | str = module.main(argv) or 0
         except Computing:
             code = "computing"
         except SystemExit as end:
@@ -104,18 +126,20 @@ def test_a_sample_of_malformed_inputs_ends_in_sentences(block, trained, tmp_path
 @pytest.mark.slow
 @pytest.mark.usefixtures("cut_off")
 @pytest.mark.parametrize("block", range(20))
-def test_a_thousand_malformed_inputs_end_in_sentences(block, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [1_000, 5_000])
+def test_a_thousand_malformed_inputs_end_in_sentences(first, block, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(range(1_000 + 50 * block, 1_000 + 50 * (block + 1)), trained, tmp_path)
+    check(range(first + 50 * block, first + 50 * (block + 1)), trained, tmp_path)
 
 
 def test_the_inputs_are_of_every_binary(tmp_path):
     drawn = set()
-    for seed in range(120):
+    for seed in range(200):
         scratch = tmp_path / str(seed)
         scratch.mkdir()
-        (scratch / "run").mkdir()
-        (scratch / "run/config.json").write_text('{"a": {"b": 1}}')
+        for name in ("run", "damaged"):
+            (scratch / name).mkdir()
+            (scratch / name / "config.json").write_text('{"a": {"b": 1}}')
         with contextlib.suppress(FileExistsError, IsADirectoryError):
             drawn.add(draw(seed, Folders(scratch, lambda to: to)).binary)
-    assert drawn == set(FLAGS)
+    assert drawn == set(MODULES)

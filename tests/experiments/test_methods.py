@@ -131,6 +131,8 @@ def test_every_method_is_offered_for_some_task():
         ({"alpha": True}, "found True"),
         ({"alpha": [1.0]}, "found [1.0]"),
         ({"definition": "fischer"}, "expected 'per_example' or 'grouped'"),
+        ({"group_size": 2**31}, "whole number or nothing from 1 to 2147483647 for group_size"),
+        ({"alpha": 10**400}, "expected a number"),
         ({"group_size": 0}, "expected a whole number or nothing from 1 on for group_size"),
         ({"group_size": 2.5}, "found 2.5"),
     ],
@@ -173,6 +175,8 @@ def test_hyperparameters_of_a_fit_are_checked_too(method, given, said):
     "base, changes, said",
     [
         ("digits", {"training": {"batch_size": 0}}, "from 1 on for training.batch_size"),
+        ("digits", {"training": {"batch_size": 10**20}}, "from 1 to 2147483647 for training.batch"),
+        ("digits", {"training": {"learning_rate": 10**400}}, "from 0 to 3e+38 for training.learn"),
         ("digits", {"training": {"epochs": 2.5}}, "a whole number from 1 on for training.epochs"),
         ("digits", {"training": 3}, "a group of fields for training"),
         ("digits", {"methods": {"ssd": 3}}, "the arguments of the method ssd as a group"),
@@ -190,6 +194,16 @@ def test_fields_that_cannot_be_meant_are_refused(base, changes, said):
         configurations.check(config)
         configurations.check_fields(config, configurations.REGRESSION)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "width", [0, -1, 10**12, 10**20, 10**400], ids=["0", "-1", "1e12", "1e20", "1e400"]
+)
+def test_a_model_that_no_program_can_hold_is_one_sentence(width):
+    config = config_of("digits").unlock()
+    config.model.features = (eval(width),)
+    with pytest.raises(ValueError, match=r"^expected a model for .*; correct config\.model$"):
+        make_task(config)
 
 
 def test_a_field_that_is_missing_is_named():

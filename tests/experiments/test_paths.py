@@ -11,7 +11,8 @@ import pytest
 from experiments import regression
 from experiments.lib import running
 from experiments.lib.command_line import parse
-from experiments.lib.paths import check_file, check_workdir, sentence
+from experiments.lib.paths import check_file, check_workdir
+from experiments.lib.sentences import sentence
 
 
 @pytest.mark.parametrize(
@@ -102,10 +103,10 @@ NAMES = [
 def test_an_unusable_working_directory_is_noticed_before_the_data_are_read(
     tmp_path, what, monkeypatch, capsys
 ):
-    def read(config):
+    def read(*arguments):
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr(regression, "make_task", read)
+    monkeypatch.setattr(regression, "make_checked_task", read)
     parse(regression.FLAGS, ["regression", f"--workdir={unusable(tmp_path)[what]}"])
     before = sorted(map(str, tmp_path.rglob("*")))
     with pytest.raises(SystemExit) as end:

@@ -6,7 +6,6 @@ import functools
 import re
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,68 +13,11 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from per_example_cases import (
-    CASES,
-    MLP,
-    SIZE,
-    Case,
-    integers,
-    linen_case,
-    normal,
-    raw_case,
-    standardized,
-)
+from per_example_cases import CASES, Case, linen_case, raw_case
+from per_example_loop import assert_close, doubled, gradient_loop, jit, norms, squares, weighted
+from per_example_models import MLP, SIZE, normal, standardized
 
 from mu_jax.statistics._engine import per_example
-
-# Half the time to compile.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def gradient_loop(case):
-    """Gradients one example at a time, stacked."""
-    gradient = jit(jax.grad(lambda params, row: case.losses(params, row)[0]))
-    gradients = [
-        gradient(case.params, jax.tree.map(lambda x, i=i: x[i : i + 1], case.rows))
-        for i in range(SIZE)
-    ]
-    return jax.tree.map(lambda *g: np.stack(g), *gradients)
-
-
-def weighted(power, gradients, weight):
-    return jax.tree.map(lambda g: np.tensordot(weight, power(g), 1), gradients)
-
-
-def doubled(case):
-    """The case in float64; to be used in `jax.enable_x64`."""
-    arrays = case.params, case.rows
-    params, rows = jax.tree.map(
-        lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, arrays
-    )
-    return case._replace(params=params, rows=rows)
-
-
-@functools.partial(jit, static_argnums=0, static_argnames="chunk_size")
-def squares(losses, params, rows, weight, **options):
-    return per_example.sum_of_squares(losses, params, rows, weight, **options)
-
-
-@functools.partial(jit, static_argnums=0, static_argnames="chunk_size")
-def norms(losses, params, rows, **options):
-    return per_example.squared_norms(losses, params, rows, **options)
-
-
-def assert_close(found, expected, tolerance):
-    """Equal up to `tolerance` of each leaf's largest entry, or a hundredth of the tree's."""
-    leaves = jax.tree.leaves(jax.device_get(expected))
-    largest = max(np.abs(x).max(initial=0) for x in leaves)
-
-    def compare(found, expected):
-        assert found.shape == expected.shape and found.dtype == expected.dtype
-        scale = max(np.abs(expected).max(initial=0), 0.01 * largest)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
-
-    jax.tree.map(compare, jax.device_get(found), jax.device_get(expected))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -194,62 +136,6 @@ def test_chunk_size_does_not_matter(name):
             norms(*arguments, chunk_size=chunk_size),
         )
         assert_close(found, expected, 1e-5)
-
-
-MODES = {
-    "take, fill": functools.partial(jnp.take, axis=0, mode="fill", fill_value=0),
-    "take, clip": functools.partial(jnp.take, axis=0, mode="clip"),
-    "take, wrap": functools.partial(jnp.take, axis=0, mode="wrap"),
-    "at, fill": lambda table, i: table.at[i].get(mode="fill", fill_value=0.5),
-    "at, drop": lambda table, i: table.at[i].get(mode="drop", fill_value=0),
-    "at, clip": lambda table, i: table.at[i].get(mode="clip"),
-    "at, in bounds": lambda table, i: table.at[i].get(mode="promise_in_bounds"),
-    "not wrapped": lambda table, i: table.at[i].get(
-        mode="fill", fill_value=0, wrap_negative_indices=False
-    ),
-}
-
-
-def assert_lookups(rows, dtype, mode, indices):
-    """Lookups in a table, with rows beyond it several times over, against a loop."""
-
-    def look_up(p, i):
-        return MODES[mode](p["w"], i) + 0.5
-
-    numbers = np.resize(np.array(indices).astype(dtype), (SIZE, 3))
-    case = raw_case(look_up, {"w": normal(2, rows, 2)}, numbers)
-    # The plain gradient itself is wrong for narrow integers once it is optimized.
-    wide = raw_case(look_up, {"w": normal(2, rows, 2)}, numbers.astype(np.int64).astype(np.int32))
-    gradients, weight = gradient_loop(wide), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
-    assert per_example.routes(case.losses, case.params, case.rows) == {"w": "lookup"}
-    found = squares(case.losses, case.params, case.rows, weight)
-    assert_close(found, weighted(np.square, gradients, weight), 1e-5)
-    expected = np.square(gradients["w"]).sum((1, 2))
-    assert_close(norms(case.losses, case.params, case.rows), expected, 1e-5)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_rows_beyond_a_table_count_as_in_a_plain_gradient(mode):
-    assert_lookups(50, np.int32, mode, [1, 50, 50, -1, -1, 3, -51, -51, 120, 49, 0, 49, -50])
-
-
-@pytest.mark.parametrize("mode", ["take, fill", "take, clip"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
-def test_rows_may_be_numbered_in_any_integer_type(dtype, mode):
-    largest = min(np.iinfo(dtype).max, 310)
-    assert_lookups(300, dtype, mode, [0, 100, largest, largest, 127, 5, 0])
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_an_embedding_takes_narrow_words(dtype):
-    words = integers(1, 0, 128, SIZE, 5)
-    params = {"embedding": normal(2, 128, 3)}
-    module = nn.Embed(128, 3)
-    case = raw_case(lambda p, i: module.apply({"params": p}, i), params, words.astype(dtype))
-    assert per_example.routes(case.losses, params, case.rows) == {"embedding": "lookup"}
-    weight = np.ones(SIZE, np.float32)
-    found = squares(case.losses, case.params, case.rows, weight)
-    assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-5)
 
 
 def test_groups_of_many_examples():

@@ -9,7 +9,7 @@ ignores every milder signal.
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
 import signal
 import socket
@@ -17,11 +17,30 @@ import subprocess
 import sys
 import time
 
-from launch_tpu.hosts import arguments, scripts
+from absl import flags
+
+from experiments.lib.own_flags import define_count, run
+from launch_tpu.hosts import scripts
 from launch_tpu.hosts.commands import Command, labels
 from launch_tpu.hosts.spec import Spec
 
 _MOST = 16
+FLAGS = flags.FlagValues()
+PROCESSES = define_count(
+    FLAGS, "processes", None, "How often to start the command.", most=_MOST, required=True
+)
+MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", None, "Kill all of them after so long.", required=True, flag_values=FLAGS
+)
+flags.register_validator(
+    "max_seconds",
+    lambda seconds: seconds is None or 0 < seconds < math.inf,
+    message="it is no time above 0 s",
+    flag_values=FLAGS,
+)
+LABELS = flags.DEFINE_string(
+    "labels", None, "Shown in the list of processes, otherwise unused.", flag_values=FLAGS
+)
 
 
 def plan(spec: Spec) -> list[Command]:
@@ -103,17 +122,11 @@ def _first_failure(started: list[subprocess.Popen], deadline: float) -> int:
     return 124
 
 
-def main() -> int:
-    """Parse the command line and run the processes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--processes", type=arguments.count, required=True)
-    parser.add_argument("--max_seconds", type=arguments.seconds, required=True)
-    parser.add_argument("--labels", help="shown in the list of processes, otherwise unused")
-    parser.add_argument("command", nargs="+")
-    given = parser.parse_args()
+def main(argv: list[str]) -> int:
+    """Run the processes; the exit code of the first that fails."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nobody is left behind
-    return run_together(given.command, processes=given.processes, seconds=given.max_seconds)
+    return run_together(argv[1:], processes=PROCESSES.value, seconds=MAX_SECONDS.value)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, FLAGS, arguments="a command, after --")

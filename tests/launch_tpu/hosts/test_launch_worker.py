@@ -175,7 +175,10 @@ NUMBERS = {"--processes": "1", "--devices": "1", "--max_seconds": "60", "--join_
 @pytest.mark.parametrize("module", ["launch_tpu.hosts.worker", "launch_tpu.hosts.engines.local"])
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--processes", "0"), ("--processes", "-1"), ("--max_seconds", "0"), ("--max_seconds", "nan")],
+    [
+        *(("--processes", "0"), ("--processes", "-1"), ("--processes", "1" + "0" * 30)),
+        *(("--max_seconds", "0"), ("--max_seconds", "nan"), ("--max_seconds", "x")),
+    ],
 )
 def test_numbers_that_would_run_nothing(module, flag, value):
     numbers = {**NUMBERS, flag: value}
@@ -189,7 +192,8 @@ def test_numbers_that_would_run_nothing(module, flag, value):
         [sys.executable, "-m", module, *given, *rest], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert f"argument {flag}: expected " in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: expected ") and done.stderr.count("\n") == 1
+    assert f"flag {flag}={value}" in done.stderr.replace(".0:", ":")
 
 
 def test_no_more_local_processes_than_this_machine_bears():
@@ -242,6 +246,47 @@ def test_a_job_ends_when_its_time_is_over(tmp_path):
     assert done.stderr.endswith(
         "error: expected the job to end within 4 s, found it running; ended\n"
     )
+
+
+@pytest.mark.parametrize("module", ["nosuch", "", ".", "-c", "a\0b"])
+def test_a_module_that_is_not_there_is_refused_before_anybody_waits(module, capsys):
+    with pytest.raises(SystemExit) as end:
+        worker._check_module(module)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: expected a module as --module, found that")
+
+
+@pytest.mark.parametrize("module", ["experiments", "experiments.nosuch", "tokenize.x"])
+def test_a_module_that_its_package_lacks_is_one_sentence(module, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    worker._check_module(module)
+    assert worker._run(module, []) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: expected a module") and said.count("\n") == 1
+
+
+def test_an_import_that_fails_in_the_job_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    (tmp_path / "imports.py").write_text("import nosuch")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert worker._run("imports", []) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"MU_JAX_PROCESS_ID": "x"}, "expected MU_JAX_PROCESS_ID from 0 to 1, found 'x'"),
+        ({"MU_JAX_PROCESS_ID": "2"}, "expected MU_JAX_PROCESS_ID from 0 to 1, found '2'"),
+        ({"MU_JAX_PROCESS_ID": "1"}, "expected JAX_COORDINATOR_ADDRESS beside MU_JAX_PROCESS_ID"),
+    ],
+)
+def test_hosts_that_are_not_told_how_to_join(environment, sentence, monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=sentence):
+        worker._initialize(1, 2)
 
 
 @pytest.mark.parametrize(
