@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from mu_jax import _at_once as at_once
-from mu_jax._callables import hashable
+from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_params
@@ -29,8 +29,10 @@ class Objective(Protocol):
     """What to minimize.
 
     A pure function; an equal object reuses its compilation, so objectives are frozen dataclasses,
-    which compare by value. `frozen` is a dict of named trees (teachers, masks, targets) that are
-    read and never trained. The variables come back with their statistics moved, or as they were.
+    which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
+    and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
+    (teachers, masks, targets) that are read and never trained. The variables come back with their
+    statistics moved, or as they were.
     """
 
     def __call__(
@@ -254,14 +256,17 @@ def advance(
     if not isinstance(stop, jax.core.Tracer):
         epochs = -(-int(stop) // (num_batches(batches) or 1))
 
+    forms, numbers = zip(*map(without_numbers, (objective, gradients or plain)))
+
     def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
         return fold(
-            _fit_step(model, hashable(objective), update, hashable(gradients or plain)),  # type: ignore[arg-type]
+            _fit_step(model, forms[0], update, forms[1]),  # type: ignore[arg-type]
             carry,
             batches,
             frozen or {},
             mask,
             values,
+            numbers,
             epochs=epochs,
             start=start,
             stop=stop,  # type: ignore[arg-type]
@@ -336,16 +341,17 @@ def _plain_update(optimizer: optax.GradientTransformation) -> Update:
 def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
     """One step as the same function object each time, so that it compiles once."""
 
-    def step(carry, batch, frozen, mask, values):
+    def step(carry, batch, frozen, mask, values, numbers):
+        minimized, take = map(with_numbers, (objective, gradients), numbers)
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
 
         def terms(params, batch):
-            found, variables = objective(model.join(params, rest), batch, frozen, key)
+            found, variables = minimized(model.join(params, rest), batch, frozen, key)
             return found, model.split(variables)[1]
 
-        grads, found, moved = gradients(terms, params, batch)
+        grads, found, moved = take(terms, params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
         value = loss.astype(_loss_dtype(params))
         updates, opt_state = update(values, grads, state.opt_state, params, value)
@@ -357,7 +363,7 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen, mask, values):
-        return on_automatic_axes(step, carry, batch, frozen, mask, values, like=carry)
+    def step_anywhere(carry, *args):
+        return on_automatic_axes(step, carry, *args, like=carry)
 
     return step_anywhere

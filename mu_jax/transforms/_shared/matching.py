@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
       distance: "squared" on raw outputs, or "kl" of the softmaxes.
       training_mode: batch statistics of the pool's batches, as in the paper; default inference
         mode, in which statistics do not drift toward the pool.
-      proximity: weight of `||theta - theta_0||^2`.
+      proximity: weight of `||theta - theta_0||^2`, may be traced.
       shuffle: the released default is False, which visits all forget examples first.
     """
 
@@ -41,7 +41,7 @@ class Recipe(NamedTuple):
     forget_multiplier: float = 1.0
     distance: Distance = "squared"
     training_mode: bool = False
-    proximity: float = 0.0
+    proximity: jax.Array | float = 0.0
     shuffle: bool = True
 
     def pool_sizes(self, forget: int, retain: int) -> tuple[int, int]:
@@ -67,6 +67,7 @@ def match(
     sets: tuple[Any, Any],
 ) -> Any:
     """Draw the matching pool, compute its targets once, and fit them."""
+    has_proximity = not (isinstance(recipe.proximity, int | float) and recipe.proximity == 0)
     pool = matching_pool(jax.random.fold_in(key, 0), *sets, recipe)
     pool = pool.replace(targets=targets(pool))
     result = fit(
@@ -83,7 +84,7 @@ def match(
         key=jax.random.fold_in(key, 1),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
-        frozen={"start": model.params(variables)} if recipe.proximity else {},
+        frozen={"start": model.params(variables)} if has_proximity else {},
         shuffle=recipe.shuffle,
     )
     return report_fit(model, variables, result, sets)
