@@ -120,9 +120,10 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
 def copy(tree: PyTree) -> PyTree:
     """The same arrays in memory of their own, as arrays of JAX; compiles nothing."""
 
-    def one(leaf):
-        if isinstance(leaf, jax.Array):
-            return jax.device_put(leaf, leaf.sharding if leaf.committed else None, may_alias=False)
-        return to_devices(leaf)
+    def place(leaf):
+        return leaf.sharding if leaf.committed else None
 
-    return jax.tree.map(one, tree)
+    tree = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else to_devices(x), tree)
+    if any(leaf.committed for leaf in jax.tree.leaves(tree)):
+        return jax.tree.map(lambda x: jax.device_put(x, place(x), may_alias=False), tree)
+    return jax.device_put(tree, may_alias=False)

@@ -21,6 +21,7 @@ from mu_jax.data.rows import EpochOrders, Rows, rows_at
 PyTree = Any
 
 _BYTES, _MOST = 2**22, 64  # of a block; one batch may be larger
+_FEW_BYTES, _MOST_SMALL = 2**20, 512  # small batches: a call costs more than they do
 
 
 class Block(NamedTuple):
@@ -42,16 +43,15 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
     read = _read_host if at_once.on_host(examples) else _read_device
     if read is _read_host:
         examples = at_once.to_host(examples)
-    number, order = None, None
     draw = None if key is None else EpochOrders(key, batches.num_examples)
+    epochs, orders = (0, 0), None
     for first in range(start, stop, length):
         used = min(length, stop - first)
-        parts = []
-        for epoch, steps in _by_epoch(first, first + used, batches.num_batches):
-            if draw is not None and epoch != number:
-                number, order = epoch, draw(epoch)
-            parts.append(_rows(batches, steps, order))
-        rows = Rows(*(np.concatenate(part) for part in zip(*parts)))
+        epoch, step = np.divmod(np.arange(first, first + used), batches.num_batches)
+        wanted = int(epoch[0]), int(epoch[-1]) + 1
+        if draw is not None and wanted != epochs:  # many blocks may be of one long epoch
+            epochs, orders = wanted, draw(*wanted)
+        rows = _rows(batches, step, epoch - epoch[0], orders)
         yield Block(read(examples, _filled_up(rows, length), batches), used)
 
 
@@ -76,31 +76,29 @@ def _length(batches: Batches) -> int:
     """Batches of a block; depends on the size of a row only."""
     leaves = jax.tree.leaves((batches.inputs, batches.targets))
     row = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
-    return max(1, min(_MOST, _BYTES // max(1, row * _slots(batches))))
+    size = max(1, row * _slots(batches))
+    return max(1, min(_MOST, _BYTES // size), min(_MOST_SMALL, _FEW_BYTES // size))
 
 
 def _slots(batches: Batches) -> int:
     return round_up(min(batches.batch_size, batches.num_examples), batches.multiple)
 
 
-def _by_epoch(first: int, last: int, per_epoch: int) -> Iterator[tuple[int, range]]:
-    while first < last:
-        epoch, offset = divmod(first, per_epoch)
-        count = min(last - first, per_epoch - offset)
-        yield epoch, range(offset, offset + count)
-        first += count
+def _rows(batches: Batches, step: np.ndarray, epoch: np.ndarray, orders: np.ndarray | None) -> Rows:
+    """The rows of batches, each given by its number in an epoch and by the row of `orders`."""
 
+    def take(array, rows):
+        return array[rows] if array.ndim == 1 else array[epoch[:, None], rows]
 
-def _rows(batches: Batches, steps: range, order: np.ndarray | None) -> Rows:
     return rows_at(
         np,
-        np.asarray(steps)[:, None],
+        step[:, None],
         np.asarray(batches.weight),
         np.asarray(batches.index),
-        order,
+        orders,
         batch_size=batches.batch_size,
         slots=_slots(batches),
-        take=lambda array, rows: array[rows],
+        take=take,
     )
 
 
@@ -120,8 +118,8 @@ def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
         return found
 
     inputs, targets = jax.tree.map(read, examples)
-    place = batches.weight.sharding if batches.weight.committed else None
-    return jax.device_put(Batch(inputs, targets, rows.weight, rows.index), place)
+    found = Batch(inputs, targets, rows.weight, rows.index)  # in NumPy: a program takes it sooner
+    return jax.device_put(found, batches.weight.sharding) if batches.weight.committed else found
 
 
 def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
