@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -107,6 +107,31 @@ def to_devices(tree: PyTree, like: PyTree | None = None) -> PyTree:
     if len(places) == len(leaves) and any(place is not None for place in places):
         return jax.tree.unflatten(structure, list(map(jax.device_put, leaves, places)))
     return jax.device_put(tree)
+
+
+def indexed(tree: PyTree, index: Any) -> PyTree:
+    """`leaf[index]` of every leaf, in NumPy where the leaves are whole on a host."""
+    if not on_host(tree) or not is_whole(tree):
+        return jax.tree.map(lambda leaf: leaf[index], tree)
+    return to_devices(jax.tree.map(lambda leaf: leaf[index], to_host(tree)), like=tree)
+
+
+def stacked(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one structure with a new leading axis, in NumPy where they are whole on a host."""
+    if not on_host(trees) or not is_whole(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return to_devices(jax.tree.map(lambda *x: np.stack(x), *to_host(trees)), like=trees[0])
+
+
+def zeros(tree: PyTree) -> PyTree:
+    """Zeros in the shapes of a tree of `jax.ShapeDtypeStruct`; compiles nothing."""
+    return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), tree)
+
+
+def is_whole(tree: PyTree) -> bool:
+    """Whether every array lies whole on each of its devices."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_replicated for leaf in arrays)
 
 
 def as_array(value: Any, dtype: Any = None) -> jax.Array:

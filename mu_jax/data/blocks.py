@@ -55,21 +55,23 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
         yield Block(read(examples, _filled_up(rows, length), batches), used)
 
 
-def alike(batches: Batches, rows: int | None = None) -> Batches:
+def alike(batches: Batches, *, few: int = 256) -> Batches:
     """The same batches, filled up with rows of weight 0 where a set is smaller than a batch.
 
-    The rows of a batch are then `rows` (default: the batch size) or, if those are many, a power of
-    two, so that small sets of many sizes are one program. Nothing changes for what is traced or on
-    a mesh. Not for batch statistics in training mode, which see the added rows.
+    The rows of a batch are then the batch size or, if that is more than `few`, the power of two
+    that holds the set, at least `few`: small sets of many sizes are one program. Nothing changes
+    for what is traced or on a mesh. Not for batch statistics in training mode, which see the added
+    rows.
     """
     if batches.mesh is not None or not at_once.is_known(batches):
         return batches
-    size, n = rows or batches.batch_size, batches.num_examples
-    few = min(size, max(_FEW_ROWS, 1 << (n - 1).bit_length()))
-    return batches.replace(multiple=round_up(few, batches.multiple))
+    rows = min(batches.batch_size, at_least(few, batches.num_examples))
+    return batches.replace(multiple=round_up(rows, batches.multiple))
 
 
-_FEW_ROWS = 256
+def at_least(few: int, number: int) -> int:
+    """`few`, or the power of two that holds a larger number."""
+    return max(few, 1 << max(number - 1, 0).bit_length())
 
 
 def _length(batches: Batches) -> int:

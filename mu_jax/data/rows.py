@@ -102,6 +102,21 @@ class EpochOrders:
         return _sorted(np, np.concatenate(words), self._n)
 
 
+def first_order(key: jax.Array, n: int) -> Any:
+    """The order in epoch 0, i32[n]: on the host where the key can be seen."""
+    if isinstance(key, jax.core.Tracer):
+        return random_order(jax.random.fold_in(key, 0), n)
+    return EpochOrders(key, n)(0, 1)[0]
+
+
+def random_rows(draw: Callable, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """`draw(key, shape, dtype)`, one number for each entry, from one program for many rows."""
+    size = next((size for size in _SIZES if shape[0] <= size), None)
+    if isinstance(key, jax.core.Tracer) or size is None or not _bits_are_stable(key):
+        return draw(key, shape, dtype)
+    return jax.device_put(np.asarray(draw(key, (size, *shape[1:]), dtype))[: shape[0]])
+
+
 _SIZES = (2**9, 2**12, _PACKED)
 
 

@@ -15,6 +15,7 @@ from mu_jax import _at_once as at_once
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
 from mu_jax.loops import lifting
 from mu_jax.loops.gradients import Gradients, Terms, plain, total
@@ -32,7 +33,9 @@ class Objective(Protocol):
     which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
     and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
     (teachers, masks, targets) that are read and never trained. The variables come back with their
-    statistics moved, or as they were.
+    statistics moved, or as they were. An objective whose fields named `*training_mode` are all
+    False lets no row of a batch see another: a set smaller than a batch is then filled up with rows
+    of weight 0 to a size that small sets share, and with it their program.
     """
 
     def __call__(
@@ -211,20 +214,13 @@ def no_info(steps: int) -> FitInfo:
 
     The room is a power of two, so that runs of other lengths are the same program.
     """
-    room = max(_FEW_STEPS, 1 << max(steps - 1, 0).bit_length())
+    room = at_least(_FEW_STEPS, steps)
     return FitInfo(*(at_once.as_array(np.zeros(room, np.float32)) for _ in FitInfo._fields))
 
 
 def trimmed(info: FitInfo, steps: int) -> FitInfo:
     """The report of the steps, without the room that was left."""
-    if at_once.on_host(info) and not _divided(info):
-        return FitInfo(*jax.device_put([np.asarray(x)[..., :steps] for x in info]))
-    return FitInfo(*(x[..., :steps] for x in info))
-
-
-def _divided(tree: PyTree) -> bool:
-    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    return any(len(x.sharding.device_set) > 1 for x in arrays)
+    return at_once.indexed(info, (..., slice(steps)))
 
 
 def advance(
@@ -252,6 +248,7 @@ def advance(
     state = carry[0]
     params = model.params(state.variables)
     mask = None if update_mask is None else _checked(update_mask, params)
+    batches = _alike(batches, objective, gradients)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
         epochs = -(-int(stop) // (num_batches(batches) or 1))
@@ -279,6 +276,22 @@ def advance(
         return run(_plain_update(optimizer), ())
 
 
+def _alike(batches: Any, objective: Objective, gradients: Gradients | None) -> Any:
+    """The batches, filled up where a set is smaller than one: small sets share a program.
+
+    Not where the rows of a batch may see one another, in the training mode of the model, and not
+    for a seam, which may count the rows.
+    """
+    fields = getattr(objective, "__dict__", {}).items()
+    modes = [mode for name, mode in fields if name.endswith("training_mode")]
+    if not isinstance(batches, Batches) or gradients is not None or not modes or any(modes):
+        return batches
+    return alike(batches, few=_FEW_ROWS)
+
+
+_FEW_ROWS = 64
+
+
 def _checked(mask: PyTree, params: PyTree) -> PyTree:
     """The mask of the trained leaves as arrays, each of the shape of its leaf or of a number."""
 
@@ -303,7 +316,7 @@ def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
     """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
-    if not at_once.on_host(params) or _divided(params) or holds_tracer(optimizer):
+    if not at_once.on_host(params) or not at_once.is_whole(params) or holds_tracer(optimizer):
         return optimizer.init(params)
     return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
 

@@ -265,7 +265,7 @@ def _by_turns(
                 done[number] = stop
         if record is not None:
             records.append(record(carry[0].variables))
-    return carry, jax.tree.map(lambda *x: jnp.stack(x), *records) if records else ()
+    return carry, at_once.stacked(records) if records else ()
 
 
 def _as_one_loop(

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches, concatenate, in_memory
+from mu_jax.data.rows import first_order
 from mu_jax.data.streams import Stream
 from mu_jax.loops.fit import fit
 from mu_jax.model import Model
@@ -100,5 +101,10 @@ def matching_pool(key: jax.Array, forget: Any, retain: Any, recipe: Recipe) -> B
     m, n = forget.num_examples, retain.num_examples
     copies, sampled = recipe.pool_sizes(m, n)
     rows = np.arange(copies) % m
-    sample = jnp.sort(jax.random.permutation(key, n)[:sampled])
+    sample = _sorted(first_order(key, n)[:sampled])
     return concatenate(forget.take(rows), in_memory(retain.take(sample)))
+
+
+@elementwise
+def _sorted(xp: Any, rows: jax.Array) -> jax.Array:
+    return xp.sort(rows)
