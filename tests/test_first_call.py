@@ -102,6 +102,25 @@ def test_a_first_call_on_a_mesh_is_few_programs():
     assert 1 <= len(compilations) <= 6
 
 
+@pytest.mark.parametrize("name", ["ssd", "finetune"])
+def test_other_sizes_and_numbers_compile_nothing_on_a_mesh(name):
+    mesh = mu.data_mesh()
+
+    def unlearn(number, *given):
+        key, variables, *sets = given
+        sets = [mu.shard(part, mesh) for part in sets]
+        return RECIPES[name](number)(key, variables, *sets)[0]
+
+    unlearn(0.25, *given(0, 40, 12))
+    one, other = given(1, 40, 5), given(2, 53, 20)
+    with counted_compilations() as compilations:
+        unlearn(0.5, *one)
+        found = unlearn(0.75, *other)
+    assert compilations == []
+    expected = RECIPES[name](0.75)(*other)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
+
+
 @pytest.mark.parametrize("layout", ["together", "one_by_one"])
 def test_training_an_ensemble_again_compiles_nothing(layout):
     data = given(0, 40, 12)[3]

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mu_jax import _at_once as at_once
-from mu_jax.data.batches import Batch, Batches, round_up
+from mu_jax.data.axes import axis_size, is_explicit
+from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
 from mu_jax.data.rows import EpochOrders, Rows, rows_at
 
 PyTree = Any
@@ -35,7 +37,7 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
     """Batches `start` to `stop`, counted over all epochs, in blocks.
 
     Args:
-      batches: arrays that can be looked at, on no mesh.
+      batches: arrays that can be looked at, of which `can_be_cut` holds.
       key: shuffle the rows anew in every epoch; None for the given order.
     """
     length = _length(batches)
@@ -55,18 +57,25 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
         yield Block(read(examples, _filled_up(rows, length), batches), used)
 
 
+def can_be_cut(batches: Batches) -> bool:
+    """Whether batches can be cut into blocks: on no mesh, or on automatic axes of one process."""
+    mesh = batches.mesh
+    return mesh is None or (is_concrete(batches.weight) and not is_explicit(mesh))
+
+
 def alike(batches: Batches, *, few: int = 256) -> Batches:
     """The same batches, filled up with rows of weight 0 where a set is smaller than a batch.
 
     The rows of a batch are then the batch size or, if that is more than `few`, the power of two
     that holds the set, at least `few`: small sets of many sizes are one program. Nothing changes
-    for what is traced or on a mesh. Not for batch statistics in training mode, which see the added
-    rows.
+    for what is traced or cannot be cut. Not for batch statistics in training mode, which see the
+    added rows.
     """
-    if batches.mesh is not None or not at_once.is_known(batches):
+    if not at_once.is_known(batches) or not can_be_cut(batches):
         return batches
     rows = min(batches.batch_size, at_least(few, batches.num_examples))
-    return batches.replace(multiple=round_up(rows, batches.multiple))
+    each = -(-rows // axis_size(batches.mesh, batches.axis))
+    return batches.replace(multiple=round_up(each, batches.multiple))
 
 
 def at_least(few: int, number: int) -> int:
@@ -83,7 +92,15 @@ def _length(batches: Batches) -> int:
 
 
 def _slots(batches: Batches) -> int:
-    return round_up(min(batches.batch_size, batches.num_examples), batches.multiple)
+    multiple = batches.multiple * axis_size(batches.mesh, batches.axis)
+    return round_up(min(batches.batch_size, batches.num_examples), multiple)
+
+
+def _place(batches: Batches) -> Any:
+    """Where blocks lie: every batch is divided over the mesh; None where that is free."""
+    if batches.mesh is not None:
+        return NamedSharding(batches.mesh, PartitionSpec(None, batches.axis))
+    return batches.weight.sharding if batches.weight.committed else None
 
 
 def _rows(batches: Batches, step: np.ndarray, epoch: np.ndarray, orders: np.ndarray | None) -> Rows:
@@ -121,13 +138,16 @@ def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
 
     inputs, targets = jax.tree.map(read, examples)
     found = Batch(inputs, targets, rows.weight, rows.index)  # in NumPy: a program takes it sooner
-    return jax.device_put(found, batches.weight.sharding) if batches.weight.committed else found
+    place = _place(batches)
+    return found if place is None else jax.device_put(found, place)
 
 
 def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
-    place = batches.weight.sharding if batches.weight.committed else None
-    row, some, weight, index = jax.device_put((rows.row, rows.some, rows.weight, rows.index), place)
-    inputs, targets = _gather(examples, row, some)
+    place = _place(batches)
+    row, weight, index = jax.device_put((rows.row, rows.weight, rows.index), place)
+    inputs, targets = _gather(examples, row, rows.some)
+    if batches.mesh is not None:
+        inputs, targets = jax.device_put((inputs, targets), place)
     return Batch(inputs, targets, weight, index)
 
 
