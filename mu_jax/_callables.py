@@ -56,7 +56,8 @@ def without_numbers(function: Any) -> tuple[Any, tuple]:
     """
     leaves, structure = jax.tree.flatten(function)
     numbers = tuple(leaf for leaf in leaves if _is_number(leaf))
-    form = structure.unflatten([_NUMBER if _is_number(leaf) else leaf for leaf in leaves])
+    blank = [_NUMBER if _is_number(leaf) else leaf for leaf in leaves]
+    form = jax.tree.unflatten(structure, blank)
     try:
         hash(form)
     except TypeError:

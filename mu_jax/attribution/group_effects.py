@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,7 +66,7 @@ def mean_group_effect(
 @at_once.elementwise
 def _mean(xp: Any, *parts: jax.Array) -> jax.Array:
     del xp
-    return sum(parts) / len(parts)
+    return functools.reduce(operator.add, parts) / len(parts)
 
 
 @jax.tree_util.register_dataclass

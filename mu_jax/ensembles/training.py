@@ -117,6 +117,8 @@ def train(
       Variables with a leading axis of N.
 
     Cost: N times one training; memory of N models and optimizer states when trained together.
+    Outside `jit` other keys, weights and numbers compile nothing; the data are part of the program,
+    so that another number of examples compiles again.
     """
     shape = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     fresh = jax.eval_shape(init, shape)
@@ -212,6 +214,9 @@ def unlearn(
 
     Cost: N times that of the transform; what does not depend on the model (the importance of
     given statistics, the directions of an attribution) is computed once when laid out together.
+    Outside `jit` the transform is traced at every call, and compiled where it computes something
+    else than before: another number of examples does, other keys, numbers and optimizers of a kind
+    do not.
     """
 
     def one(key, variables):
