@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -109,6 +109,31 @@ def to_devices(tree: PyTree, like: PyTree | None = None) -> PyTree:
     return jax.device_put(tree)
 
 
+def indexed(tree: PyTree, index: Any) -> PyTree:
+    """`leaf[index]` of every leaf, in NumPy where the leaves are whole on a host."""
+    if not on_host(tree) or not is_whole(tree):
+        return jax.tree.map(lambda leaf: leaf[index], tree)
+    return to_devices(jax.tree.map(lambda leaf: leaf[index], to_host(tree)), like=tree)
+
+
+def stacked(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one structure with a new leading axis, in NumPy where they are whole on a host."""
+    if not on_host(trees) or not is_whole(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return to_devices(jax.tree.map(lambda *x: np.stack(x), *to_host(trees)), like=trees[0])
+
+
+def zeros(tree: PyTree) -> PyTree:
+    """Zeros in the shapes of a tree of `jax.ShapeDtypeStruct`; compiles nothing."""
+    return jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), tree)
+
+
+def is_whole(tree: PyTree) -> bool:
+    """Whether every array lies whole on each of its devices."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_fully_replicated for leaf in arrays)
+
+
 def as_array(value: Any, dtype: Any = None) -> jax.Array:
     """`jnp.asarray`, which compiles nothing for what NumPy holds."""
     if isinstance(value, jax.Array):
@@ -120,9 +145,10 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
 def copy(tree: PyTree) -> PyTree:
     """The same arrays in memory of their own, as arrays of JAX; compiles nothing."""
 
-    def one(leaf):
-        if isinstance(leaf, jax.Array):
-            return jax.device_put(leaf, leaf.sharding if leaf.committed else None, may_alias=False)
-        return to_devices(leaf)
+    def place(leaf):
+        return leaf.sharding if leaf.committed else None
 
-    return jax.tree.map(one, tree)
+    tree = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else to_devices(x), tree)
+    if any(leaf.committed for leaf in jax.tree.leaves(tree)):
+        return jax.tree.map(lambda x: jax.device_put(x, place(x), may_alias=False), tree)
+    return jax.device_put(tree, may_alias=False)

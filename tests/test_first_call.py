@@ -36,6 +36,11 @@ def given(seed, examples, forgotten):
 
 
 VARIABLES = init(jax.random.key(0))
+ORACLES = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), VARIABLES)
+OTHERS = given(5, 30, 10)[3]
+ATTRIBUTION = mu.attribution.trak(
+    MODEL, [VARIABLES], OTHERS, key=jax.random.key(0), dim=None, weight_decay=0.1
+)
 RECIPES = {
     "ssd": lambda x: mu.ssd(MODEL, 1.0 + x, x),
     "adaptive ssd": lambda x: mu.ssd(MODEL, "adaptive", x),
@@ -50,6 +55,15 @@ RECIPES = {
     "blindspot": lambda x: mu.blindspot(
         MODEL, init=init, optimizer=optax.adam(x), teacher_optimizer=optax.adam(x)
     ),
+    "oracle_matching": lambda x: mu.oracle_matching(
+        MODEL, optax.adam(x), oracles=ORACLES, recipe=mu.MatchingRecipe(proximity=x)
+    ),
+    "dmm": lambda x: mu.dmm(MODEL, ATTRIBUTION, optax.adam(x), multiplier=x),
+    "gaussian_amnesiac": lambda x: mu.gaussian_amnesiac(MODEL, optax.adam(x), clip=(0, 4 * x)),
+    "scrub": lambda x: mu.scrub(
+        MODEL, optax.sgd(x), epochs=round(8 * x), temperature=1 + x, gamma=x, alpha=x, rewind=OTHERS
+    ),
+    "salun": lambda x: mu.salun(MODEL, optax.sgd(x), fraction=x, epochs=round(8 * x)),
     "chain": lambda x: mu.chain(mu.ssd(MODEL, x), mu.finetune(MODEL, optax.sgd(x))),
 }
 
@@ -88,6 +102,25 @@ def test_a_first_call_on_a_mesh_is_few_programs():
     assert 1 <= len(compilations) <= 6
 
 
+@pytest.mark.parametrize("name", ["ssd", "finetune"])
+def test_other_sizes_and_numbers_compile_nothing_on_a_mesh(name):
+    mesh = mu.data_mesh()
+
+    def unlearn(number, *given):
+        key, variables, *sets = given
+        sets = [mu.shard(part, mesh) for part in sets]
+        return RECIPES[name](number)(key, variables, *sets)[0]
+
+    unlearn(0.25, *given(0, 40, 12))
+    one, other = given(1, 40, 5), given(2, 53, 20)
+    with counted_compilations() as compilations:
+        unlearn(0.5, *one)
+        found = unlearn(0.75, *other)
+    assert compilations == []
+    expected = RECIPES[name](0.75)(*other)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
+
+
 @pytest.mark.parametrize("layout", ["together", "one_by_one"])
 def test_training_an_ensemble_again_compiles_nothing(layout):
     data = given(0, 40, 12)[3]
@@ -103,6 +136,56 @@ def test_training_an_ensemble_again_compiles_nothing(layout):
     assert compilations == []
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), first, other)))
+
+
+def an_ensemble(seed):
+    rng = np.random.default_rng(seed)
+    keys = jax.random.wrap_key_data(np.arange(4, dtype=np.uint32).reshape(2, 2) + seed)
+    return keys, jax.device_put(
+        jax.tree.map(lambda x: rng.normal(size=(2, *x.shape)).astype(np.float32), VARIABLES)
+    )
+
+
+@pytest.mark.quick("together-finetune", "one_by_one-ssd")
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [("together", "finetune"), ("together", "scrub"), ("one_by_one", "ssd")],
+)
+def test_unlearning_an_ensemble_again_compiles_nothing(layout, name):
+    def unlearn(number, seed):
+        _, _, forget, retain = given(seed, 40, 12)
+        keys, ensemble = an_ensemble(seed)
+        transform = RECIPES[name](number)
+        return mu.ensembles.unlearn(transform, keys, ensemble, forget, retain, layout=layout)[0]
+
+    unlearn(0.2, 0)
+    with counted_compilations() as compilations:
+        found = unlearn(0.3, 1)
+    assert compilations == []
+    _, _, forget, retain = given(1, 40, 12)
+    keys, ensemble = an_ensemble(1)
+    for member in range(2):
+        start = jax.tree.map(lambda x, k=member: x[k], ensemble)
+        expected = RECIPES[name](0.3)(keys[member], start, forget, retain)[0]
+        jax.tree.map(
+            lambda a, b, k=member: np.testing.assert_allclose(a[k], b, rtol=1e-4, atol=1e-5),
+            found,
+            expected,
+        )
+
+
+@pytest.mark.parametrize("layout", ["together", "one_by_one"])
+def test_outputs_of_an_ensemble_of_other_sizes_compile_nothing(layout):
+    def outputs(seed, size):
+        data = given(seed, size, 9)[3]
+        return mu.ensembles.ensemble_outputs(MODEL, an_ensemble(seed)[1], data, layout=layout), data
+
+    outputs(0, 40)
+    with counted_compilations() as compilations:
+        found, data = outputs(1, 77)
+    assert compilations == []
+    expected = jax.vmap(lambda v: MODEL.apply(v, data.inputs))(an_ensemble(1)[1])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_grid_outside_jit_compiles_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.scipy.sparse.linalg
 import numpy as np
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax._tracing import cached, compiled
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.loops.labels import counted
@@ -58,7 +60,13 @@ def mean_group_effect(
     Cost: one forward-mode pass per example and checkpoint.
     """
     data, pairs = unweighted(data), list(zip(checkpoints, directions, strict=True))
-    return sum(map_rows(_effect_rows(model), data, *pair) for pair in pairs) / len(pairs)
+    return _mean(*(map_rows(_effect_rows(model), data, *pair) for pair in pairs))
+
+
+@at_once.elementwise
+def _mean(xp: Any, *parts: jax.Array) -> jax.Array:
+    del xp
+    return functools.reduce(operator.add, parts) / len(parts)
 
 
 @jax.tree_util.register_dataclass

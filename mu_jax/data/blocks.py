@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mu_jax import _at_once as at_once
-from mu_jax.data.batches import Batch, Batches, round_up
+from mu_jax.data.axes import axis_size, is_explicit
+from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
 from mu_jax.data.rows import EpochOrders, Rows, rows_at
 
 PyTree = Any
 
 _BYTES, _MOST = 2**22, 64  # of a block; one batch may be larger
+_FEW_BYTES, _MOST_SMALL = 2**20, 512  # small batches: a call costs more than they do
 
 
 class Block(NamedTuple):
@@ -34,7 +37,7 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
     """Batches `start` to `stop`, counted over all epochs, in blocks.
 
     Args:
-      batches: arrays that can be looked at, on no mesh.
+      batches: arrays that can be looked at, of which `can_be_cut` holds.
       key: shuffle the rows anew in every epoch; None for the given order.
     """
     length = _length(batches)
@@ -42,65 +45,79 @@ def blocks(batches: Batches, key: jax.Array | None, start: int, stop: int) -> It
     read = _read_host if at_once.on_host(examples) else _read_device
     if read is _read_host:
         examples = at_once.to_host(examples)
-    number, order = None, None
     draw = None if key is None else EpochOrders(key, batches.num_examples)
+    epochs, orders = (0, 0), None
     for first in range(start, stop, length):
         used = min(length, stop - first)
-        parts = []
-        for epoch, steps in _by_epoch(first, first + used, batches.num_batches):
-            if draw is not None and epoch != number:
-                number, order = epoch, draw(epoch)
-            parts.append(_rows(batches, steps, order))
-        rows = Rows(*(np.concatenate(part) for part in zip(*parts)))
+        epoch, step = np.divmod(np.arange(first, first + used), batches.num_batches)
+        wanted = int(epoch[0]), int(epoch[-1]) + 1
+        if draw is not None and wanted != epochs:  # many blocks may be of one long epoch
+            epochs, orders = wanted, draw(*wanted)
+        rows = _rows(batches, step, epoch - epoch[0], orders)
         yield Block(read(examples, _filled_up(rows, length), batches), used)
 
 
-def alike(batches: Batches, rows: int | None = None) -> Batches:
+def can_be_cut(batches: Batches) -> bool:
+    """Whether batches can be cut into blocks: on no mesh, or on automatic axes of one process."""
+    mesh = batches.mesh
+    return mesh is None or (is_concrete(batches.weight) and not is_explicit(mesh))
+
+
+def alike(batches: Batches, *, few: int = 256) -> Batches:
     """The same batches, filled up with rows of weight 0 where a set is smaller than a batch.
 
-    The rows of a batch are then `rows` (default: the batch size) or, if those are many, a power of
-    two, so that small sets of many sizes are one program. Nothing changes for what is traced or on
-    a mesh. Not for batch statistics in training mode, which see the added rows.
+    The rows of a batch are then the batch size or, if that is more than `few`, the power of two
+    that holds the set, at least `few`: small sets of many sizes are one program. Nothing changes
+    for what is traced or cannot be cut. Not for batch statistics in training mode, which see the
+    added rows.
     """
-    if batches.mesh is not None or not at_once.is_known(batches):
+    if not at_once.is_known(batches) or not can_be_cut(batches):
         return batches
-    size, n = rows or batches.batch_size, batches.num_examples
-    few = min(size, max(_FEW_ROWS, 1 << (n - 1).bit_length()))
-    return batches.replace(multiple=round_up(few, batches.multiple))
+    rows = min(batches.batch_size, at_least(few, batches.num_examples))
+    each = -(-rows // axis_size(batches.mesh, batches.axis))
+    return batches.replace(multiple=round_up(each, batches.multiple))
 
 
-_FEW_ROWS = 256
+def at_least(few: int, number: int) -> int:
+    """`few`, or the power of two that holds a larger number."""
+    return max(few, 1 << max(number - 1, 0).bit_length())
 
 
 def _length(batches: Batches) -> int:
     """Batches of a block; depends on the size of a row only."""
     leaves = jax.tree.leaves((batches.inputs, batches.targets))
     row = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
-    return max(1, min(_MOST, _BYTES // max(1, row * _slots(batches))))
+    size = max(1, row * _slots(batches))
+    return max(1, min(_MOST, _BYTES // size), min(_MOST_SMALL, _FEW_BYTES // size))
 
 
 def _slots(batches: Batches) -> int:
-    return round_up(min(batches.batch_size, batches.num_examples), batches.multiple)
+    multiple = batches.multiple * axis_size(batches.mesh, batches.axis)
+    return round_up(min(batches.batch_size, batches.num_examples), multiple)
 
 
-def _by_epoch(first: int, last: int, per_epoch: int) -> Iterator[tuple[int, range]]:
-    while first < last:
-        epoch, offset = divmod(first, per_epoch)
-        count = min(last - first, per_epoch - offset)
-        yield epoch, range(offset, offset + count)
-        first += count
+def _place(batches: Batches) -> Any:
+    """Where blocks lie: every batch is divided over the mesh; None where that is free."""
+    if batches.mesh is not None:
+        return NamedSharding(batches.mesh, PartitionSpec(None, batches.axis))
+    return batches.weight.sharding if batches.weight.committed else None
 
 
-def _rows(batches: Batches, steps: range, order: np.ndarray | None) -> Rows:
+def _rows(batches: Batches, step: np.ndarray, epoch: np.ndarray, orders: np.ndarray | None) -> Rows:
+    """The rows of batches, each given by its number in an epoch and by the row of `orders`."""
+
+    def take(array, rows):
+        return array[rows] if array.ndim == 1 else array[epoch[:, None], rows]
+
     return rows_at(
         np,
-        np.asarray(steps)[:, None],
+        step[:, None],
         np.asarray(batches.weight),
         np.asarray(batches.index),
-        order,
+        orders,
         batch_size=batches.batch_size,
         slots=_slots(batches),
-        take=lambda array, rows: array[rows],
+        take=take,
     )
 
 
@@ -120,14 +137,17 @@ def _read_host(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
         return found
 
     inputs, targets = jax.tree.map(read, examples)
-    place = batches.weight.sharding if batches.weight.committed else None
-    return jax.device_put(Batch(inputs, targets, rows.weight, rows.index), place)
+    found = Batch(inputs, targets, rows.weight, rows.index)  # in NumPy: a program takes it sooner
+    place = _place(batches)
+    return found if place is None else jax.device_put(found, place)
 
 
 def _read_device(examples: PyTree, rows: Rows, batches: Batches) -> Batch:
-    place = batches.weight.sharding if batches.weight.committed else None
-    row, some, weight, index = jax.device_put((rows.row, rows.some, rows.weight, rows.index), place)
-    inputs, targets = _gather(examples, row, some)
+    place = _place(batches)
+    row, weight, index = jax.device_put((rows.row, rows.weight, rows.index), place)
+    inputs, targets = _gather(examples, row, rows.some)
+    if batches.mesh is not None:
+        inputs, targets = jax.device_put((inputs, targets), place)
     return Batch(inputs, targets, weight, index)
 
 

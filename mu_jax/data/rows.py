@@ -74,7 +74,7 @@ def random_order(key: jax.Array, n: int) -> jax.Array:
 
 
 class EpochOrders:
-    """`random_order(fold_in(key, epoch), n)` by epoch, on the host, from one program for many `n`.
+    """`random_order(fold_in(key, epoch), n)`, on the host, from one program for many `n`.
 
     The random bits of a row do not depend on how many rows there are, as long as JAX's generator
     is the one it has by default; for others, and beyond 65,536 rows, each `n` is a small program.
@@ -86,16 +86,35 @@ class EpochOrders:
         self._words = np.zeros((0, n), np.uint32)
         self._stable = n <= _PACKED and _bits_are_stable(key)
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        """The order in an epoch, i32[n]."""
+    def __call__(self, first: int, last: int) -> np.ndarray:
+        """The orders in the epochs `first` to `last - 1`, i32[epochs, n]."""
         if not self._stable:
-            return np.asarray(_order(self._key, epoch, self._n))
+            found = [_order(self._key, epoch, self._n) for epoch in range(first, last)]
+            return np.stack(list(map(np.asarray, found)))
         size = next(size for size in _SIZES if self._n <= size)
-        count = _PACKED // size
-        if epoch // count != self._first:
-            self._first = epoch // count
-            self._words = np.asarray(_words(self._key, self._first * count, count, size))
-        return _sorted(np, self._words[epoch % count, : self._n], self._n)
+        count, words = _PACKED // size, []
+        for draw in range(first // count, (last - 1) // count + 1):
+            if draw != self._first:
+                self._first = draw
+                self._words = np.asarray(_words(self._key, draw * count, count, size))
+            start = draw * count
+            words.append(self._words[max(first - start, 0) : last - start, : self._n])
+        return _sorted(np, np.concatenate(words), self._n)
+
+
+def first_order(key: jax.Array, n: int) -> Any:
+    """The order in epoch 0, i32[n]: on the host where the key can be seen."""
+    if isinstance(key, jax.core.Tracer):
+        return random_order(jax.random.fold_in(key, 0), n)
+    return EpochOrders(key, n)(0, 1)[0]
+
+
+def random_rows(draw: Callable, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """`draw(key, shape, dtype)`, one number for each entry, from one program for many rows."""
+    size = next((size for size in _SIZES if shape[0] <= size), None)
+    if isinstance(key, jax.core.Tracer) or size is None or not _bits_are_stable(key):
+        return draw(key, shape, dtype)
+    return jax.device_put(np.asarray(draw(key, (size, *shape[1:]), dtype))[: shape[0]])
 
 
 _SIZES = (2**9, 2**12, _PACKED)

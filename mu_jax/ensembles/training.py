@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from mu_jax import _at_once as at_once
 from mu_jax import _target as target
+from mu_jax._tracing import holds_tracer
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
+from mu_jax.data.blocks import at_least
 from mu_jax.loops import lifting
 from mu_jax.loops.fit import fit, lifted_update
 from mu_jax.loops.gradients import Gradients
@@ -113,6 +117,8 @@ def train(
       Variables with a leading axis of N.
 
     Cost: N times one training; memory of N models and optimizer states when trained together.
+    Outside `jit` other keys, weights and numbers compile nothing; the data are part of the program,
+    so that another number of examples compiles again.
     """
     shape = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     fresh = jax.eval_shape(init, shape)
@@ -208,12 +214,29 @@ def unlearn(
 
     Cost: N times that of the transform; what does not depend on the model (the importance of
     given statistics, the directions of an attribution) is computed once when laid out together.
+    Outside `jit` the transform is traced at every call, and compiled where it computes something
+    else than before: another number of examples does, other keys, numbers and optimizers of a kind
+    do not.
     """
 
     def one(key, variables):
         return transform(key, variables, forget, retain)
 
-    return map_models(one, keys, ensemble, layout=layout, mesh=mesh)
+    if not at_once.is_known((keys, ensemble, forget, retain)) or holds_tracer(transform):
+        return map_models(one, keys, ensemble, layout=layout, mesh=mesh)
+    # Traced first: two calls that compute alike are one program, whatever objects they are given.
+    members = keys, ensemble
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), members)
+    lifted = lifting.lift(one, *shapes, differentiable=False)
+    place = layout or choose_layout(members), mesh
+    return _mapped((lifted.computation, *place), lifted.values, members)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mapped(program: tuple, values: tuple, members: tuple) -> PyTree:
+    computation, layout, mesh = program
+    run = functools.partial(computation, values)
+    return map_models(run, *members, layout=layout, mesh=mesh)
 
 
 def ensemble_outputs(
@@ -226,7 +249,25 @@ def ensemble_outputs(
 ) -> jax.Array:
     """Outputs of every model for every example, `[N, n, ...]`, in inference mode."""
 
+    place = layout or choose_layout(ensemble), mesh
+    if not at_once.is_known((ensemble, batches)):
+        return _outputs((model, *place), ensemble, batches)
+    rows, n = np.arange(at_least(_FEW_ROWS, batches.num_examples)), batches.num_examples
+    filled = batches if batches.mesh is not None else batches.take(rows % n)
+    found = _compiled_outputs((model, *place), ensemble, filled)
+    return at_once.indexed(found, (slice(None), slice(n)))
+
+
+_FEW_ROWS = 256
+
+
+def _outputs(program: tuple, ensemble: PyTree, batches: Batches) -> PyTree:
+    model, layout, mesh = program
+
     def one(variables):
         return outputs(model, variables, batches)
 
     return map_models(one, ensemble, layout=layout, mesh=mesh)
+
+
+_compiled_outputs = jax.jit(_outputs, static_argnums=0)

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 
 from mu_jax import _at_once as at_once
-from mu_jax._callables import hashable
+from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
 from mu_jax.loops import lifting
 from mu_jax.loops.gradients import Gradients, Terms, plain, total
@@ -29,8 +30,12 @@ class Objective(Protocol):
     """What to minimize.
 
     A pure function; an equal object reuses its compilation, so objectives are frozen dataclasses,
-    which compare by value. `frozen` is a dict of named trees (teachers, masks, targets) that are
-    read and never trained. The variables come back with their statistics moved, or as they were.
+    which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
+    and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
+    (teachers, masks, targets) that are read and never trained. The variables come back with their
+    statistics moved, or as they were. An objective whose fields named `*training_mode` are all
+    False lets no row of a batch see another: a set smaller than a batch is then filled up with rows
+    of weight 0 to a size that small sets share, and with it their program.
     """
 
     def __call__(
@@ -209,20 +214,13 @@ def no_info(steps: int) -> FitInfo:
 
     The room is a power of two, so that runs of other lengths are the same program.
     """
-    room = max(_FEW_STEPS, 1 << max(steps - 1, 0).bit_length())
+    room = at_least(_FEW_STEPS, steps)
     return FitInfo(*(at_once.as_array(np.zeros(room, np.float32)) for _ in FitInfo._fields))
 
 
 def trimmed(info: FitInfo, steps: int) -> FitInfo:
     """The report of the steps, without the room that was left."""
-    if at_once.on_host(info) and not _divided(info):
-        return FitInfo(*jax.device_put([np.asarray(x)[..., :steps] for x in info]))
-    return FitInfo(*(x[..., :steps] for x in info))
-
-
-def _divided(tree: PyTree) -> bool:
-    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    return any(len(x.sharding.device_set) > 1 for x in arrays)
+    return at_once.indexed(info, (..., slice(steps)))
 
 
 def advance(
@@ -250,18 +248,22 @@ def advance(
     state = carry[0]
     params = model.params(state.variables)
     mask = None if update_mask is None else _checked(update_mask, params)
+    batches = _alike(batches, objective, gradients)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
         epochs = -(-int(stop) // (num_batches(batches) or 1))
 
+    forms, numbers = zip(*map(without_numbers, (objective, gradients or plain)))
+
     def run(update: Update, values: tuple) -> tuple[FitState, FitInfo]:
         return fold(
-            _fit_step(model, hashable(objective), update, hashable(gradients or plain)),  # type: ignore[arg-type]
+            _fit_step(model, forms[0], update, forms[1]),  # type: ignore[arg-type]
             carry,
             batches,
             frozen or {},
             mask,
             values,
+            numbers,
             epochs=epochs,
             start=start,
             stop=stop,  # type: ignore[arg-type]
@@ -272,6 +274,22 @@ def advance(
         return run(*lifted_update(optimizer, params, state.opt_state))
     except lifting.OtherTypes:  # gradients that are not of the types of the parameters
         return run(_plain_update(optimizer), ())
+
+
+def _alike(batches: Any, objective: Objective, gradients: Gradients | None) -> Any:
+    """The batches, filled up where a set is smaller than one: small sets share a program.
+
+    Not where the rows of a batch may see one another, in the training mode of the model, and not
+    for a seam, which may count the rows.
+    """
+    fields = getattr(objective, "__dict__", {}).items()
+    modes = [mode for name, mode in fields if name.endswith("training_mode")]
+    if not isinstance(batches, Batches) or gradients is not None or not modes or any(modes):
+        return batches
+    return alike(batches, few=_FEW_ROWS)
+
+
+_FEW_ROWS = 64
 
 
 def _checked(mask: PyTree, params: PyTree) -> PyTree:
@@ -298,7 +316,7 @@ def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
     """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
-    if not at_once.on_host(params) or _divided(params) or holds_tracer(optimizer):
+    if not at_once.on_host(params) or not at_once.is_whole(params) or holds_tracer(optimizer):
         return optimizer.init(params)
     return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
 
@@ -336,16 +354,17 @@ def _plain_update(optimizer: optax.GradientTransformation) -> Update:
 def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
     """One step as the same function object each time, so that it compiles once."""
 
-    def step(carry, batch, frozen, mask, values):
+    def step(carry, batch, frozen, mask, values, numbers):
+        minimized, take = map(with_numbers, (objective, gradients), numbers)
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
 
         def terms(params, batch):
-            found, variables = objective(model.join(params, rest), batch, frozen, key)
+            found, variables = minimized(model.join(params, rest), batch, frozen, key)
             return found, model.split(variables)[1]
 
-        grads, found, moved = gradients(terms, params, batch)
+        grads, found, moved = take(terms, params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
         value = loss.astype(_loss_dtype(params))
         updates, opt_state = update(values, grads, state.opt_state, params, value)
@@ -357,7 +376,7 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         )
         return FitState(state.step + 1, model.join(params, moved), opt_state, state.key), info
 
-    def step_anywhere(carry, batch, frozen, mask, values):
-        return on_automatic_axes(step, carry, batch, frozen, mask, values, like=carry)
+    def step_anywhere(carry, *args):
+        return on_automatic_axes(step, carry, *args, like=carry)
 
     return step_anywhere

@@ -31,7 +31,7 @@ TermsFunction = Callable[[PyTree, Batch], tuple[Terms, PyTree]]
 class Gradients(Protocol):
     """How to take the gradient of an objective: `plain`, `sam(rho)`, `per_term(combine)`, ...
 
-    Equal objects reuse one compilation.
+    Equal objects reuse one compilation, and those that differ in the floats and arrays of a pytree.
     """
 
     def __call__(
@@ -63,6 +63,7 @@ def plain(terms: TermsFunction, params: PyTree, batch: Batch) -> tuple[PyTree, T
     return grads, found, aux
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["rho"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class sam:
     """Sharpness-aware: the gradient at `theta + rho g / ||g||`; two passes.
@@ -87,6 +88,7 @@ class sam:
         return grads, found, aux
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["combine"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class per_term:
     """One gradient per term of the objective, combined by `combine` (projection, bargaining).

@@ -48,11 +48,20 @@ class Computation:
 
     holds_no_tracer = True  # read by `holds_tracer`: the numbers, which may be traced, are not here
 
-    def __init__(self, instructions: list[Instruction], results: list[int], types: tuple, trees):
+    def __init__(
+        self,
+        instructions: list[Instruction],
+        results: list[int],
+        types: tuple,
+        trees: tuple,
+        ignored: tuple[str, ...] = (),
+    ):
         self._instructions, self._results = tuple(instructions), tuple(results)
         self._types, self._trees = types, trees
-        steps = tuple((i.primitive, _key(i.parameters), i.inputs, i.outputs) for i in instructions)
-        self._key = (steps, self._results, types, trees)
+        steps = tuple(
+            (i.primitive, _key(i.parameters, ignored), i.inputs, i.outputs) for i in instructions
+        )
+        self._key = (steps, self._results, types, trees, ignored)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -87,7 +96,12 @@ class Lifted(NamedTuple):
     values: tuple
 
 
-def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)) -> Lifted:
+def lift(
+    function: Callable[..., PyTree],
+    *args: PyTree,
+    owners: tuple = (None,),
+    differentiable: bool = True,
+) -> Lifted:
     """Trace `function` at arguments like these, arrays or `jax.ShapeDtypeStruct`s.
 
     Args:
@@ -95,6 +109,9 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
       *args: its arguments; shapes and types matter alone.
       owners: objects that decide what the function is, so that it is traced once for the same
         ones and types of arguments; kept as long as the first lives. Default: trace anew.
+      differentiable: False where nobody takes a derivative through the result. Computations are
+        then equal whatever their own rules of differentiation (`jax.custom_jvp`), of which each
+        trace makes new ones.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,14 +120,20 @@ def lift(function: Callable[..., PyTree], *args: PyTree, owners: tuple = (None,)
       (True, 2.0, 3.0)
     """
     if holds_tracer(owners):  # nothing may keep what belongs to a trace
-        return _lift(function, *args)
+        return _lift(function, args, differentiable)
     kept = _kept_by(owners[0])
     leaves, tree = jax.tree.flatten(args)
-    kind = owners[1:], tree, tuple(map(_type, leaves)), jax.dtypes.canonicalize_dtype(float)
+    kind = (
+        owners[1:],
+        differentiable,
+        tree,
+        tuple(map(_type, leaves)),
+        jax.dtypes.canonicalize_dtype(float),
+    )
     if kind not in kept:
         if len(kept) >= _KEPT:
             kept.clear()
-        kept[kind] = _lift(function, *args)
+        kept[kind] = _lift(function, args, differentiable)
     return kept[kind]
 
 
@@ -125,15 +148,16 @@ def _kept_by(owner: Any) -> dict:
         return {}
 
 
-def _lift(function: Callable[..., PyTree], *args: PyTree) -> Lifted:
+def _lift(function: Callable[..., PyTree], args: tuple, differentiable: bool) -> Lifted:
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     leaves, tree = jax.tree.flatten(args)
-    reader = _Reader(len(leaves))
+    reader = _Reader(len(leaves), differentiable)
     results = reader.read(closed, list(range(len(leaves))))
     instructions, results, values = _needed(reader, results)
     types = tuple(map(_type, leaves)), tuple(map(_type, values))
     trees = tree, jax.tree.structure(shapes)
-    return Lifted(Computation(instructions, results, types, trees), tuple(values))
+    ignored = () if differentiable else _RULES
+    return Lifted(Computation(instructions, results, types, trees, ignored), tuple(values))
 
 
 def _needed(reader: _Reader, results: list[int]) -> tuple[list[Instruction], list[int], list]:
@@ -166,7 +190,8 @@ def _compiled(computation: Computation, values: tuple, *args: PyTree) -> PyTree:
 class _Reader:
     """Read a jaxpr as instructions; calls are written out, numbers and constants taken out."""
 
-    def __init__(self, arguments: int) -> None:
+    def __init__(self, arguments: int, differentiable: bool) -> None:
+        self._calls = {"jit": "jaxpr"} if differentiable else _CALLS
         self.instructions: list[Instruction] = []
         self.values: list[Any] = []
         self._next = arguments
@@ -181,8 +206,9 @@ class _Reader:
 
         for equation in jaxpr.eqns:
             inputs = [number(atom) for atom in equation.invars]
-            if equation.primitive.name == "jit":
-                outputs = self.read(equation.params["jaxpr"], inputs)
+            called = self._calls.get(equation.primitive.name)
+            if called is not None:
+                outputs = self.read(equation.params[called], inputs)
             else:
                 outputs = [self._new() for _ in equation.outvars]
                 one = equation.primitive, equation.params, tuple(inputs), tuple(outputs)
@@ -212,16 +238,22 @@ def _type(leaf: Any) -> tuple:
     return kind.shape, str(kind.dtype)
 
 
-def _key(parameter: Any) -> Hashable:
+# Where no derivative is taken, calls with rules of their own are calls, and the rules say nothing.
+_CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_RULES = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
+
+
+def _key(parameter: Any, ignored: tuple[str, ...]) -> Hashable:
     """A parameter of a primitive as something that compares by value, where it can."""
     if isinstance(parameter, ClosedJaxpr):
-        return _key(parameter.jaxpr), tuple(map(_Same, parameter.consts))
+        return _key(parameter.jaxpr, ignored), tuple(map(_Same, parameter.consts))
     if isinstance(parameter, Jaxpr):
-        return _jaxpr_key(parameter)
+        return _jaxpr_key(parameter, ignored)
     if isinstance(parameter, dict):
-        return tuple((name, _key(value)) for name, value in parameter.items())
+        used = [(name, value) for name, value in parameter.items() if name not in ignored]
+        return tuple((name, _key(value, ignored)) for name, value in used)
     if isinstance(parameter, tuple | list):
-        return type(parameter), tuple(map(_key, parameter))
+        return type(parameter), tuple(_key(part, ignored) for part in parameter)
     try:
         hash(parameter)
     except TypeError:
@@ -229,7 +261,7 @@ def _key(parameter: Any) -> Hashable:
     return type(parameter), parameter
 
 
-def _jaxpr_key(jaxpr: Jaxpr) -> Hashable:
+def _jaxpr_key(jaxpr: Jaxpr, ignored: tuple[str, ...]) -> Hashable:
     """Equations inside a loop or branch, by value, numbers included."""
     names: dict[Any, int] = {}
 
@@ -240,7 +272,11 @@ def _jaxpr_key(jaxpr: Jaxpr) -> Hashable:
 
     head = tuple(map(name, [*jaxpr.constvars, *jaxpr.invars]))
     body = tuple(
-        (e.primitive, _key(e.params), tuple(map(name, e.invars)), tuple(map(name, e.outvars)))
+        (
+            e.primitive,
+            _key(e.params, ignored),
+            *(tuple(map(name, x)) for x in (e.invars, e.outvars)),
+        )
         for e in jaxpr.eqns
     )
     return head, body, tuple(map(name, jaxpr.outvars))

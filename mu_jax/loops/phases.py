@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from mu_jax import _at_once as at_once
+from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.loops.fit import (
@@ -20,6 +21,7 @@ from mu_jax.loops.fit import (
     Objective,
     advance,
     initial_state,
+    lifted_update,
     no_info,
     num_steps,
     position_of,
@@ -27,6 +29,7 @@ from mu_jax.loops.fit import (
     with_batch_size,
 )
 from mu_jax.loops.gradients import Gradients
+from mu_jax.loops.lifting import OtherTypes
 from mu_jax.loops.scan import is_recording
 from mu_jax.mesh.shards import enter
 from mu_jax.model import Model
@@ -265,7 +268,7 @@ def _by_turns(
                 done[number] = stop
         if record is not None:
             records.append(record(carry[0].variables))
-    return carry, jax.tree.map(lambda *x: jnp.stack(x), *records) if records else ()
+    return carry, at_once.stacked(records) if records else ()
 
 
 def _as_one_loop(
@@ -276,6 +279,7 @@ def _as_one_loop(
     record: Callable[[PyTree], PyTree] | None,
 ) -> tuple[Carry, PyTree]:
     """The cycles as one loop inside a program, which then holds each phase once."""
+    phases = tuple(_numbers_outside(model, phases, n, carry[0]) for n in range(len(phases)))
     begins = np.concatenate([np.zeros_like(stops[:1]), stops[:-1]])
     bounds = jnp.asarray(begins), jnp.asarray(stops)
     for mesh in {phase.batches.mesh for phase in phases}:  # type: ignore[union-attr]
@@ -291,6 +295,30 @@ def _as_one_loop(
         return carry, () if record is None else record(carry[0].variables)
 
     return jax.lax.scan(cycle, carry, bounds)
+
+
+def _numbers_outside(
+    model: Model, phases: tuple[Phase, ...], number: int, state: PhasesState
+) -> Phase:
+    """A phase whose numbers are arrays that are made here: a loop then takes them as arguments."""
+    phase, opt_state = phases[number], state.opt_states[_owner(phases, number)]
+    params = (phase.model or model).params(state.variables)
+    computation, values = lifted_update(phase.optimizer, params, opt_state)
+    values = tuple(map(jnp.asarray, values))
+
+    def update(grads, state, params, *, value, **rest):
+        try:
+            return computation(values, grads, state, params, value)
+        except OtherTypes:  # gradients that are not of the types of the parameters
+            given = optax.with_extra_args_support(phase.optimizer)
+            return given.update(grads, state, params, value=value, **rest)
+
+    form, numbers = without_numbers(phase.objective)
+    return dataclasses.replace(
+        phase,
+        objective=with_numbers(form, tuple(map(jnp.asarray, numbers))),
+        optimizer=optax.GradientTransformationExtraArgs(phase.optimizer.init, update),  # type: ignore[arg-type]
+    )
 
 
 def _turn(

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from mu_jax import _at_once as at_once
 from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.blocks import alike, at_least
 from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import bare, counts, manual_axes, on_shards, specs_of, vary
 from mu_jax.model import Model
@@ -37,15 +40,23 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
             f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches "
             "or mu.stream, so that the number of examples is known"
         )
+    known, room = at_once.is_known((data if isinstance(data, Batches) else None, frozen)), size
+    if known and isinstance(data, Batches) and data.mesh is None:
+        data, room = alike(data), at_least(_FEW_ROWS, size)
     first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
     shapes = jax.eval_shape(function, bare(first), *bare(frozen))
-    table = jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), shapes)
+    tables = jax.tree.map(lambda x: jax.ShapeDtypeStruct((room, *x.shape[1:]), x.dtype), shapes)
+    table = at_once.zeros(tables) if known else jax.tree.map(jnp.zeros_like, tables)
     specs: Any = (None, ())
     if data.mesh is not None:
         leaves, structure = jax.tree.flatten(specs_of(frozen, data.mesh))
         specs = (structure, tuple(leaves))
-    step = _row_step(function, min(data.batch_size, size), data.mesh, data.axis, *specs)
-    return fold(step, (table, jnp.zeros((), jnp.int32)), data, *frozen)[0]
+    step = _row_step(function, min(data.batch_size, room), data.mesh, data.axis, *specs)
+    table = fold(step, (table, at_once.as_array(0, np.int32)), data, *frozen)[0]
+    return table if room == size else at_once.indexed(table, slice(size))
+
+
+_FEW_ROWS = 256
 
 
 def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
@@ -70,8 +81,13 @@ def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
 def unweighted(data: Any) -> Any:
     """The same examples with weight 1: what a row of weight 0 holds does not reach `map_rows`."""
     if isinstance(data, Batches):
-        return data.replace(weight=jnp.ones_like(data.weight))
+        return data.replace(weight=_ones(data.weight))
     return data
+
+
+@at_once.elementwise
+def _ones(xp: Any, weight: jax.Array) -> jax.Array:
+    return xp.ones_like(weight)
 
 
 def all_targets(examples: Any) -> PyTree:

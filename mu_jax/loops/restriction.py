@@ -19,6 +19,9 @@ Norm = Literal["per_leaf", "global"]
 Loss = Callable[[PyTree], jax.Array]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["alpha", "gradients"], meta_fields=["norm"]
+)
 @dataclasses.dataclass(frozen=True)
 class gradient_restriction:
     """Train with `L + alpha ||grad L||`: pass it as `gradients=` to `fit`, `retrain`, `finetune`.

@@ -15,7 +15,7 @@ import jax
 from mu_jax import _at_once as at_once
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches, checked_batch, pad, without_padding_values
-from mu_jax.data.blocks import blocks
+from mu_jax.data.blocks import blocks, can_be_cut
 from mu_jax.data.rows import random_order
 from mu_jax.mesh.shards import enter, mesh_of, place
 
@@ -255,7 +255,7 @@ def _segment(
     start: int,
     stop: int,
 ) -> PyTree:
-    if batches.mesh is not None:
+    if not can_be_cut(batches):
         return _compiled_run(step, carry, batches, frozen, key, start, stop)
     for block in blocks(batches, key, start, stop):
         carry = _compiled_block(step, carry, block.batches, frozen, 0, block.used)

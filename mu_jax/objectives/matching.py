@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -18,6 +19,11 @@ PyTree = Any
 Distance = Literal["squared", "kl"]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["proximity"],
+    meta_fields=["model", "distance", "training_mode"],
+)
 @dataclasses.dataclass(frozen=True)
 class matching:
     """Distance of the outputs to `batch.targets`, which are outputs themselves, f32[B, K].
@@ -31,17 +37,18 @@ class matching:
       model: the model; its loss is not used.
       distance: see above.
       training_mode: batch statistics of the batch, moved running statistics, dropout.
-      proximity: adds `proximity ||theta - theta_0||^2`, with theta_0 from `frozen["start"]`.
+      proximity: scale of `||theta - theta_0||^2`, which is added where `frozen["start"]` gives
+        theta_0; may be traced.
 
     Returns:
-      An `Objective` with the terms `match` and, if asked for, `proximity`.
+      An `Objective` with the terms `match` and, with a start, `proximity`.
     """
 
     model: Model
     _: dataclasses.KW_ONLY
     distance: Distance = "squared"
     training_mode: bool = False
-    proximity: float = 0.0
+    proximity: jax.Array | float = 0.0
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
@@ -52,7 +59,7 @@ class matching:
         )
         distances = _DISTANCES[self.distance](outputs, batch.targets)
         terms = {"match": Term(weighted_sum(distances, batch.weight), total_weight(batch.weight))}
-        if self.proximity:
+        if "start" in frozen:
             moved = optax.tree.sub(self.model.params(variables), frozen["start"])
             squared = optax.tree.norm(moved, squared=True)
             terms["proximity"] = Term(squared, jnp.ones(()), self.proximity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -16,13 +17,16 @@ from mu_jax.model import Model
 PyTree = Any
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["sign"], meta_fields=["model", "training_mode"]
+)
 @dataclasses.dataclass(frozen=True)
 class supervised:
     """`sign * sum_i w_i l_i / sum_i w_i` over a batch.
 
     Args:
       model: the model with its per-example loss.
-      sign: 1 to descend, -1 to ascend.
+      sign: 1 to descend, -1 to ascend; may be traced.
       training_mode: batch statistics of the batch, moved running statistics, dropout. Default:
         inference mode, where statistics do not move.
 
@@ -32,7 +36,7 @@ class supervised:
 
     model: Model
     _: dataclasses.KW_ONLY
-    sign: float = 1.0
+    sign: jax.Array | float = 1.0
     training_mode: bool = False
 
     def __call__(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches
 from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
@@ -100,8 +101,14 @@ def dmm(
                     f"each example, found {jnp.shape(effect)}: let the attribution give f32[n, K] "
                     "for the examples it is given"
                 )
-            return known - multiplier * effect
+            return _without(known, effect, multiplier)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
     return unlearn
+
+
+@elementwise
+def _without(xp: Any, known: jax.Array, effect: jax.Array, multiplier: Any) -> jax.Array:
+    del xp
+    return known - multiplier * effect

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batches
 from mu_jax.data.forget_retain import Data, mix, readable, with_targets
+from mu_jax.data.rows import random_rows
 from mu_jax.loops.fit import fit
 from mu_jax.loops.labels import check_labels, weights
 from mu_jax.loops.predict import all_targets
@@ -108,43 +110,58 @@ def draw_labels(
     Labels may be a tree of arrays. What the loss of the model ignores is neither read nor changed.
     """
     targets = all_targets(forget), all_targets(retain)
-    sizes = [_weights(x) for x in (forget, retain)]
-    read = jnp.ones(forget.num_examples)
+    sizes = tuple(_weights(x) for x in (forget, retain))
+    read = _ones(forget)
     if model is not None:
-        sizes = [weights(model, *pair) for pair in zip(targets, sizes, strict=True)]
+        sizes = tuple(weights(model, *pair) for pair in zip(targets, sizes, strict=True))
         read = weights(model, targets[0], read)
     leaves, structure = jax.tree.flatten(targets[0])
     keys = [key] if len(leaves) == 1 else list(jax.random.split(key, len(leaves)))
     pairs = zip(keys, leaves, jax.tree.leaves(targets[1]), strict=True)
-    drawn = [_draw(own, (theirs, others), sizes, clip) for own, theirs, others in pairs]
-    return jax.tree.map(
-        lambda new, old: jnp.where(read.reshape(-1, *(1,) * (old.ndim - 1)) > 0, new, old),
-        jax.tree.unflatten(structure, drawn),
-        targets[0],
+    drawn = [
+        _drawn(theirs, others, sizes, _normal(own, theirs), clip, read)
+        for own, theirs, others in pairs
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _normal(key: jax.Array, like: jax.Array) -> jax.Array:
+    """Standard normal numbers, one for each label."""
+    return random_rows(
+        jax.random.normal, key, like.shape, jnp.promote_types(like.dtype, jnp.float32)
     )
 
 
-def _draw(
-    key: jax.Array,
-    pair: tuple[jax.Array, jax.Array],
-    sizes: Sequence[jax.Array],
+@at_once.elementwise
+def _drawn(
+    xp: Any,
+    labels: jax.Array,
+    others: jax.Array,
+    sizes: tuple[jax.Array, jax.Array],
+    normal: jax.Array,
     clip: tuple[float, float] | None,
+    read: jax.Array,
 ) -> jax.Array:
-    labels, weight = jnp.concatenate(pair), jnp.concatenate(sizes)
-    weight = weight.reshape(-1, *(1,) * (labels.ndim - 1))
-    known = jnp.where(weight > 0, labels, 0)
-    weight = weight.astype(jnp.promote_types(labels.dtype, weight.dtype))
+    """`mu + s normal` by the weighted moments of all labels; labels that are not read stay."""
+    every, weight = xp.concatenate([labels, others]), xp.concatenate(sizes)
+    weight = weight.reshape(-1, *(1,) * (labels.ndim - 1)).astype(normal.dtype)
+    known = xp.where(weight > 0, every, 0).astype(normal.dtype)
     mean = (weight * known).sum(0) / weight.sum()
-    variance = (weight * jnp.square(known - mean)).sum(0) / (weight.sum() - 1)
-    drawn = mean + jnp.sqrt(variance) * jax.random.normal(key, pair[0].shape, mean.dtype)
-    drawn = drawn if clip is None else jnp.clip(drawn, *clip)
+    variance = (weight * xp.square(known - mean)).sum(0) / (weight.sum() - 1)
+    drawn = mean + xp.sqrt(variance) * normal
+    drawn = drawn if clip is None else xp.clip(drawn, *clip)
     if jnp.issubdtype(labels.dtype, jnp.integer):
         bounds = jnp.iinfo(labels.dtype)
-        low = labels.min(where=weight > 0, initial=bounds.max)
-        high = labels.max(where=weight > 0, initial=bounds.min)
-        drawn = jnp.clip(jnp.round(drawn), low, high)
-    return drawn.astype(labels.dtype)
+        low = every.min(where=weight > 0, initial=bounds.max)
+        high = every.max(where=weight > 0, initial=bounds.min)
+        drawn = xp.clip(xp.round(drawn), low, high)
+    read = read.reshape(-1, *(1,) * (labels.ndim - 1))
+    return xp.where(read > 0, drawn.astype(labels.dtype), labels)
 
 
 def _weights(examples: Data) -> jax.Array:
-    return examples.weight if isinstance(examples, Batches) else jnp.ones(examples.num_examples)
+    return examples.weight if isinstance(examples, Batches) else _ones(examples)
+
+
+def _ones(examples: Data) -> jax.Array:
+    return at_once.as_array(np.ones(examples.num_examples, np.float32))

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.data.batches import Batch, Batches
-from mu_jax.data.blocks import alike
+from mu_jax.data.batches import Batch
 from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import Objective, fit
 from mu_jax.loops.gradients import Gradients, Term, Terms
@@ -67,15 +66,12 @@ def gradient_ascent(
         frozen = {}
         if cap is not None:
             objective, frozen = _Capped(model, training_mode), {"cap": number(cap, jnp.float32)}
-        examples = forget
-        if isinstance(forget, Batches) and not training_mode and gradients is None:
-            examples = alike(forget, batch_size)
         result = fit(
             model,
             objective,
             optimizer,
             variables,
-            examples,
+            forget,
             key=key,
             epochs=epochs,
             steps=steps,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from mu_jax._tracing import compiled
+from mu_jax import _at_once as at_once
+from mu_jax._tracing import cached
 from mu_jax.data.batches import Batches
-from mu_jax.loops.predict import outputs
+from mu_jax.loops.predict import RowFunction, map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
 from mu_jax.transforms._shared.transform import Unlearn, method
@@ -48,17 +48,20 @@ def oracle_matching(
     """
 
     if isinstance(oracles, list) or type(oracles) is tuple:  # `Variables` are a tuple as well
-        oracles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *oracles)
+        oracles = at_once.stacked(oracles)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
-            return _mean_outputs(model, oracles, pool)
+            return map_rows(_mean_outputs(model), unweighted(pool), oracles)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))
 
     return unlearn
 
 
-@compiled
-def _mean_outputs(model: Model, oracles: PyTree, pool: Batches) -> jax.Array:
-    return jax.lax.map(lambda one: outputs(model, one, pool), oracles).mean(axis=0)
+@cached(maxsize=64)
+def _mean_outputs(model: Model) -> RowFunction:
+    def rows(batch, oracles):
+        return jax.lax.map(lambda one: model.apply(one, batch.inputs), oracles).mean(axis=0)
+
+    return rows

@@ -23,7 +23,7 @@ from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.statistics import collect, mean_gradient
-from mu_jax.transforms._shared.transform import Unlearn, method, report
+from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
 
 PyTree = Any
 Draw = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -147,8 +147,8 @@ def salun(
             variables,
             state.variables,
             (forget, retain),
-            steps=sum(state.steps),
-            example_passes=saliency.weight + sum(fit.examples.sum() for fit in info.fits),
+            steps=total(state.steps),
+            example_passes=passes(saliency.weight, *(fit.examples for fit in info.fits)),
             details=SalUnInfo(info.fits[0], info.fits[1], _share(mask)),
         )
 

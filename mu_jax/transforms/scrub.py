@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batch, Batches, check_weight, in_memory
 from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Gradients, Term, Terms
@@ -17,9 +18,9 @@ from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.loops.predict import outputs
 from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
-from mu_jax.mesh.shards import on_automatic_axes, summary
+from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
-from mu_jax.transforms._shared.transform import Unlearn, method, report
+from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report, total
 
 PyTree = Any
 
@@ -157,7 +158,7 @@ def scrub(
             cycles=epochs,
             record=checkpoint,
         )
-        after, found = state.variables, _Rewound(jnp.asarray(epochs, jnp.int32))
+        after, found = state.variables, _Rewound(number(epochs, jnp.int32))
         if checkpoint is not None:
             first = checkpoint(variables)[1]
             after, found = _rewound(model, info.records, first, after, in_memory(rewind))
@@ -166,8 +167,8 @@ def scrub(
             variables,
             after,
             (forget, retain),
-            steps=sum(state.steps),
-            example_passes=sum(fit.examples.sum() for fit in info.fits),
+            steps=total(state.steps),
+            example_passes=passes(*(fit.examples for fit in info.fits)),
             details=SCRUBInfo(info.fits[0], info.fits[1], *found),
         )
 
@@ -177,7 +178,7 @@ def scrub(
 
 
 def _frozen(teacher: PyTree, **numbers: jax.Array | float) -> dict[str, PyTree]:
-    return {"teacher": teacher, **{name: jnp.asarray(x, float) for name, x in numbers.items()}}
+    return {"teacher": teacher, **{name: number(x, float) for name, x in numbers.items()}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,8 +250,17 @@ def rewind_index(forget_errors: jax.Array, validation_error: jax.Array) -> jax.A
       >>> int(rewind_index(jnp.array([0.0, 0.1, 0.3, 0.9]), jnp.array(0.25)))
       2
     """
-    apart = jnp.abs(forget_errors - validation_error)
-    return jnp.maximum(jnp.argmin(apart), 1).astype(jnp.int32)
+    return _closest(forget_errors, validation_error)
+
+
+@reduction
+def _closest(xp: Any, errors: jax.Array, target: jax.Array) -> jax.Array:
+    return xp.maximum(xp.argmin(xp.abs(errors - target)), 1).astype(jnp.int32)
+
+
+@reduction
+def _appended(xp: Any, first: jax.Array, later: jax.Array) -> jax.Array:
+    return xp.append(first, later)
 
 
 def _checkpoint(model: Model, forget: Batches) -> Callable[[PyTree], tuple[PyTree, jax.Array]]:
@@ -268,10 +278,10 @@ def _error(model: Model, variables: PyTree, examples: Batches) -> jax.Array:
     return _share(outputs(model, variables, examples), examples.targets, examples.weight)
 
 
-@summary
-def _share(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
-    wrong = jnp.argmax(logits, -1) != labels
-    return weighted_sum(wrong.astype(jnp.float32), weight) / weight.sum()
+@reduction
+def _share(xp: Any, logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+    wrong = xp.argmax(logits, -1) != labels
+    return xp.where(wrong, weight, 0).sum() / weight.sum()
 
 
 class _Rewound(NamedTuple):
@@ -287,8 +297,11 @@ def _rewound(
 ) -> tuple[PyTree, _Rewound]:
     """The chosen variables, the number of their epoch, and the errors that decided."""
     checkpoints, later = records
-    errors, target = jnp.append(first, later), _error(model, last, validation)
+    errors, target = _appended(first, later), _error(model, last, validation)
     chosen = rewind_index(errors, target)
+    if at_once.on_host((checkpoints, chosen)) and at_once.is_whole(checkpoints):
+        after = at_once.indexed(checkpoints, int(chosen) - 1)
+        return after, _Rewound(chosen, errors, target)
 
     def take(checkpoints, chosen):
         return jax.tree.map(lambda x: x[chosen - 1], checkpoints)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import mu_jax as mu
 from mu_jax.data.blocks import alike, blocks
@@ -63,7 +64,7 @@ def test_a_small_set_is_not_filled_up_to_a_huge_batch():
 def test_the_order_on_the_host_is_the_order_in_a_program(n):
     key = jax.random.key(5)
     expected = random_order(jax.random.fold_in(key, 2), n)
-    np.testing.assert_array_equal(EpochOrders(key, n)(2), expected)
+    np.testing.assert_array_equal(EpochOrders(key, n)(2, 3), expected[None])
     assert np.array_equal(np.sort(expected), np.arange(n))
 
 
@@ -72,7 +73,9 @@ def test_the_orders_of_many_epochs():
     orders = EpochOrders(key, 500)
     for epoch in (0, 1, 127, 128, 300, 2):
         expected = random_order(jax.random.fold_in(key, epoch), 500)
-        np.testing.assert_array_equal(orders(epoch), expected)
+        np.testing.assert_array_equal(orders(epoch, epoch + 1), expected[None])
+    together = np.concatenate([orders(epoch, epoch + 1) for epoch in range(100, 300)])
+    np.testing.assert_array_equal(orders(100, 300), together)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +83,27 @@ def test_the_orders_of_many_epochs():
 )
 def test_the_order_is_the_same_for_other_keys(make):
     expected = random_order(jax.random.fold_in(make(), 1), 33)
-    np.testing.assert_array_equal(EpochOrders(make(), 33)(1), expected)
+    np.testing.assert_array_equal(EpochOrders(make(), 33)(1, 2), expected[None])
 
 
 def test_the_order_is_the_same_without_stable_bits():
     with jax.threefry_partitionable(False):
         expected = random_order(jax.random.fold_in(jax.random.key(2), 1), 33)
-        np.testing.assert_array_equal(EpochOrders(jax.random.key(2), 33)(1), expected)
+        np.testing.assert_array_equal(EpochOrders(jax.random.key(2), 33)(1, 2), expected[None])
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_blocks_of_a_mesh_hold_its_batches_divided(where, monkeypatch):
+    mesh = mu.data_mesh(jax.devices()[:4])
+    batches, key = mu.shard(data(11, 4, weights(11), 3), mesh), jax.random.key(0)
+    order = random_order(jax.random.fold_in(key, 0), 11)
+    monkeypatch.setattr("mu_jax._at_once.on_host", lambda tree: where == "host")
+    block = next(blocks(batches, key, 0, 3))
+    for leaf in jax.tree.leaves(block.batches):
+        assert leaf.sharding.spec == PartitionSpec(None, "data")
+    for step in range(3):
+        found = jax.tree.map(lambda x, k=step: x[k], block.batches)
+        jax.tree.map(np.testing.assert_array_equal, found, batches.at(step, order))
 
 
 def test_blocks_are_gathered_on_a_device_as_on_the_host(monkeypatch):

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches, concatenate, in_memory
+from mu_jax.data.rows import first_order
 from mu_jax.data.streams import Stream
 from mu_jax.loops.fit import fit
 from mu_jax.model import Model
@@ -31,7 +32,7 @@ class Recipe(NamedTuple):
       distance: "squared" on raw outputs, or "kl" of the softmaxes.
       training_mode: batch statistics of the pool's batches, as in the paper; default inference
         mode, in which statistics do not drift toward the pool.
-      proximity: weight of `||theta - theta_0||^2`.
+      proximity: weight of `||theta - theta_0||^2`, may be traced.
       shuffle: the released default is False, which visits all forget examples first.
     """
 
@@ -41,7 +42,7 @@ class Recipe(NamedTuple):
     forget_multiplier: float = 1.0
     distance: Distance = "squared"
     training_mode: bool = False
-    proximity: float = 0.0
+    proximity: jax.Array | float = 0.0
     shuffle: bool = True
 
     def pool_sizes(self, forget: int, retain: int) -> tuple[int, int]:
@@ -67,6 +68,7 @@ def match(
     sets: tuple[Any, Any],
 ) -> Any:
     """Draw the matching pool, compute its targets once, and fit them."""
+    has_proximity = not (isinstance(recipe.proximity, int | float) and recipe.proximity == 0)
     pool = matching_pool(jax.random.fold_in(key, 0), *sets, recipe)
     pool = pool.replace(targets=targets(pool))
     result = fit(
@@ -83,7 +85,7 @@ def match(
         key=jax.random.fold_in(key, 1),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
-        frozen={"start": model.params(variables)} if recipe.proximity else {},
+        frozen={"start": model.params(variables)} if has_proximity else {},
         shuffle=recipe.shuffle,
     )
     return report_fit(model, variables, result, sets)
@@ -99,5 +101,10 @@ def matching_pool(key: jax.Array, forget: Any, retain: Any, recipe: Recipe) -> B
     m, n = forget.num_examples, retain.num_examples
     copies, sampled = recipe.pool_sizes(m, n)
     rows = np.arange(copies) % m
-    sample = jnp.sort(jax.random.permutation(key, n)[:sampled])
+    sample = _sorted(first_order(key, n)[:sampled])
     return concatenate(forget.take(rows), in_memory(retain.take(sample)))
+
+
+@elementwise
+def _sorted(xp: Any, rows: jax.Array) -> jax.Array:
+    return xp.sort(rows)

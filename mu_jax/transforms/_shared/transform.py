@@ -221,6 +221,13 @@ def passes(*weights: jax.Array | float, times: int = 1) -> jax.Array:
     return _passes(weights, times)
 
 
+@reduction
+def total(xp: Any, counts: tuple) -> jax.Array:
+    """The sum of numbers of one type, such as the steps of several fits."""
+    del xp
+    return sum(counts[1:], start=counts[0])
+
+
 def number(value: Any, dtype: Any) -> jax.Array:
     """A scalar array; compiles nothing where the value is known."""
     if is_concrete(value) and at_once.on_host(value):
