@@ -30,7 +30,7 @@ from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
 from experiments.sweep.files import read as read_sweep
 from launch_tpu.compile import compiled, programs, projection, topologies
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "imagenet_resnet50", "Model, data and methods.")
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     if out is not None:
         settings = {"config": CONFIG.value.to_dict(), "fsdp": FSDP.value, "data": DATA.value}
         result = projection.as_json(rows, topology, sweep, settings)
-        durable.replace_json(out, result)
+        commits.replace_json(out, result)
     sys.exit(0 if all(row.measured.fits for row in rows) else 1)
 
 

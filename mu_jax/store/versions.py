@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from mu_jax.data import ids
-from mu_jax.store import commits as durable
-from mu_jax.store import lineages, pointers
+from mu_jax.store import commits, lineages, pointers
 from mu_jax.store.catalog import Catalog
 from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
@@ -81,7 +80,7 @@ class Store:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = durable.absolute(directory)
+        self.directory = commits.absolute(directory)
         self._versions = self.directory / "versions"
         self._pointer = self.directory / "SERVING"
         self._numbers = self.directory / "NUMBERS"
@@ -137,23 +136,23 @@ class Store:
         record = {
             "parent": parent,
             "method": method,
-            "hyperparameters": durable.as_json(dict(hyperparameters or {}), "hyperparameters"),
+            "hyperparameters": commits.as_json(dict(hyperparameters or {}), "hyperparameters"),
             "forget_digest": forget_digest or (ids.digest(own) if own.size else None),
-            "metrics": durable.as_json(dict(metrics or {}), "metrics"),
+            "metrics": commits.as_json(dict(metrics or {}), "metrics"),
             "note": note,
             "created": _now(),
             "withheld": withheld,
             "identity": identity,
         }
-        record = durable.as_json(record, "a record")
+        record = commits.as_json(record, "a record")
         every = self._catalog.accumulated(
             parent, own, only_digest=bool(forget_digest) and not own.size
         )
         record["num_forgotten"] = None if every is None else int(every.size)
         beside = {} if every is None else {"forgotten": every}
-        with durable.exclusive(self.directory):
-            version = durable.agree(self._highest() + 1)
-            version = durable.write(self._versions, version, packed, record, beside, renumber=True)
+        with commits.exclusive(self.directory):
+            version = commits.agree(self._highest() + 1)
+            version = commits.write(self._versions, version, packed, record, beside, renumber=True)
             pointers.raise_highest(self._numbers, version)
         return version
 
@@ -218,7 +217,7 @@ class Store:
             Overtaken: another version than `expected` serves; nothing was changed.
         """
         self._catalog.require_restorable(version)
-        with durable.exclusive(self.directory):
+        with commits.exclusive(self.directory):
             while not self._swap(version, expected):
                 pass  # in a bucket another writer was faster: look again
 
@@ -232,7 +231,7 @@ class Store:
             FileNotFoundError: there is no previous version.
         """
         self._catalog.require_directory()
-        with durable.exclusive(self.directory):
+        with commits.exclusive(self.directory):
             while not (previous := self._roll_back()):
                 pass
         return previous
@@ -294,7 +293,7 @@ class Store:
         version = self._named(version)
         self._catalog.require_restorable(version)
         try:
-            return durable.read(self._versions, version, like)
+            return commits.read(self._versions, version, like)
         except Damaged as error:
             raise Damaged(f"{error}; {self._catalog.instead_of(version)}") from error
 
@@ -309,21 +308,21 @@ class Store:
         if keep < 0:
             raise ValueError(f"expected keep to be 0 or more, found {keep}; 0 keeps no newest ones")
         self._catalog.require_directory()
-        with durable.exclusive(self.directory):
-            durable.synchronize("mu_jax.store.versions.prune.begin")
+        with commits.exclusive(self.directory):
+            commits.synchronize("mu_jax.store.versions.prune.begin")
             while (chosen := self._condemn(keep, pinned)) is None:
                 pass
             doomed, left_over = chosen
-            durable.synchronize("mu_jax.store.versions.prune.chosen")
+            commits.synchronize("mu_jax.store.versions.prune.chosen")
             for version in [*doomed, *left_over] if jax.process_index() == 0 else ():
-                durable.discard(self._versions, version, "arrays")
-        durable.synchronize("mu_jax.store.versions.prune.end")
+                commits.discard(self._versions, version, "arrays")
+        commits.synchronize("mu_jax.store.versions.prune.end")
         return doomed
 
     def _swap(self, version: int, expected: int | EllipsisType | None) -> bool:
         """Swap, unless another writer changes the pointer meanwhile; whether that worked."""
         pointer, seen = pointers.look(self._pointer, damaged=expected is ...)
-        serving = durable.agree((pointer or {}).get("version") or 0)
+        serving = commits.agree((pointer or {}).get("version") or 0)
         # Another process may have pruned it meanwhile.
         self._catalog.require_restorable(version, condemned=(pointer or {}).get("pruned", ()))
         if expected is not ... and serving not in (expected or 0, version):
@@ -338,7 +337,7 @@ class Store:
     def _roll_back(self) -> int:
         """The number that serves again, or 0 if another writer changed the pointer meanwhile."""
         pointer, seen = pointers.look(self._pointer)
-        previous = durable.agree((pointer or {}).get("previous") or 0)
+        previous = commits.agree((pointer or {}).get("previous") or 0)
         if not previous:
             raise FileNotFoundError(
                 f"expected a previous version to roll back to in {self.directory}, found "
@@ -380,7 +379,7 @@ class Store:
     def _named(self, version: int | None) -> int:
         """The version itself, or the one that serves."""
         self._catalog.require_directory()
-        if version is None and not (version := durable.agree(self.serving() or 0)):
+        if version is None and not (version := commits.agree(self.serving() or 0)):
             raise FileNotFoundError(
                 f"expected a serving version in {self.directory}, found none; call swap first, "
                 "or name a version"
