@@ -97,6 +97,13 @@ class Catalog:
             return "none of its ancestors is intact, take the files from a backup"
         return f"version {intact}, its newest intact ancestor, can serve: call swap with it"
 
+    def require_intact(self, version: int) -> None:
+        """Refuse a version of which any file is not as it was written; name one that is."""
+        try:
+            commits.require_intact(self.folder, version)
+        except Damaged as error:
+            raise Damaged(f"{error}; {self.instead_of(version)}") from error
+
     def require_directory(self) -> None:
         """Refuse a store that is not there."""
         if not commits.exists(self.folder):

@@ -39,8 +39,8 @@ class Store:
 
     * a version is there whole or not at all, and never changes; a process killed at any moment
       leaves at most scrap that no reader sees and that the next writer deletes;
-    * what is restored is what was published: a file of another digest is refused, and the newest
-      intact ancestor named;
+    * what is restored and what serves is what was published: a file of another digest is refused,
+      and the newest intact ancestor named;
     * what a version has forgotten (`publish(forgotten=ids)`), all that descend from it have
       forgotten: `forgotten` lists it, and `split` leaves it out of every later request;
     * readers take no lock and see the old or the new pointer, never a torn one;
@@ -123,8 +123,8 @@ class Store:
             The number of the version, one more than the highest ever given.
 
         Raises:
-            ValueError: a leaf is not finite or not numeric, JSON cannot hold the record, or ids
-                are not integers or those of an ancestor unknown; nothing was written.
+            ValueError: a leaf is not finite or numeric, JSON cannot hold the record, ids are no
+                integers, or those of an ancestor are unknown; nothing was written.
             FileNotFoundError: there is no version `parent`; nothing was written.
 
         Cost: one pass over the arrays to look for non-finite values, one to write them, one over
@@ -151,7 +151,8 @@ class Store:
         record["num_forgotten"] = None if every is None else int(every.size)
         beside = {} if every is None else {"forgotten": every}
         with commits.exclusive(self.directory):
-            version = commits.agree(self._highest() + 1)
+            highest = pointers.read_highest(self._numbers, self._versions, self._pointer)
+            version = commits.agree(highest + 1)
             version = commits.write(self._versions, version, packed, record, beside, renumber=True)
             pointers.raise_highest(self._numbers, version)
         return version
@@ -208,15 +209,18 @@ class Store:
         Swapping to the version that already serves changes nothing. A damaged pointer is replaced.
 
         Args:
-            version: number.
             expected: the version that serves now, or None for none; swap only if it still does.
                 Name the parent, so that of two requests to one version none is lost.
 
         Raises:
             FileNotFoundError: there is no such version, or its arrays were pruned.
+            Damaged: a file of it is not the one that was published; nothing was changed.
             Overtaken: another version than `expected` serves; nothing was changed.
+
+        Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_restorable(version)
+        self._catalog.require_intact(version)
         with commits.exclusive(self.directory):
             while not self._swap(version, expected):
                 pass  # in a bucket another writer was faster: look again
@@ -229,6 +233,9 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no previous version.
+            Damaged: a file of it is not the one that was published; nothing was changed.
+
+        Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_directory()
         with commits.exclusive(self.directory):
@@ -242,8 +249,7 @@ class Store:
         Raises:
             Damaged: the pointer cannot be read; `swap` replaces it.
         """
-        pointer = self._read_pointer()
-        return None if pointer is None else pointer["version"]
+        return (self._read_pointer() or {}).get("version")
 
     def history(self) -> list[Version]:
         """Records of all versions, oldest first, those with pruned arrays included."""
@@ -253,7 +259,7 @@ class Store:
     def lineage(self, version: int) -> list[Version]:
         """Records of `version`, its parent, and so on to the model trained from scratch.
 
-        Where the pointer is damaged, none of them is said to serve.
+        None of them is said to serve where the pointer is damaged.
 
         Raises:
             FileNotFoundError: there is no such version, or an ancestor is gone.
@@ -265,10 +271,7 @@ class Store:
         return self._catalog.lineage(version, serving)
 
     def find(self, identity: str) -> int | None:
-        """The newest intact version that was published with this `identity`, or None.
-
-        Cost: reads the files of that version once, for their digests.
-        """
+        """The newest intact version of this `identity`, or None; reads its files for digests."""
         return self._catalog.find(identity)
 
     def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
@@ -278,7 +281,7 @@ class Store:
         arrays gets a FileNotFoundError and may call again.
 
         Args:
-            version: number, or None for the serving version.
+            version: None for the serving one.
             like: tree of the structure, dtypes and shardings wanted: variables, or
                 `jax.ShapeDtypeStruct`s whose shardings may be on another mesh than the one they
                 were saved from; without a sharding, the default device. Floats are cast.
@@ -343,6 +346,8 @@ class Store:
                 f"expected a previous version to roll back to in {self.directory}, found "
                 "none; call swap with the version that shall serve"
             )
+        self._catalog.require_restorable(previous)
+        self._catalog.require_intact(previous)
         return previous if self._point_at(previous, pointer, seen, previous=None) else 0
 
     def _condemn(self, keep: int, pinned: Collection[int]) -> tuple[list[int], list[int]] | None:
@@ -385,9 +390,6 @@ class Store:
                 "or name a version"
             )
         return version
-
-    def _highest(self) -> int:
-        return pointers.read_highest(self._numbers, self._versions, self._pointer)
 
 
 def _name(version: int) -> str:

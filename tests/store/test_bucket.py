@@ -64,8 +64,14 @@ def test_an_object_of_other_bytes_is_not_restored(bucket):
     stored = [n for n in names(bucket) if n.startswith("versions/00000002.") and "/arrays/d/" in n]
     data = objects.read(store.directory / stored[0])[0]
     objects.write(store.directory / stored[0], data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(Damaged, match="version 1, its newest intact ancestor, can serve"):
+    said = "version 1, its newest intact ancestor, can serve"
+    with pytest.raises(Damaged, match=said):
         store.restore(like=LIKE)
+    store.swap(1)
+    for serve in (lambda: store.swap(2), store.roll_back):
+        with pytest.raises(Damaged, match=said):
+            serve()
+        assert store.serving() == 1
 
 
 def test_of_two_swaps_from_one_parent_one_is_overtaken(bucket):
