@@ -27,7 +27,7 @@ import mu_jax as mu
 from experiments.lib import pending, scoring, tasks
 from experiments.lib.command_line import alone, define_seed, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
-from experiments.lib.paths import on_disk
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     with exit_with_sentence():
         alone(FLAGS, "roll_back", "workdir")
         alone(FLAGS, "serve", "workdir", "serve_anyway")
-        workdir = on_disk(WORKDIR.value)
+        workdir = working_directory(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
             print(f"Serving version {store.roll_back()} again")
@@ -140,7 +140,7 @@ def unlearn(
         forget=datasets.digest(ids),
         seed=SEED.value,
     )
-    with pending.alone(this, restart=RESTART.value):
+    with pending.alone(this, restart=RESTART.value) as claim:
         version = store.find(this.identity)
         if version is not None:
             print(f"Version {version} is the result of this request")
@@ -156,6 +156,7 @@ def unlearn(
                 )
                 return 3
             metrics, withheld = judged(task, (before, variables), forget, retain, info)
+            claim.require_held()
             version = store.publish(
                 variables,
                 parent=parent,

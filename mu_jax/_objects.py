@@ -7,6 +7,7 @@ then changes from the old to the new bytes at once, for all readers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -96,10 +97,23 @@ def children(folder: Path) -> tuple[list[str], list[str]]:
     return objects, sorted(name[start:-1] for name in pages.prefixes)
 
 
-def age(folder: Path) -> float:
-    """Seconds since the last write below a folder; 0 if nothing is there."""
-    written = [blob.updated.timestamp() for blob in _list(folder)]
+def age(path: Path) -> float:
+    """Seconds since the last write of an object, or below a folder; 0 if nothing is there.
+
+    The bucket's clock says when it was written, and this machine's clock what the time is.
+    """
+    bucket, name = _split(path)
+    found = [_client().bucket(bucket).get_blob(name), *_list(path)]
+    written = [blob.updated.timestamp() for blob in found if blob is not None]
     return time.time() - max(written) if written else 0.0
+
+
+def remove(path: Path, *, generation: int) -> None:
+    """Delete an object, if its generation is still this one."""
+    from google.api_core import exceptions
+
+    with contextlib.suppress(exceptions.NotFound, exceptions.PreconditionFailed):
+        _blob(path).delete(if_generation_match=generation)
 
 
 def delete(path: Path) -> None:
