@@ -218,3 +218,24 @@ def test_a_write_whose_answer_was_lost_counts_as_made(bucket):
     assert objects.write(path, b"mine", generation=0)  # repeated by the client, refused there
     assert not objects.write(path, b"other", generation=0)
     assert objects.read(path)[0] == b"mine"
+
+
+def test_an_object_is_removed_on_condition_that_it_is_what_was_read(bucket, monkeypatch):
+    path = absolute(f"{bucket}/x")
+    objects.write(path, b"x")
+    generation = objects.read(path)[1]
+    assert 0 <= objects.age(path) < 60
+    objects.remove(path, generation=generation)
+    objects.remove(path, generation=generation)
+    assert objects.read(path) == (None, 0) and objects.age(path) == 0
+    exceptions, asked = pytest.importorskip("google.api_core.exceptions"), []
+
+    class Changed:
+        def delete(self, **conditions):
+            asked.append(conditions)
+            raise exceptions.PreconditionFailed("conditionNotMet")
+
+    # The emulator deletes whatever the condition is; a bucket answers so.
+    monkeypatch.setattr(objects, "_blob", lambda path: Changed())
+    objects.remove(path, generation=7)
+    assert asked == [{"if_generation_match": 7}]
