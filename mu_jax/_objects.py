@@ -102,9 +102,13 @@ def age(path: Path) -> float:
 
     The bucket's clock says when it was written, and this machine's clock what the time is.
     """
-    bucket, name = _split(path)
-    found = [_client().bucket(bucket).get_blob(name), *_list(path)]
-    written = [blob.updated.timestamp() for blob in found if blob is not None]
+    from google.api_core import exceptions
+
+    blob, found = _blob(path), [*_list(path)]
+    with contextlib.suppress(exceptions.NotFound):
+        blob.reload()
+        found.append(blob)
+    written = [each.updated.timestamp() for each in found]
     return time.time() - max(written) if written else 0.0
 
 
