@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from experiments.lib import configurations
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
@@ -91,12 +92,14 @@ def main(argv: list[str]) -> None:
 
 def destination() -> pathlib.Path | None:
     """Where the result goes; refused now rather than after an hour of compiling."""
-    path = pathlib.Path(JSON.value) if JSON.value else None
-    if path is not None and not path.parent.is_dir():
+    path = working_directory(JSON.value) if JSON.value else None
+    if path is None or commits.in_bucket(path):
+        return path
+    if not path.parent.is_dir():
         raise FileNotFoundError(
             f"expected a folder {path.parent} for {path.name}, found none: make it"
         )
-    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(
             f"expected a file to write at {path}, found a folder or no right to write there; "
             "choose another path"
