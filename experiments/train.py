@@ -19,7 +19,7 @@ from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, make_task, train
-from mu_jax.store import Store
+from mu_jax.store import Store, commits
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
@@ -57,9 +57,9 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
 
 def require_new(store: Store, workdir: pathlib.Path) -> None:
     """Refuse a directory in which a model serves."""
-    if store.serving() is not None:
+    if serving := commits.agree(store.serving() or 0):
         raise FileExistsError(
-            f"expected a working directory without a model, found version {store.serving()} "
+            f"expected a working directory without a model, found version {serving} "
             f"serving in {workdir}; choose another --workdir"
         )
 

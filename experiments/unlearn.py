@@ -32,6 +32,7 @@ from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
 from mu_jax.reporting import Metric
+from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
 _NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> None:
 
 def run(workdir: pathlib.Path, store: Store) -> int:
     task = make_task(configuration(workdir))
-    parent = store.serving()
+    parent = commits.agree(store.serving() or 0) or None
     gone = store.forgotten(parent) if parent is not None else np.zeros(0, np.int64)
     asked = read_ids(task, REQUEST.value)
     ids = np.setdiff1d(asked, gone)

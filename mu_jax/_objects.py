@@ -14,12 +14,34 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 Path = os.PathLike[str]
+Function = TypeVar("Function", bound=Callable[..., Any])
 _TRIES = 100
 
 
+def _told(function: Function) -> Function:
+    """Makes what the service refuses one sentence: no such bucket, no rights, no credentials."""
+
+    @functools.wraps(function)
+    def call(path: Path, *args: Any, **options: Any) -> Any:
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            return function(path, *args, **options)
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise OSError(
+                f"expected a bucket to use at {os.fspath(path)}, found that the service says "
+                f"{' '.join(str(error).split())[:200]!r}; check the name of the bucket, the "
+                "credentials and the rights of this account"
+            ) from error
+
+    return call  # type: ignore[return-value]
+
+
+@_told
 def read(path: Path) -> tuple[bytes | None, int]:
     """The bytes of an object and their generation; `(None, 0)` if there is none."""
     from google.api_core import exceptions
@@ -31,6 +53,7 @@ def read(path: Path) -> tuple[bytes | None, int]:
         return None, 0
 
 
+@_told
 def write(path: Path, data: bytes, *, generation: int | None = None) -> bool:
     """Write an object, if its generation is this one; whether it was written.
 
@@ -66,6 +89,7 @@ def update(path: Path, change: Callable[[bytes | None], bytes]) -> None:
     )
 
 
+@_told
 def reading(path: Path) -> io.BufferedIOBase:
     """An object as an open file, read in pieces.
 
@@ -78,17 +102,20 @@ def reading(path: Path) -> io.BufferedIOBase:
     return blob.open("rb")
 
 
+@_told
 def exists(path: Path) -> bool:
     """Whether there is an object of this name."""
     return _blob(path).exists()
 
 
+@_told
 def below(folder: Path) -> list[str]:
     """Names of all objects below a folder, relative to the folder."""
     start = len(_prefix(folder))
     return [blob.name[start:] for blob in _list(folder)]
 
 
+@_told
 def children(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the objects and of the folders that are directly in a folder."""
     start = len(_prefix(folder))
@@ -97,6 +124,7 @@ def children(folder: Path) -> tuple[list[str], list[str]]:
     return objects, sorted(name[start:-1] for name in pages.prefixes)
 
 
+@_told
 def age(path: Path) -> float:
     """Seconds since the last write of an object, or below a folder; 0 if nothing is there.
 
@@ -112,6 +140,7 @@ def age(path: Path) -> float:
     return time.time() - max(written) if written else 0.0
 
 
+@_told
 def remove(path: Path, *, generation: int) -> None:
     """Delete an object, if its generation is still this one."""
     from google.api_core import exceptions
@@ -120,6 +149,7 @@ def remove(path: Path, *, generation: int) -> None:
         _blob(path).delete(if_generation_match=generation)
 
 
+@_told
 def delete(path: Path) -> None:
     """Delete an object, if it is there, and all objects below it."""
     from google.api_core import exceptions

@@ -92,6 +92,13 @@ def claimed(
 
     Raises:
         BlockingIOError: another process has it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     with claimed(Path(root, "run"), "a run"), free(Path(root, "run")) as second:
+        ...         print(second)
+        None
     """
     with contextlib.ExitStack() as stack:
         found: Claim | None = Claim(folder, what)

@@ -111,6 +111,13 @@ def test_a_bucket_without_a_model_is_one_sentence(bucket, capsys):
     assert objects.below(absolute(bucket)) == []
 
 
+def test_a_bucket_that_is_not_there_is_one_sentence(object_store, capsys):
+    assert call(train, "gs://no-such-bucket/run", *SMALL) == 2
+    said = capsys.readouterr()
+    assert "error: expected a bucket to use at gs://no-such-bucket/run/" in said.err
+    assert "check the name of the bucket" in said.err and "train mlp" not in said.err
+
+
 def test_a_request_killed_at_any_point_is_gone_on_with_and_blocks_nobody(
     trained, bucket, once, monkeypatch
 ):
