@@ -89,7 +89,7 @@ def _expected(directory: Path) -> dict[str, str]:
 def _promised(directory: Path) -> bool:
     """Whether the record of a directory says that digests were written beside it."""
     try:
-        record = json.loads((directory / _RECORD).read_text())
+        record = json.loads(files.read_text(directory / _RECORD))
         return all(record.get(name) == value for name, value in PROMISE.items())
     except FileNotFoundError:
         return False

@@ -12,6 +12,7 @@ import pytest
 from test_resuming import StopAfter, Stopped, data, several_loops
 
 import mu_jax as mu
+from experiments.corrective import keep_programs
 from mu_jax import _objects as objects
 from mu_jax import datasets, ensembles, reporting
 from mu_jax._paths import absolute
@@ -239,3 +240,15 @@ def test_an_object_is_removed_on_condition_that_it_is_what_was_read(bucket, monk
     monkeypatch.setattr(objects, "_blob", lambda path: Changed())
     objects.remove(path, generation=7)
     assert asked == [{"if_generation_match": 7}]
+
+
+def test_compiled_programs_are_kept(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs(absolute(f"{bucket}/programs"))
+        assert jax.config.jax_compilation_cache_dir == f"{bucket}/programs"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert list(tmp_path.iterdir()) == []
