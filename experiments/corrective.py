@@ -23,6 +23,7 @@ compiled programs are kept in the workdir, and a run that was stopped goes on wh
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 import time
@@ -42,6 +43,7 @@ from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config, write_records
 from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
+from mu_jax._paths import absolute
 from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
@@ -127,7 +129,7 @@ def parse_fractions(texts: list[str]) -> list[float]:
 def keep_programs(folder: pathlib.Path) -> None:
     """Keep compiled programs, unless the environment says where: the cases share most of them."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_compilation_cache_dir", os.fspath(absolute(folder)))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -18,10 +18,10 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import pending, scoring
 from experiments.lib.command_line import define_config, define_seed, define_workdir, start
-from experiments.lib.paths import on_disk
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, make_task, train
-from mu_jax.store import Store
+from mu_jax.store import Store, commits
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to train.")
@@ -34,7 +34,7 @@ RESTART = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(CONFIG.value, on_disk(WORKDIR.value), SEED.value)
+        run(CONFIG.value, working_directory(WORKDIR.value), SEED.value)
 
 
 def run(config, workdir: pathlib.Path, seed: int) -> None:
@@ -44,10 +44,10 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
     this = pending.describe(workdir / "state", f"train --seed={seed}", task, seed=seed)
     with (
         pending.locked(workdir / "state" / "train", f"training in {workdir}"),
-        pending.alone(this, restart=RESTART.value),
+        pending.alone(this, restart=RESTART.value) as claim,
     ):
         require_new(store, workdir)
-        version = find_or_train(store, task, this, seed)
+        version = find_or_train(store, task, this, claim, seed)
         write_config(workdir, config)
         store.swap(version, expected=None)
     size = sum(leaf.size for leaf in jax.tree.leaves(task.model.params(like(task))))
@@ -60,9 +60,9 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
 
 def require_new(store: Store, workdir: pathlib.Path) -> None:
     """Refuse a directory in which a model serves."""
-    if store.serving() is not None:
+    if serving := commits.agree(store.serving() or 0):
         raise FileExistsError(
-            f"expected a working directory without a model, found version {store.serving()} "
+            f"expected a working directory without a model, found version {serving} "
             f"serving in {workdir}; choose another --workdir"
         )
 
@@ -72,7 +72,9 @@ def like(task: Task):
     return jax.eval_shape(task.init, jax.random.key(0))
 
 
-def find_or_train(store: Store, task: Task, run: pending.Run, seed: int) -> int:
+def find_or_train(
+    store: Store, task: Task, run: pending.Run, claim: pending.Claim, seed: int
+) -> int:
     """The version that this run has published, now or before it was killed."""
     version = store.find(run.identity)
     if version is not None:
@@ -85,6 +87,7 @@ def find_or_train(store: Store, task: Task, run: pending.Run, seed: int) -> int:
             part = scoring.collect_outputs(task, variables, examples)
             metrics |= scoring.quality(task, part, name)
         print("   ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        claim.require_held()
         return store.publish(
             variables,
             method="train" if task.weights is None else "given weights",

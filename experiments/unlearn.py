@@ -28,11 +28,12 @@ from experiments.lib import pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.own_flags import alone
-from experiments.lib.paths import on_disk
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
 from mu_jax.reporting import Metric
+from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
 _NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
     with exit_with_sentence():
         alone(FLAGS, "roll_back", "workdir")
         alone(FLAGS, "serve", "workdir", "serve_anyway")
-        workdir = on_disk(WORKDIR.value)
+        workdir = working_directory(WORKDIR.value)
         store = Store(workdir / "store")
         if ROLL_BACK.value:
             print(f"Serving version {store.roll_back()} again")
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> None:
 
 def run(workdir: pathlib.Path, store: Store) -> int:
     task = make_task(configuration(workdir))
-    parent = store.serving()
+    parent = commits.agree(store.serving() or 0) or None
     gone = store.forgotten(parent) if parent is not None else np.zeros(0, np.int64)
     asked = read_ids(task, REQUEST.value)
     ids = np.setdiff1d(asked, gone)
@@ -139,7 +140,7 @@ def unlearn(
         forget=datasets.digest(ids),
         seed=SEED.value,
     )
-    with pending.alone(this, restart=RESTART.value):
+    with pending.alone(this, restart=RESTART.value) as claim:
         version = store.find(this.identity)
         if version is not None:
             print(f"Version {version} is the result of this request")
@@ -155,6 +156,7 @@ def unlearn(
                 )
                 return 3
             metrics, withheld = judged(task, (before, variables), forget, retain, info)
+            claim.require_held()
             version = store.publish(
                 variables,
                 parent=parent,

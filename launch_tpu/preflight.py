@@ -26,12 +26,13 @@ from experiments.lib import configurations
 from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
 from experiments.lib.own_flags import LARGEST, define_count
+from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
 from experiments.sweep.files import read as read_sweep
 from launch_tpu.compile import compiled, programs, projection, topologies
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "imagenet_resnet50", "Model, data and methods.")
@@ -84,18 +85,20 @@ def main(argv: list[str]) -> None:
     if out is not None:
         settings = {"config": CONFIG.value.to_dict(), "fsdp": FSDP.value, "data": DATA.value}
         result = projection.as_json(rows, topology, sweep, settings)
-        durable.replace_json(out, result)
+        commits.replace_json(out, result)
     sys.exit(0 if all(row.measured.fits for row in rows) else 1)
 
 
 def destination() -> pathlib.Path | None:
     """Where the result goes; refused now rather than after an hour of compiling."""
-    path = pathlib.Path(JSON.value) if JSON.value else None
-    if path is not None and not path.parent.is_dir():
+    path = working_directory(JSON.value) if JSON.value else None
+    if path is None or commits.in_bucket(path):
+        return path
+    if not path.parent.is_dir():
         raise FileNotFoundError(
             f"expected a folder {path.parent} for {path.name}, found none: make it"
         )
-    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(
             f"expected a file to write at {path}, found a folder or no right to write there; "
             "choose another path"

@@ -121,6 +121,14 @@ def is_file(path: Path) -> bool:
     return _objects.exists(path) if in_bucket(path) else path.is_file()
 
 
+def names(folder: Path) -> list[str]:
+    """Names of the files and folders that are directly in a folder, sorted; none if it is none."""
+    if in_bucket(folder):
+        objects, folders = _objects.children(folder)
+        return sorted({*objects, *folders})
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
 def below(folder: Path) -> list[str]:
     """Names of all files below a folder, relative to it, sorted."""
     if in_bucket(folder):
@@ -176,7 +184,9 @@ def _sweep_one(entry: Path) -> None:
 
 def discard(path: Path) -> None:
     """Delete a file, a link (not what it points to) or a folder."""
-    if path.is_dir() and not path.is_symlink():
+    if in_bucket(path):
+        _objects.delete(path)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

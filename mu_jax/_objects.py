@@ -7,18 +7,41 @@ then changes from the old to the new bytes at once, for all readers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 Path = os.PathLike[str]
+Function = TypeVar("Function", bound=Callable[..., Any])
 _TRIES = 100
 
 
+def _told(function: Function) -> Function:
+    """Makes what the service refuses one sentence: no such bucket, no rights, no credentials."""
+
+    @functools.wraps(function)
+    def call(path: Path, *args: Any, **options: Any) -> Any:
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            return function(path, *args, **options)
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise OSError(
+                f"expected a bucket to use at {os.fspath(path)}, found that the service says "
+                f"{' '.join(str(error).split())[:200]!r}; check the name of the bucket, the "
+                "credentials and the rights of this account"
+            ) from error
+
+    return call  # type: ignore[return-value]
+
+
+@_told
 def read(path: Path) -> tuple[bytes | None, int]:
     """The bytes of an object and their generation; `(None, 0)` if there is none."""
     from google.api_core import exceptions
@@ -30,6 +53,7 @@ def read(path: Path) -> tuple[bytes | None, int]:
         return None, 0
 
 
+@_told
 def write(path: Path, data: bytes, *, generation: int | None = None) -> bool:
     """Write an object, if its generation is this one; whether it was written.
 
@@ -65,6 +89,7 @@ def update(path: Path, change: Callable[[bytes | None], bytes]) -> None:
     )
 
 
+@_told
 def reading(path: Path) -> io.BufferedIOBase:
     """An object as an open file, read in pieces.
 
@@ -77,17 +102,20 @@ def reading(path: Path) -> io.BufferedIOBase:
     return blob.open("rb")
 
 
+@_told
 def exists(path: Path) -> bool:
     """Whether there is an object of this name."""
     return _blob(path).exists()
 
 
+@_told
 def below(folder: Path) -> list[str]:
     """Names of all objects below a folder, relative to the folder."""
     start = len(_prefix(folder))
     return [blob.name[start:] for blob in _list(folder)]
 
 
+@_told
 def children(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the objects and of the folders that are directly in a folder."""
     start = len(_prefix(folder))
@@ -96,12 +124,32 @@ def children(folder: Path) -> tuple[list[str], list[str]]:
     return objects, sorted(name[start:-1] for name in pages.prefixes)
 
 
-def age(folder: Path) -> float:
-    """Seconds since the last write below a folder; 0 if nothing is there."""
-    written = [blob.updated.timestamp() for blob in _list(folder)]
+@_told
+def age(path: Path) -> float:
+    """Seconds since the last write of an object, or below a folder; 0 if nothing is there.
+
+    The bucket's clock says when it was written, and this machine's clock what the time is.
+    """
+    from google.api_core import exceptions
+
+    blob, found = _blob(path), [*_list(path)]
+    with contextlib.suppress(exceptions.NotFound):
+        blob.reload()
+        found.append(blob)
+    written = [each.updated.timestamp() for each in found]
     return time.time() - max(written) if written else 0.0
 
 
+@_told
+def remove(path: Path, *, generation: int) -> None:
+    """Delete an object, if its generation is still this one."""
+    from google.api_core import exceptions
+
+    with contextlib.suppress(exceptions.NotFound, exceptions.PreconditionFailed):
+        _blob(path).delete(if_generation_match=generation)
+
+
+@_told
 def delete(path: Path) -> None:
     """Delete an object, if it is there, and all objects below it."""
     from google.api_core import exceptions

@@ -37,20 +37,31 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         ValueError: expected a local path or gs://bucket/folder, found 's3://bucket/runs'; ...
     """
     text = os.fspath(path)
-    scheme = _SCHEME.match(text)
-    if scheme is None:
+    if not has_scheme(text):
         return Path(os.path.abspath(os.path.expanduser(text)))
-    if scheme[1] != "gs" or not _BUCKET.match(text):
-        raise ValueError(
-            f"expected a local path or gs://bucket/folder, found {text!r}; mount other stores and "
-            "give the path where they are mounted"
-        )
     if not _served():
         raise ValueError(
             f"expected the packages that serve {text!r}, found none installed; run "
             "pip install 'mu_jax[cloud]'"
         )
     return _in_bucket(text)
+
+
+def has_scheme(text: str) -> bool:
+    """Whether the text of a path is one in a bucket, not a local one; any other scheme is refused.
+
+    Raises:
+        ValueError: a scheme that cannot be served, or no name of a bucket after `gs://`.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return False
+    if scheme[1] != "gs" or not _BUCKET.match(text):
+        raise ValueError(
+            f"expected a local path or gs://bucket/folder, found {text!r}; mount other stores and "
+            "give the path where they are mounted"
+        )
+    return True
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:

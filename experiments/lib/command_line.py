@@ -117,8 +117,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
 
     Raises:
       ValueError: an unknown flag, a value that does not fit, a required flag that is missing, an
-        argument too many, a configuration that cannot be used, a --workdir that is no path on a
-        file system; one sentence.
+        argument too many, a configuration that cannot be used, a --workdir of a scheme that
+        cannot be served; one sentence.
       FileNotFoundError: a configuration that is not there.
     """
     configured: list[flags.Flag] = []

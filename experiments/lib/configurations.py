@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.lib.own_flags import LARGEST
+from mu_jax import _files as files
 
 # Every field that all binaries read, and what it must be. A number is below its bound if it is
 # smaller than the last entry.
@@ -107,10 +108,11 @@ def read(path: pathlib.Path) -> ConfigDict:
     """The configuration that a run has kept beside its results, checked.
 
     Raises:
+      FileNotFoundError: no such file.
       ValueError: no JSON, no object, or a field that is missing or wrong.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(files.read_text(path))
     except (ValueError, RecursionError) as error:
         what = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ValueError(

@@ -48,19 +48,22 @@ def working_directory(path: str | os.PathLike[str]) -> pathlib.Path:
     return whole if in_bucket(whole) else pathlib.Path(path)
 
 
-def on_disk(path: str | os.PathLike[str]) -> pathlib.Path:
-    """A working directory whose users keep locks or links in it, which a bucket does not have.
+def check_storage(path: str | os.PathLike[str], storage: str | None) -> None:
+    """Refuse a search in SQLite whose working directory is a bucket; other machines write there.
+
+    Args:
+      path: the working directory.
+      storage: the database as SQLAlchemy writes it; None for SQLite in the working directory.
 
     Raises:
-      ValueError: a path in a bucket, or of a scheme that cannot be served.
+      ValueError: SQLite and a bucket.
     """
-    found = working_directory(path)
-    if in_bucket(found):
+    if in_bucket(path) and (storage or "sqlite").startswith("sqlite"):
         raise ValueError(
-            f"expected a folder on a file system, found {os.fspath(found)}; name a disk that all "
-            "processes share, such as NFS"
+            f"expected a database server for a search with --workdir={os.fspath(path)}, found "
+            "SQLite, which needs a local file; add --storage=postgresql://USER@HOST/NAME, or name "
+            "a folder of this machine"
         )
-    return found
 
 
 def check_file(path: str | os.PathLike[str]) -> pathlib.Path:

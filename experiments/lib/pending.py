@@ -1,22 +1,24 @@
-"""Runs that were stopped: what decides their result, a folder of state for each, and its lock.
+"""Runs that were stopped: what decides their result, a folder of state for each, and its claim.
 
     run = describe(states, "unlearn --request=class:3", task, seed=0, parent=1)
-    with alone(run, restart=False), mu.resumable(run.folder, config=run.decides):
-        ...  # compute and publish, with identity=run.identity
+    with alone(run, restart=False) as claim, mu.resumable(run.folder, config=run.decides):
+        ...  # compute
+        claim.require_held()
+        ...  # publish, with identity=run.identity
 
 The state of a run lies in a folder of its own, so that a stopped run is in the way of no other, and
 it is deleted when the block ends: after the publish, not before. A run that was killed between the
-two finds its version by `store.find(run.identity)`.
+two finds its version by `store.find(run.identity)`. All of it may lie in a bucket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ import numpy as np
 import mu_jax as mu
 from experiments.lib.tasks import Task
 from mu_jax import _files as files
+from mu_jax.store import claims
+from mu_jax.store.claims import Claim
 
 _RECORD = "RUN.json"  # what, since, decides
 _ELSEWHERE = ("data_dir", "methods")  # the data and the arguments of the method are told by value
@@ -79,7 +83,7 @@ def fingerprint(tree: Any) -> str:
 
 
 @contextlib.contextmanager
-def alone(run: Run, *, restart: bool) -> Iterator[None]:
+def alone(run: Run, *, restart: bool) -> Iterator[Claim]:
     """No other process does the same run; stopped runs are named; the state goes at the end.
 
     After an error the state stays, if there is any.
@@ -90,56 +94,58 @@ def alone(run: Run, *, restart: bool) -> Iterator[None]:
     Raises:
       BlockingIOError: another process is at this run.
     """
-    with locked(run.folder, run.what):
+    with locked(run.folder, run.what) as claim:
         if jax.process_index() == 0:
-            _begin(run, restart)
-        yield
-        _delete(run.folder)
+            _begin(run, claim, restart)
+        yield claim
+        claim.clear()
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path, what: str) -> Iterator[None]:
+def locked(folder: pathlib.Path, what: str) -> Iterator[Claim]:
     """One process at a time; another one is told at once. No folder without a state is left.
 
     Raises:
       BlockingIOError: another process is there.
     """
-    with contextlib.ExitStack() as stack:
+    report = functools.partial(print, flush=True)
+    with claims.claimed(folder, what, report=report) as claim:
         try:
-            stack.enter_context(files.exclusive(folder, wait=False))
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"expected one process at a time for {what}, found that another one is at it; "
-                "wait until it has ended"
-            ) from None
-        try:
-            yield
+            yield claim
         finally:
-            if not any(folder.glob("loop-*")):
-                _delete(folder)
+            if not _has_state(claim):
+                claim.clear()
 
 
-def _begin(run: Run, restart: bool) -> None:
-    for folder in sorted(run.folder.parent.iterdir()):
-        if folder == run.folder:
-            continue
-        try:
-            with files.exclusive(folder, wait=False):
-                if restart or {entry.name for entry in folder.iterdir()} <= {".lock"}:
-                    _delete(folder)
-                elif (found := _read(folder)) is not None:
-                    print(_sentence(run, found), flush=True)
-        except (BlockingIOError, NotADirectoryError, FileExistsError):
-            continue  # it goes on, and is not stopped; or it is no folder
+def _begin(run: Run, claim: Claim, restart: bool) -> None:
+    for name in files.names(run.folder.parent):
+        if name != run.folder.name:
+            _look_at(run, run.folder.parent / name, restart)
     if restart:
-        for state in run.folder.glob("loop-*"):
-            shutil.rmtree(state)
-    if (old := _read(run.folder)) is not None and any(run.folder.glob("loop-*")):
+        for name in claim.names():
+            files.discard(run.folder / name)
+    if (old := _read(run.folder)) is not None and _has_state(claim):
         print(f"Going on with the run that was stopped, begun {old['since']}", flush=True)
         return
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"what": run.what, "since": since, "decides": run.decides}
     files.replace_json(run.folder / _RECORD, record)
+
+
+def _look_at(run: Run, folder: pathlib.Path, restart: bool) -> None:
+    """Name another run if it is a stopped one, or delete its state."""
+    # A claim that is not free: it goes on, and is not stopped. Other errors: it is no folder.
+    with contextlib.suppress(NotADirectoryError, FileExistsError), claims.free(folder) as claim:
+        if claim is None:
+            return
+        if restart or not claim.names():
+            claim.clear()
+        elif (found := _read(folder)) is not None:
+            print(_sentence(run, found), flush=True)
+
+
+def _has_state(claim: Claim) -> bool:
+    return any(name.startswith("loop-") for name in claim.names())
 
 
 def _sentence(run: Run, found: dict[str, Any]) -> str:
@@ -166,12 +172,7 @@ def _differences(one: Any, other: Any, name: str = "") -> list[str]:
 
 def _read(folder: pathlib.Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / _RECORD).read_text("utf-8"))
+        found = json.loads(files.read_text(folder / _RECORD))
         return found if {"what", "since", "decides"} <= set(found) else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _delete(folder: pathlib.Path) -> None:
-    if jax.process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@
     python -m experiments.sweep --sweep=FILE --workdir=DIR --dry_run
     python -m experiments.sweep --sweep=FILE --workdir=DIR --workers=4
     python -m experiments.sweep --sweep=FILE --workdir=/shared/DIR --storage=postgresql://HOST/NAME
+    python -m experiments.sweep --sweep=FILE --workdir=gs://B/DIR --storage=postgresql://HOST/NAME
 
 Every process that is started with the same sweep and storage takes part. Starting it again, after a
 stop or beside others, is harmless; what has ended is not run again. Each process works on the
@@ -67,7 +68,8 @@ def main(argv: list[str]) -> None:
     """Read the sweep, refuse what is wrong with it, take part, and say what came of it."""
     del argv
     with exit_with_sentence():
-        paths.working_directory(WORKDIR.value)
+        workdir = paths.working_directory(WORKDIR.value)
+        paths.check_storage(workdir, STORAGE.value)
         sweep = files.read(SWEEP.value)
         task = files.read_task(sweep, DATA_DIR.value)
         tuned = jobs.tuning_jobs(sweep, task, block=BLOCK.value)
@@ -75,7 +77,6 @@ def main(argv: list[str]) -> None:
             print(listing(sweep, tuned))
             return
         names = ("studies.db", "tuning.jsonl", "reporting.jsonl")
-        workdir = paths.on_disk(WORKDIR.value)
         paths.check_workdir(workdir, files=names, folders=("ensembles",))
         begin = time.monotonic()
         search = Search(sweep, task, workdir, tuned)

@@ -6,6 +6,8 @@ import pathlib
 import time
 from typing import Any
 
+from experiments.lib.paths import check_storage
+
 try:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
@@ -26,8 +28,9 @@ def open_storage(workdir: pathlib.Path, url: str | None) -> optuna.storages.RDBS
       url: of a database that all machines reach, as SQLAlchemy writes it.
 
     Raises:
-      ValueError: a database that cannot be reached or is none.
+      ValueError: a database that cannot be reached or is none; SQLite with a bucket.
     """
+    check_storage(workdir, url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     options: dict[str, Any] = {}
     if url is None:

@@ -152,7 +152,10 @@ class Queue:
         self._release()
         claimed: list[optuna.Trial] = []
         while len(claimed) < self.plan.block and self._offer():
-            trial = self.study.ask(self.plan.space)
+            try:
+                trial = self.study.ask(self.plan.space)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                continue  # this process stood still for a lease, and another one gave the trial up
             if self._counts(trial.number):
                 claimed.append(trial)
             else:

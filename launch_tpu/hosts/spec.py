@@ -179,13 +179,38 @@ def _check_words(spec: Spec) -> None:
             )
     if any("\n" in line for line in spec.setup):
         raise ValueError("expected one line in each item of 'setup', found a newline; split it")
-    scheme, found, _ = spec.workdir.partition("://")
-    if not spec.workdir or (found and scheme != "gs"):
-        raise ValueError(
-            "expected a workdir on a file system that hosts share, or gs://bucket/folder, found "
-            f"{spec.workdir!r}; mount another store in 'setup'"
-        )
+    _check_workdir(spec)
     _check_programs(spec)
+
+
+def _check_workdir(spec: Spec) -> None:
+    """Refuse a working directory that the module would refuse on every host."""
+    wrong = ValueError(
+        "expected a workdir on a file system that hosts share, or gs://bucket/folder, found "
+        f"{spec.workdir!r}; mount another store in 'setup'"
+    )
+    if not spec.workdir:
+        raise wrong
+    if ":/" not in spec.workdir:
+        return
+    from experiments.lib.paths import check_storage  # brings JAX, which most launches do without
+    from mu_jax._paths import has_scheme
+
+    try:
+        has_scheme(spec.workdir)
+    except ValueError:
+        raise wrong from None
+    if spec.module == "experiments.sweep":
+        check_storage(spec.workdir, _flag(spec, "storage"))
+
+
+def _flag(spec: Spec, name: str) -> str | None:
+    """The value of a flag of the module, the last one that is given."""
+    found = None
+    for word, following in zip(spec.flags, (*spec.flags[1:], "")):
+        if given := re.fullmatch(rf"--?{name}(?:=(.*))?", word, re.DOTALL):
+            found = following if given[1] is None else given[1]
+    return found
 
 
 def _check_programs(spec: Spec) -> None:

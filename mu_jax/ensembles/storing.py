@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _files as files
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 from mu_jax.store.leaves import pack
 from mu_jax.store.run_state import config_digest
 
@@ -79,20 +79,20 @@ def stored(
             f"block={block}: give positive numbers"
         )
     folder, record = _identify(directory, recipe, frozen)
-    with durable.exclusive(folder):
+    with commits.exclusive(folder):
         block = _begin(folder, record, block)
         numbers = jax.ShapeDtypeStruct((block,), jnp.int32)
         shapes = jax.eval_shape(compute, numbers, *frozen)
         _check_shapes(shapes, block)
         blocks = folder / "blocks"
         wanted = range(-(-models // block))
-        missing = sorted(set(wanted) - set(durable.numbers(blocks)))
+        missing = sorted(set(wanted) - set(commits.numbers(blocks)))
         program = jax.jit(compute)
         for number in missing:
             result = program(jnp.arange(block, dtype=jnp.int32) + number * block, *frozen)
             # In a bucket another process may have stored the same block meanwhile.
             with contextlib.suppress(FileExistsError):
-                durable.write(blocks, number, pack(result), {"first": number * block})
+                commits.write(blocks, number, pack(result), {"first": number * block})
             if progress is not None:
                 progress(min(models, (number + 1) * block), models)
     like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
@@ -104,10 +104,10 @@ def stored(
 def _identify(directory: Any, recipe: Mapping[str, Any], frozen: tuple) -> tuple[Path, dict]:
     """The ensemble's folder, and the record that is kept in it."""
     record = {
-        "recipe": durable.as_json(dict(recipe), "a recipe"),
+        "recipe": commits.as_json(dict(recipe), "a recipe"),
         "arrays": _digest(frozen),
     }
-    return durable.absolute(directory) / config_digest(record)[:16], record
+    return commits.absolute(directory) / config_digest(record)[:16], record
 
 
 def _digest(tree: PyTree) -> str:
@@ -145,11 +145,11 @@ def _block_size(path: Path) -> int:
 def _read(blocks: Path, number: int, like: PyTree) -> PyTree:
     """A block that is complete by its name, or one sentence that it is not."""
     try:
-        return durable.read(blocks, number, like)
+        return commits.read(blocks, number, like)
     except Exception as error:  # whatever the reader of the arrays meets in a damaged file
         if str(error).startswith("expected "):
             raise
-        folder = durable.path_of(blocks, number)
+        folder = commits.path_of(blocks, number)
         raise ValueError(
             f"expected the arrays of {len(jax.tree.leaves(like))} leaves in {folder}, found them "
             f"damaged ({type(error).__name__}): delete this folder, and its models are computed "

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mu_jax.store import commits as durable
-from mu_jax.store import lineages
+from mu_jax.store import commits, lineages
 from mu_jax.store.commits import Damaged
 from mu_jax.store.records import Version, as_version, listed
 
@@ -27,7 +26,7 @@ class Catalog:
 
     def numbers(self) -> list[int]:
         """Of all versions, ascending."""
-        return durable.numbers(self.folder)
+        return commits.numbers(self.folder)
 
     def restorable(self) -> list[int]:
         """Of the versions whose arrays are there, ascending."""
@@ -35,13 +34,13 @@ class Catalog:
 
     def is_restorable(self, version: int) -> bool:
         """Whether the arrays of a version are there."""
-        return durable.has_arrays(self.folder, version)
+        return commits.has_arrays(self.folder, version)
 
     def record(self, version: int, serving: int | None) -> Version:
         """The record of a version that is there."""
         return as_version(
             version,
-            durable.read_metadata(self.folder, version),
+            commits.read_metadata(self.folder, version),
             serving=serving,
             restorable=self.is_restorable(version),
         )
@@ -60,7 +59,7 @@ class Catalog:
         for version in reversed(self.restorable()):
             with contextlib.suppress(Damaged):
                 if self.record(version, None).identity == identity:
-                    durable.require_intact(self.folder, version)
+                    commits.require_intact(self.folder, version)
                     return version
         return None
 
@@ -98,9 +97,16 @@ class Catalog:
             return "none of its ancestors is intact, take the files from a backup"
         return f"version {intact}, its newest intact ancestor, can serve: call swap with it"
 
+    def require_intact(self, version: int) -> None:
+        """Refuse a version of which any file is not as it was written; name one that is."""
+        try:
+            commits.require_intact(self.folder, version)
+        except Damaged as error:
+            raise Damaged(f"{error}; {self.instead_of(version)}") from error
+
     def require_directory(self) -> None:
         """Refuse a store that is not there."""
-        if not durable.exists(self.folder):
+        if not commits.exists(self.folder):
             raise FileNotFoundError(
                 f"expected a store of versions in {self.directory}, found none; publish a version "
                 "first, or correct the path"

@@ -132,13 +132,18 @@ def read_beside(folder: Path, number: int, name: str) -> np.ndarray | None:
         return None
 
 
-def require_intact(folder: Path, number: int) -> None:
-    """Refuse arrays that are not those that were written; all processes call it together.
+def require_intact(folder: Path, number: int, item: str = "") -> None:
+    """Refuse files that are not those that were written; all processes call it together.
+
+    Args:
+        item: check only the files of this item, such as `arrays`; "" checks all files.
 
     Raises:
         Damaged: a file differs from its digest.
+
+    Cost: reads the files once; of several processes each reads a part.
     """
-    digests.require_intact(path_of(folder, number), "arrays", shared=True)
+    digests.require_intact(path_of(folder, number), item, shared=True)
 
 
 def read(folder: Path, number: int, like: PyTree) -> PyTree:
@@ -162,7 +167,7 @@ def read(folder: Path, number: int, like: PyTree) -> PyTree:
     directory = path_of(folder, number)
 
     def read_arrays(targets: dict[str, Any]) -> Mapping[str, Any]:
-        require_intact(folder, number)
+        require_intact(folder, number, "arrays")
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore(targets))
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(directory, args=items)["arrays"]

@@ -33,14 +33,14 @@ def write(directory: Path, number: int) -> None:
     files.replace_json(directory / _NAME, found)
 
 
-def require_intact(directory: Path, item: str, *, shared: bool = False) -> None:
-    """Refuse a directory of which the files of one item are not those that were written.
+def require_intact(directory: Path, item: str = "", *, shared: bool = False) -> None:
+    """Refuse a directory of which files are not those that were written.
 
     Directories of stores that kept no digests pass: their record does not promise any.
 
     Args:
         directory: its name is its number.
-        item: first part of the names of the files to check, such as `arrays`.
+        item: first part of the names of the files to check, such as `arrays`; "" checks all files.
         shared: several processes call this together: each checks a part, and all of them raise.
 
     Raises:
@@ -49,7 +49,7 @@ def require_intact(directory: Path, item: str, *, shared: bool = False) -> None:
     Cost: reads the files once, in pieces.
     """
     expected = _expected(directory)
-    names = [name for name in expected if name.split("/")[0] == item]
+    names = [name for name in expected if item in ("", name.split("/")[0])]
     share = names[jax.process_index() :: jax.process_count()] if shared else names
     found = _digests(directory, share)
     bad = [names.index(name) for name, one in zip(share, found) if one != expected[name]]
@@ -89,7 +89,7 @@ def _expected(directory: Path) -> dict[str, str]:
 def _promised(directory: Path) -> bool:
     """Whether the record of a directory says that digests were written beside it."""
     try:
-        record = json.loads((directory / _RECORD).read_text())
+        record = json.loads(files.read_text(directory / _RECORD))
         return all(record.get(name) == value for name, value in PROMISE.items())
     except FileNotFoundError:
         return False

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from mu_jax.data import forget_retain, ids
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 from mu_jax.store.records import Version
 
 Data = TypeVar("Data")
@@ -41,7 +41,7 @@ def forgotten(folder: Path, lineage: Iterable[Version]) -> np.ndarray:
         ValueError: of a version only a digest was kept.
     """
     for each in lineage:
-        kept = durable.read_beside(folder, each.version, "forgotten")
+        kept = commits.read_beside(folder, each.version, "forgotten")
         if kept is not None:
             return kept
         if each.forget_digest is not None:
@@ -72,8 +72,8 @@ def newest_intact(folder: Path, versions: Iterable[int]) -> int | None:
     """The first of these versions whose files are all as they were written."""
     for version in versions:
         try:
-            durable.require_intact(folder, version)
-        except durable.Damaged:
+            commits.require_intact(folder, version)
+        except commits.Damaged:
             continue
         return version
     return None

@@ -11,7 +11,7 @@ import jax
 
 from mu_jax import _files as files
 from mu_jax import _objects as objects
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 
 
 def read_pointer(path: Path) -> dict[str, Any] | None:
@@ -44,7 +44,7 @@ def look(path: Path, *, damaged: bool = False) -> tuple[dict[str, Any] | None, i
         pass
     if damaged:
         return None, generation
-    raise durable.Damaged(
+    raise commits.Damaged(
         f"expected the number of the serving version in {path}, found the file damaged; call swap "
         "with the version that shall serve"
     )
@@ -57,12 +57,12 @@ def replace(path: Path, value: dict[str, Any], generation: int) -> bool:
     """
     done = True
     if jax.process_index() == 0:
-        if durable.in_bucket(path):
+        if commits.in_bucket(path):
             data = files.as_text(value).encode()
             done = objects.write(path, data, generation=generation)
         else:
-            durable.replace_json(path, value)
-    return bool(durable.agree(int(done)))
+            commits.replace_json(path, value)
+    return bool(commits.agree(int(done)))
 
 
 def condemn(path: Path, pointer: dict[str, Any] | None, versions: list[int], seen: int) -> bool:
@@ -71,7 +71,7 @@ def condemn(path: Path, pointer: dict[str, Any] | None, versions: list[int], see
     A swap that has looked at the pointer before then fails and looks again: no pointer ever comes
     to stand on a version without arrays. On a file system the caller's lock sees to that.
     """
-    if not durable.in_bucket(path) or not versions:
+    if not commits.in_bucket(path) or not versions:
         return True
     before = pointer or {"version": None, "previous": None}
     condemned = sorted({*before.get("pruned", ()), *versions})
@@ -81,27 +81,27 @@ def condemn(path: Path, pointer: dict[str, Any] | None, versions: list[int], see
 def raise_highest(path: Path, number: int) -> None:
     """Record that `number` was given."""
     if jax.process_index() == 0:
-        if durable.in_bucket(path):
+        if commits.in_bucket(path):
             objects.update(path, lambda data: _highest_of(data, number))
         else:
-            durable.replace_json(path, {"highest": number})
-    durable.synchronize(f"mu_jax.store.pointers.{path.name}.{number}")
+            commits.replace_json(path, {"highest": number})
+    commits.synchronize(f"mu_jax.store.pointers.{path.name}.{number}")
 
 
 def read_highest(path: Path, folder: Path, pointer: Path) -> int:
     """The highest number ever given, even if its version was deleted by other hands."""
-    found = [0, *durable.taken(folder)]
+    found = [0, *commits.taken(folder)]
     # In an earlier store, or where a file is damaged, the versions that are there must do.
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         found.append(int(json.loads(files.read_text(path))["highest"]))
-    with contextlib.suppress(durable.Damaged):
+    with contextlib.suppress(commits.Damaged):
         served = read_pointer(pointer) or {}
         found += [served.get("version") or 0, served.get("previous") or 0]
     return max(found)
 
 
 def _read(path: Path) -> tuple[bytes | None, int]:
-    if durable.in_bucket(path):
+    if commits.in_bucket(path):
         return objects.read(path)
     try:
         return path.read_bytes(), 0

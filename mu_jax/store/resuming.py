@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mu_jax.loops.scan import observe
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 from mu_jax.store.run_state import clear, config_digest, latest_state, save_state
 
 PyTree = Any
@@ -49,7 +49,7 @@ def resumable(
       >>> acc.value
       Array([ 0., -2.], dtype=float32)
     """
-    journal = _Journal(durable.absolute(directory), config_digest(config), min_seconds)
+    journal = _Journal(commits.absolute(directory), config_digest(config), min_seconds)
     with observe(journal):
         yield
     journal.clear()
@@ -86,7 +86,7 @@ class _Journal:
         passed = time.monotonic() - self._saved_at
         each = passed / self._advances
         left = math.ceil((self._min_seconds - passed) / max(each, 1e-9))
-        wait = durable.agree(min(max(left, 0), self._advances))
+        wait = commits.agree(min(max(left, 0), self._advances))
         self._next_look = self._advances + wait
         if wait == 0:
             self._save(carry, position)

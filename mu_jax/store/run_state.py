@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mu_jax.store import commits as durable
+from mu_jax.store import commits
 from mu_jax.store.leaves import PyTree, pack
 
 
@@ -30,7 +30,7 @@ def config_digest(config: Any) -> str:
         >>> config_digest({"alpha": 2, "seed": 0}) == config_digest({"seed": 0, "alpha": 2})
         True
     """
-    canonical = json.dumps(durable.as_json(config, "a configuration"), sort_keys=True)
+    canonical = json.dumps(commits.as_json(config, "a configuration"), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -60,19 +60,19 @@ def save_state(
             or tree or metadata cannot be stored; nothing was written.
     """
     packed = pack(tree)
-    record = {"metadata": durable.as_json(dict(metadata or {}), "metadata")}
-    root = durable.absolute(directory)
+    record = {"metadata": commits.as_json(dict(metadata or {}), "metadata")}
+    root = commits.absolute(directory)
     if step < 0:
         raise ValueError(f"expected a step of 0 or more, found {step}; count the steps done")
     _require_successor(root, step, record["metadata"])
     steps = _steps(root)
-    with durable.exclusive(root):
-        old = durable.numbers(steps)
-        durable.write(steps, step, packed, record)
+    with commits.exclusive(root):
+        old = commits.numbers(steps)
+        commits.write(steps, step, packed, record)
         if jax.process_index() == 0:
             for number in old:
-                durable.discard(steps, number)
-    durable.synchronize(f"mu_jax.store.run_state.saved.{step}")
+                commits.discard(steps, number)
+    commits.synchronize(f"mu_jax.store.run_state.saved.{step}")
 
 
 def latest_state(
@@ -90,15 +90,15 @@ def latest_state(
         ValueError: the saved state is of another configuration, or of another structure; the
             sentence names the first differing leaf.
     """
-    root = durable.absolute(directory)
-    saved = durable.numbers(_steps(root))
+    root = commits.absolute(directory)
+    saved = commits.numbers(_steps(root))
     if not saved:
         return None
     step = saved[-1]
     metadata = _metadata(root, step)
     if config_digest is not None:
         _require_same_config(root, found=metadata.get("config_digest"), expected=config_digest)
-    return RunState(step, durable.read(_steps(root), step, like), metadata)
+    return RunState(step, commits.read(_steps(root), step, like), metadata)
 
 
 def clear(directory: str | os.PathLike[str]) -> None:
@@ -107,14 +107,14 @@ def clear(directory: str | os.PathLike[str]) -> None:
     A missing directory or state is no error. A process killed in the middle leaves the latest
     state or none.
     """
-    root = durable.absolute(directory)
+    root = commits.absolute(directory)
     steps = _steps(root)
-    durable.synchronize("mu_jax.store.run_state.clear.begin")
-    if jax.process_index() == 0 and durable.exists(steps):
-        with durable.exclusive(root):
-            for number in durable.numbers(steps):
-                durable.discard(steps, number)
-    durable.synchronize("mu_jax.store.run_state.clear.end")
+    commits.synchronize("mu_jax.store.run_state.clear.begin")
+    if jax.process_index() == 0 and commits.exists(steps):
+        with commits.exclusive(root):
+            for number in commits.numbers(steps):
+                commits.discard(steps, number)
+    commits.synchronize("mu_jax.store.run_state.clear.end")
 
 
 def _steps(root: Path) -> Path:
@@ -122,11 +122,11 @@ def _steps(root: Path) -> Path:
 
 
 def _metadata(root: Path, step: int) -> dict[str, Any]:
-    return durable.read_metadata(_steps(root), step)["metadata"]
+    return commits.read_metadata(_steps(root), step)["metadata"]
 
 
 def _require_successor(root: Path, step: int, metadata: Mapping[str, Any]) -> None:
-    saved = durable.numbers(_steps(root))
+    saved = commits.numbers(_steps(root))
     if not saved:
         return
     if step <= saved[-1]:

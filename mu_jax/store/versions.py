@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from mu_jax.data import ids
-from mu_jax.store import commits as durable
-from mu_jax.store import lineages, pointers
+from mu_jax.store import commits, lineages, pointers
 from mu_jax.store.catalog import Catalog
 from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
@@ -40,8 +39,8 @@ class Store:
 
     * a version is there whole or not at all, and never changes; a process killed at any moment
       leaves at most scrap that no reader sees and that the next writer deletes;
-    * what is restored is what was published: a file of another digest is refused, and the newest
-      intact ancestor named;
+    * what is restored and what serves is what was published: a file of another digest is refused,
+      and the newest intact ancestor named;
     * what a version has forgotten (`publish(forgotten=ids)`), all that descend from it have
       forgotten: `forgotten` lists it, and `split` leaves it out of every later request;
     * readers take no lock and see the old or the new pointer, never a torn one;
@@ -81,7 +80,7 @@ class Store:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.directory = durable.absolute(directory)
+        self.directory = commits.absolute(directory)
         self._versions = self.directory / "versions"
         self._pointer = self.directory / "SERVING"
         self._numbers = self.directory / "NUMBERS"
@@ -124,8 +123,8 @@ class Store:
             The number of the version, one more than the highest ever given.
 
         Raises:
-            ValueError: a leaf is not finite or not numeric, JSON cannot hold the record, or ids
-                are not integers or those of an ancestor unknown; nothing was written.
+            ValueError: a leaf is not finite or numeric, JSON cannot hold the record, ids are no
+                integers, or those of an ancestor are unknown; nothing was written.
             FileNotFoundError: there is no version `parent`; nothing was written.
 
         Cost: one pass over the arrays to look for non-finite values, one to write them, one over
@@ -137,23 +136,24 @@ class Store:
         record = {
             "parent": parent,
             "method": method,
-            "hyperparameters": durable.as_json(dict(hyperparameters or {}), "hyperparameters"),
+            "hyperparameters": commits.as_json(dict(hyperparameters or {}), "hyperparameters"),
             "forget_digest": forget_digest or (ids.digest(own) if own.size else None),
-            "metrics": durable.as_json(dict(metrics or {}), "metrics"),
+            "metrics": commits.as_json(dict(metrics or {}), "metrics"),
             "note": note,
             "created": _now(),
             "withheld": withheld,
             "identity": identity,
         }
-        record = durable.as_json(record, "a record")
+        record = commits.as_json(record, "a record")
         every = self._catalog.accumulated(
             parent, own, only_digest=bool(forget_digest) and not own.size
         )
         record["num_forgotten"] = None if every is None else int(every.size)
         beside = {} if every is None else {"forgotten": every}
-        with durable.exclusive(self.directory):
-            version = durable.agree(self._highest() + 1)
-            version = durable.write(self._versions, version, packed, record, beside, renumber=True)
+        with commits.exclusive(self.directory):
+            highest = pointers.read_highest(self._numbers, self._versions, self._pointer)
+            version = commits.agree(highest + 1)
+            version = commits.write(self._versions, version, packed, record, beside, renumber=True)
             pointers.raise_highest(self._numbers, version)
         return version
 
@@ -209,16 +209,19 @@ class Store:
         Swapping to the version that already serves changes nothing. A damaged pointer is replaced.
 
         Args:
-            version: number.
             expected: the version that serves now, or None for none; swap only if it still does.
                 Name the parent, so that of two requests to one version none is lost.
 
         Raises:
             FileNotFoundError: there is no such version, or its arrays were pruned.
+            Damaged: a file of it is not the one that was published; nothing was changed.
             Overtaken: another version than `expected` serves; nothing was changed.
+
+        Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_restorable(version)
-        with durable.exclusive(self.directory):
+        self._catalog.require_intact(version)
+        with commits.exclusive(self.directory):
             while not self._swap(version, expected):
                 pass  # in a bucket another writer was faster: look again
 
@@ -230,9 +233,12 @@ class Store:
 
         Raises:
             FileNotFoundError: there is no previous version.
+            Damaged: a file of it is not the one that was published; nothing was changed.
+
+        Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_directory()
-        with durable.exclusive(self.directory):
+        with commits.exclusive(self.directory):
             while not (previous := self._roll_back()):
                 pass
         return previous
@@ -243,8 +249,7 @@ class Store:
         Raises:
             Damaged: the pointer cannot be read; `swap` replaces it.
         """
-        pointer = self._read_pointer()
-        return None if pointer is None else pointer["version"]
+        return (self._read_pointer() or {}).get("version")
 
     def history(self) -> list[Version]:
         """Records of all versions, oldest first, those with pruned arrays included."""
@@ -254,7 +259,7 @@ class Store:
     def lineage(self, version: int) -> list[Version]:
         """Records of `version`, its parent, and so on to the model trained from scratch.
 
-        Where the pointer is damaged, none of them is said to serve.
+        None of them is said to serve where the pointer is damaged.
 
         Raises:
             FileNotFoundError: there is no such version, or an ancestor is gone.
@@ -266,10 +271,7 @@ class Store:
         return self._catalog.lineage(version, serving)
 
     def find(self, identity: str) -> int | None:
-        """The newest intact version that was published with this `identity`, or None.
-
-        Cost: reads the files of that version once, for their digests.
-        """
+        """The newest intact version of this `identity`, or None; reads its files for digests."""
         return self._catalog.find(identity)
 
     def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
@@ -279,7 +281,7 @@ class Store:
         arrays gets a FileNotFoundError and may call again.
 
         Args:
-            version: number, or None for the serving version.
+            version: None for the serving one.
             like: tree of the structure, dtypes and shardings wanted: variables, or
                 `jax.ShapeDtypeStruct`s whose shardings may be on another mesh than the one they
                 were saved from; without a sharding, the default device. Floats are cast.
@@ -294,7 +296,7 @@ class Store:
         version = self._named(version)
         self._catalog.require_restorable(version)
         try:
-            return durable.read(self._versions, version, like)
+            return commits.read(self._versions, version, like)
         except Damaged as error:
             raise Damaged(f"{error}; {self._catalog.instead_of(version)}") from error
 
@@ -309,21 +311,21 @@ class Store:
         if keep < 0:
             raise ValueError(f"expected keep to be 0 or more, found {keep}; 0 keeps no newest ones")
         self._catalog.require_directory()
-        with durable.exclusive(self.directory):
-            durable.synchronize("mu_jax.store.versions.prune.begin")
+        with commits.exclusive(self.directory):
+            commits.synchronize("mu_jax.store.versions.prune.begin")
             while (chosen := self._condemn(keep, pinned)) is None:
                 pass
             doomed, left_over = chosen
-            durable.synchronize("mu_jax.store.versions.prune.chosen")
+            commits.synchronize("mu_jax.store.versions.prune.chosen")
             for version in [*doomed, *left_over] if jax.process_index() == 0 else ():
-                durable.discard(self._versions, version, "arrays")
-        durable.synchronize("mu_jax.store.versions.prune.end")
+                commits.discard(self._versions, version, "arrays")
+        commits.synchronize("mu_jax.store.versions.prune.end")
         return doomed
 
     def _swap(self, version: int, expected: int | EllipsisType | None) -> bool:
         """Swap, unless another writer changes the pointer meanwhile; whether that worked."""
         pointer, seen = pointers.look(self._pointer, damaged=expected is ...)
-        serving = durable.agree((pointer or {}).get("version") or 0)
+        serving = commits.agree((pointer or {}).get("version") or 0)
         # Another process may have pruned it meanwhile.
         self._catalog.require_restorable(version, condemned=(pointer or {}).get("pruned", ()))
         if expected is not ... and serving not in (expected or 0, version):
@@ -338,12 +340,14 @@ class Store:
     def _roll_back(self) -> int:
         """The number that serves again, or 0 if another writer changed the pointer meanwhile."""
         pointer, seen = pointers.look(self._pointer)
-        previous = durable.agree((pointer or {}).get("previous") or 0)
+        previous = commits.agree((pointer or {}).get("previous") or 0)
         if not previous:
             raise FileNotFoundError(
                 f"expected a previous version to roll back to in {self.directory}, found "
                 "none; call swap with the version that shall serve"
             )
+        self._catalog.require_restorable(previous)
+        self._catalog.require_intact(previous)
         return previous if self._point_at(previous, pointer, seen, previous=None) else 0
 
     def _condemn(self, keep: int, pinned: Collection[int]) -> tuple[list[int], list[int]] | None:
@@ -380,15 +384,12 @@ class Store:
     def _named(self, version: int | None) -> int:
         """The version itself, or the one that serves."""
         self._catalog.require_directory()
-        if version is None and not (version := durable.agree(self.serving() or 0)):
+        if version is None and not (version := commits.agree(self.serving() or 0)):
             raise FileNotFoundError(
                 f"expected a serving version in {self.directory}, found none; call swap first, "
                 "or name a version"
             )
         return version
-
-    def _highest(self) -> int:
-        return pointers.read_highest(self._numbers, self._versions, self._pointer)
 
 
 def _name(version: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 from test_resuming import StopAfter, Stopped, data, several_loops
 
 import mu_jax as mu
+from experiments.corrective import keep_programs
 from mu_jax import _objects as objects
 from mu_jax import datasets, ensembles, reporting
 from mu_jax._paths import absolute
@@ -64,8 +65,14 @@ def test_an_object_of_other_bytes_is_not_restored(bucket):
     stored = [n for n in names(bucket) if n.startswith("versions/00000002.") and "/arrays/d/" in n]
     data = objects.read(store.directory / stored[0])[0]
     objects.write(store.directory / stored[0], data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(Damaged, match="version 1, its newest intact ancestor, can serve"):
+    said = "version 1, its newest intact ancestor, can serve"
+    with pytest.raises(Damaged, match=said):
         store.restore(like=LIKE)
+    store.swap(1)
+    for serve in (lambda: store.swap(2), store.roll_back):
+        with pytest.raises(Damaged, match=said):
+            serve()
+        assert store.serving() == 1
 
 
 def test_of_two_swaps_from_one_parent_one_is_overtaken(bucket):
@@ -212,3 +219,36 @@ def test_a_write_whose_answer_was_lost_counts_as_made(bucket):
     assert objects.write(path, b"mine", generation=0)  # repeated by the client, refused there
     assert not objects.write(path, b"other", generation=0)
     assert objects.read(path)[0] == b"mine"
+
+
+def test_an_object_is_removed_on_condition_that_it_is_what_was_read(bucket, monkeypatch):
+    path = absolute(f"{bucket}/x")
+    objects.write(path, b"x")
+    generation = objects.read(path)[1]
+    assert 0 <= objects.age(path) < 60
+    objects.remove(path, generation=generation)
+    objects.remove(path, generation=generation)
+    assert objects.read(path) == (None, 0) and objects.age(path) == 0
+    exceptions, asked = pytest.importorskip("google.api_core.exceptions"), []
+
+    class Changed:
+        def delete(self, **conditions):
+            asked.append(conditions)
+            raise exceptions.PreconditionFailed("conditionNotMet")
+
+    # The emulator deletes whatever the condition is; a bucket answers so.
+    monkeypatch.setattr(objects, "_blob", lambda path: Changed())
+    objects.remove(path, generation=7)
+    assert asked == [{"if_generation_match": 7}]
+
+
+def test_compiled_programs_are_kept(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_programs(absolute(f"{bucket}/programs"))
+        assert jax.config.jax_compilation_cache_dir == f"{bucket}/programs"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert list(tmp_path.iterdir()) == []

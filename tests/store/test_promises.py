@@ -102,6 +102,32 @@ def test_every_flipped_bit_is_noticed_and_the_intact_ancestor_named(store):
     assert float(store.restore(2, like=filled(0.0))["b"][0]) == 2.0
 
 
+def flip_one_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["arrays/d/*", "leaves/*", "metadata/*", "forgotten.npy", "DIGESTS.json"]
+)
+def test_a_damaged_version_does_not_come_to_serve(store, name):
+    store.swap(1)
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])
+    store.swap(2)
+    store.swap(store.publish(filled(3.0), parent=1, method="ssd"))
+    flip_one_bit(next(path for path in (store.directory / "versions/00000002").glob(name)))
+    pointer = (store.directory / "SERVING").read_bytes()
+    for serve in (lambda: store.swap(2), lambda: store.swap(2, expected=3), store.roll_back):
+        with pytest.raises(
+            Damaged, match=r"00000002.*; version 1, its newest intact ancestor, can"
+        ):
+            serve()
+        assert (store.directory / "SERVING").read_bytes() == pointer
+    store.swap(1)
+    assert store.serving() == 1
+
+
 @pytest.mark.parametrize("name", ["forgotten.npy", "metadata/metadata", "DIGESTS.json"])
 def test_damage_beside_the_arrays_is_noticed(store, name):
     store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])

@@ -8,9 +8,25 @@ import numpy as np
 import pytest
 
 import mu_jax as mu
-from experiments.lib.paths import check_file, check_workdir, on_disk
+from experiments import (
+    benchmark,
+    corrective,
+    ensemble,
+    evaluate,
+    nomus,
+    quickstart,
+    regression,
+    train,
+    unlearn,
+)
+from experiments.lib.command_line import parse
+from experiments.lib.paths import check_file, check_storage, check_workdir
+from experiments.sweep import __main__ as sweep
+from launch_tpu import preflight
+from launch_tpu.hosts.spec import from_dict
 from mu_jax import _paths, datasets, ensembles, reporting
 from mu_jax.store import Store, latest_state, save_state
+from mu_jax.store.run_state import clear
 
 TREE = {"w": np.ones(2)}
 RECORD = reporting.Record("retrain", reporting.ForgetSet("class 3", 125), seed=0)
@@ -29,19 +45,54 @@ ENTRIES = {
     "write_request": lambda path: datasets.write_request(path, [1]),
     "read_request": lambda path: datasets.read_request(path, index=np.arange(3)),
     "read_archive": lambda path: datasets.read_request(f"{path}.npz:x", index=np.arange(3)),
+    "clear": lambda path: clear(path),
     "load": lambda path: datasets.load("digits", "train", data_dir=path),
+    "source": lambda path: datasets.source("cifar10", "train", data_dir=path),
+    "info": lambda path: datasets.info("cifar10", data_dir=path),
     "workdir": check_workdir,
     "file": check_file,
+    "preflight": lambda path: written_by_preflight(path),
+}
+BINARIES = {
+    benchmark: [],
+    corrective: [],
+    ensemble: [],
+    evaluate: ["--request=class:3"],
+    nomus: [],
+    quickstart: [],
+    regression: [],
+    sweep: ["--sweep=sweep.json"],
+    train: [],
+    unlearn: ["--request=class:3"],
 }
 
 
+def command(module, *further):
+    """Reads the command line of a binary, which does that before all else."""
+    return lambda path: parse(module.FLAGS, ["binary", f"--workdir={path}", *further])
+
+
+ENTRIES |= {module.__name__: command(module, *more) for module, more in BINARIES.items()}
+
+
+def written_by_preflight(path):
+    parse(preflight.FLAGS, ["preflight", "--topology=v5e:2x2", f"--json={path}"])
+    preflight.destination()
+
+
+def launched(path):
+    """A launch, which is refused before hosts are asked for; the hosts have the packages."""
+    fields = {"name": "a", "module": "experiments.train", "topology": "v5e:2x2", "max_hours": 1.0}
+    return from_dict({**fields, "engine": "local", "workdir": path})
+
+
 @pytest.mark.parametrize("path", ["s3://bucket/runs", "az://bucket/x", "memory://x", "gs://B/x"])
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+@pytest.mark.parametrize("entry", [*ENTRIES.values(), launched], ids=[*ENTRIES, "launch"])
 def test_a_scheme_that_cannot_be_served_is_refused_and_makes_nothing(
     tmp_path, monkeypatch, entry, path
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="expected a local path or gs://bucket/folder, found"):
+    with pytest.raises(ValueError, match=r"expected .* or gs://bucket/folder, found '"):
         entry(path)
     assert list(tmp_path.iterdir()) == []
 
@@ -68,8 +119,14 @@ def test_a_path_in_a_bucket_keeps_its_scheme_and_is_normalized(monkeypatch):
         path = _paths.absolute(text)
         assert (str(path), str(path / "c")) == ("gs://bucket/a/b", "gs://bucket/a/b/c")
         assert _paths.in_bucket(path) and _paths.absolute(path) == path
-    with pytest.raises(ValueError, match="expected a folder on a file system, found gs://"):
-        on_disk("gs://bucket/sweep")
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite:////tmp/studies.db", "sqlite+pysqlite:///a"])
+def test_a_search_in_sqlite_needs_a_folder(storage):
+    with pytest.raises(ValueError, match="found SQLite, which needs a local file; add --storage="):
+        check_storage("gs://bucket/sweep", storage)
+    check_storage("runs/sweep", storage)
+    check_storage("gs://bucket/sweep", "postgresql+psycopg://user@host/name")
 
 
 def test_local_paths_are_what_they_were(tmp_path, monkeypatch):

@@ -91,6 +91,14 @@ def test_a_bucket_for_a_working_directory_is_one_line(sweep):
     )
 
 
+def test_a_bucket_and_sqlite_are_one_line(sweep):
+    pytest.importorskip("gcsfs", reason="needs pip install -e '.[cloud]'")
+    result = sweep(["ssd"], "--workdir=gs://bucket/sweep", "--dry_run")
+    assert result.returncode == 2 and result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "--workdir=gs://bucket/sweep, found SQLite, which needs a local file; add" in line
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_workers_end_with_one_table_and_a_second_start_is_harmless(sweep, tmp_path):

@@ -94,6 +94,21 @@ def test_killed_workers_lose_and_double_nothing(tmp_path):
     assert_every_setting_ended_once(tmp_path, plan)
 
 
+def test_a_trial_that_is_given_up_while_it_is_asked_for_is_asked_for_again(tmp_path):
+    plan = listed(3)
+    queue = Queue(open_storage(tmp_path, None), plan)
+    real = queue.study.ask
+
+    def stood_still(space):
+        queue.study.ask = real
+        queue.study.tell(real(space).number, state=TrialState.FAIL)
+        raise optuna.exceptions.UpdateFinishedTrialError
+
+    queue.study.ask = stood_still
+    work(queue, run_cheaply, report=quietly)
+    assert_every_setting_ended_once(tmp_path, plan)
+
+
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_twenty_kills_lose_and_double_nothing(tmp_path):

@@ -8,6 +8,8 @@ from fake_cloud import JOB
 from launch_tpu.compile import slices
 from launch_tpu.hosts.spec import from_dict, read_spec
 
+SEARCH = {"workdir": "gs://bucket/run", "module": "experiments.sweep"}
+
 
 def test_read_from_a_file(tmp_path):
     path = tmp_path / "job.json"
@@ -84,6 +86,12 @@ def test_a_relative_workdir_on_this_machine():
         ({"engine": "slurm"}, "expected an engine among"),
         ({"project": ""}, "expected 'project' with the engine queued_resources"),
         ({"workdir": "s3://bucket/run"}, "or gs://bucket/folder, found 's3://bucket/run'"),
+        ({"workdir": "gs://B/run"}, "or gs://bucket/folder, found 'gs://B/run'; mount"),
+        ({"workdir": "s3:/run", "engine": "local"}, "or gs://bucket/folder, found 's3:/run'"),
+        ({"workdir": ""}, "or gs://bucket/folder, found ''"),
+        (SEARCH, "found SQLite, which needs a local file; add --storage=postgresql://USER@HOST"),
+        (SEARCH | {"flags": ["--storage=sqlite:////a"]}, "found SQLite, which needs a local"),
+        (SEARCH | {"flags": ["--storage=postgresql://h/a", "--storage", "sqlite://"]}, "SQLite"),
         ({"module": ""}, "expected a module to run, found ''"),
         ({"module": "-c"}, "expected a module to run, found '-c'"),
         ({"python": ""}, "expected the interpreter of the hosts, found ''; set 'python'"),
@@ -100,6 +108,20 @@ def test_bad_specifications(change, sentence):
     with pytest.raises(ValueError, match="expected") as error:
         from_dict({**JOB, **change})
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workdir": "gs://bucket/run", "module": "experiments.train"},
+        {"workdir": "gs://bucket/run", "module": "experiments.unlearn"},
+        SEARCH | {"flags": ["--sweep=a.json", "--storage=postgresql://user@host/name"]},
+        SEARCH | {"flags": ["--storage=sqlite://", "--storage", "postgresql://user@host/name"]},
+        SEARCH | {"workdir": "/mnt/runs", "flags": []},
+    ],
+)
+def test_a_bucket_for_a_module_that_can_write_there(change):
+    assert from_dict({**JOB, **change}).workdir == change["workdir"]
 
 
 @pytest.mark.parametrize("name", ["name", "module", "topology", "max_hours", "workdir"])
