@@ -174,12 +174,16 @@ def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
 
 
 def _mean(values: Any) -> Metric:
-    """Mean over models; with two or more, its 95 % interval."""
+    """Mean over models with its 95 % interval, or the reason why it has none."""
     values = np.asarray(values, np.float64)
-    if values.size < 2:
-        return Metric(values.mean(), n=values.size, unit="fraction")
-    found = evaluation.t_interval(values)
-    return Metric(found.estimate, n=values.size, low=found.low, high=found.high, unit="fraction")
+    low, high, why = None, None, ""
+    try:
+        low, high = evaluation.t_interval(values)[1:3]
+    except ValueError as error:
+        why = str(error)
+    return Metric(
+        values.mean(), n=values.size, low=low, high=high, no_interval=why, unit="fraction"
+    )
 
 
 def _beside(metric: Metric, reference: Metric) -> Metric:

@@ -52,7 +52,7 @@ def klom_interval(
 
     Raises:
         ValueError: fewer than eight models, too few examples for the quantile (72 for the 95th
-            percentile; three for the mean), or as `klom`.
+            percentile; eight for the mean), or as `klom`.
 
     Cost:
         As 17 times `klom`.
@@ -105,7 +105,7 @@ def klom_difference(
 
     Raises:
         ValueError: fewer than eight models, too few examples for the quantile (72 for the 95th
-            percentile; three for the mean), different numbers of models in both ensembles, or as
+            percentile; eight for the mean), different numbers of models in both ensembles, or as
             `klom`.
 
     Cost:
