@@ -24,18 +24,28 @@ class Yardstick:
 
     targets: labels int[n] of the training examples, then of the test examples. positions: where the
     examples of each split stand. oracles: margins f32[N', n] of retrained models. retrained:
-    outputs f32[N, n, K] of other retrained models, whose numbers stand beside all others.
+    outputs f32[N, n, K] of other retrained models, whose numbers stand beside all others. others:
+    outputs f32[N, n, K] of further retrained models, whose numbers stand beside those of
+    `retrained`: the gap between both is the floor of the gaps to `retrained`.
     """
 
     targets: np.ndarray
     positions: dict[str, np.ndarray]
     oracles: np.ndarray
     retrained: np.ndarray
+    others: np.ndarray | None = None
 
     @functools.cached_property
     def reference(self) -> dict[str, Metric]:
         """The metrics of the retrained models, to which all others are compared."""
         return _measure(self, self.retrained, klom_of(self, self.retrained))
+
+    @functools.cached_property
+    def beside_reference(self) -> dict[str, Metric]:
+        """The fractions of the further retrained models; those of `reference` if there are none."""
+        if self.others is None or not np.isfinite(self.others).all():
+            return self.reference
+        return _fractions(self, self.others)
 
 
 def klom_of(yardstick: Yardstick, outputs: np.ndarray) -> np.ndarray | None:
@@ -64,7 +74,11 @@ def collapse(yardstick: Yardstick, outputs: np.ndarray) -> str:
 
 
 def measure(
-    yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None = None
+    yardstick: Yardstick,
+    outputs: np.ndarray,
+    klom: np.ndarray | None = None,
+    *,
+    retrained: bool = False,
 ) -> dict[str, Metric]:
     """KLoM beside its floor, accuracies and membership attack beside those of retraining.
 
@@ -72,6 +86,7 @@ def measure(
       yardstick: what to compare with.
       outputs: f32[N, n, K] of N models on the training, then the test examples.
       klom: what `klom_of` says of them; computed if it is not given.
+      retrained: whether they are the yardstick's retrained models, which are put beside others.
 
     Returns:
       Metrics by name: "KLoM forget p95" and the accuracy for each split, "MIA", and "collapsed
@@ -80,8 +95,11 @@ def measure(
     """
     klom = klom_of(yardstick, outputs) if klom is None else klom
     metrics = _measure(yardstick, outputs, klom)
+    reference = yardstick.reference
+    if retrained:
+        reference = reference | yardstick.beside_reference
     beside = {
-        name: metric if name == COLLAPSED else _beside(metric, yardstick.reference[name])
+        name: metric if name == COLLAPSED else _beside(metric, reference[name])
         for name, metric in metrics.items()
     }
     for split in SPLITS:
@@ -98,14 +116,20 @@ def _measure(
     counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
     if klom is None:
         return {**_missing(outputs), COLLAPSED: counted}
-    correct = outputs.argmax(-1) == yardstick.targets
     metrics = {
         f"KLoM {split} p95": _klom_metric(yardstick, outputs, split, klom) for split in SPLITS
     }
-    for split in SPLITS:
-        metrics[f"{split} accuracy"] = _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
-    metrics["MIA"] = _membership(yardstick, outputs)
-    return {**metrics, COLLAPSED: counted}
+    return {**metrics, **_fractions(yardstick, outputs), COLLAPSED: counted}
+
+
+def _fractions(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
+    """Mean accuracies and membership attack of N models with finite outputs."""
+    correct = outputs.argmax(-1) == yardstick.targets
+    metrics = {
+        f"{split} accuracy": _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
+        for split in SPLITS
+    }
+    return {**metrics, "MIA": _membership(yardstick, outputs)}
 
 
 def _missing(outputs: np.ndarray) -> dict[str, Metric]:

@@ -27,17 +27,17 @@ def test_the_gap_is_the_one_of_the_table():
     values = {"test accuracy": Metric(0.9, unit="fraction"), "MIA": Metric(0.5, unit="fraction")}
     retrain = Record("retrain", SETS[0], 0, metrics=values)
     found = record(1, 0.84, mia=0.53)
-    assert tuning.gap(found) == pytest.approx(4.5)
+    assert reporting.gap_to_oracles(found) == pytest.approx(4.5)
     (table,) = reporting.summarize([retrain, found])
     column = [column.name for column in table.columns].index("average gap")
     row = next(row for row in table.rows if row.label == "ssd")
-    assert row.cells[column].mean == pytest.approx(tuning.gap(found))
+    assert row.cells[column].mean == pytest.approx(reporting.gap_to_oracles(found))
 
 
 def test_without_a_value_or_an_oracle_there_is_no_gap():
-    assert tuning.gap(record(1, 0.9, mia=missing("too few", unit="fraction"))) is None
-    assert tuning.gap(record(1, 0.9, mia=Metric(0.5, unit="fraction"))) is None
-    assert tuning.gap(record(1, 0.9, status="failed", reason="no memory")) is None
+    assert reporting.gap_to_oracles(record(1, 0.9, mia=missing("too few", unit="fraction"))) is None
+    assert reporting.gap_to_oracles(record(1, 0.9, mia=Metric(0.5, unit="fraction"))) is None
+    assert reporting.gap_to_oracles(record(1, 0.9, status="failed", reason="no memory")) is None
 
 
 def test_the_smallest_mean_gap_over_forget_sets_and_seeds_comes_first():
