@@ -45,12 +45,13 @@ def gap_to_oracles(record: Record, names: Sequence[str] | None = None) -> float 
             for name, metric in record.metrics.items()
             if metric.unit == "fraction" and metric.direction == "closer to retrain"
         ]
-    found = [record.metrics.get(name) for name in names]
     values, targets = {}, {}
-    for name, metric in zip(names, found):
-        if metric is None or metric.value is None or metric.oracle is None:
+    for name in names:
+        metric = record.metrics.get(name)
+        oracle = metric.oracle.mean if metric is not None and metric.oracle is not None else None
+        if metric is None or metric.value is None or oracle is None:
             return None
-        values[name], targets[name] = metric.value, metric.oracle.mean
-    if record.status != "ok" or not names or None in targets.values():
+        values[name], targets[name] = metric.value, oracle
+    if record.status != "ok" or not names:
         return None
     return float(average_gap(values, targets).value)
