@@ -181,9 +181,10 @@ def test_paired_percentiles_cover_where_they_are_given(kind):
     assert coverage(interval, truth, 500) >= chance(500)
 
 
-def margins(random, models, examples, *, effect, shift=0.0, hard=0.0):
+def margins(random, models, examples, *, effect, shift=0.0, hard=0.0, kind="normal"):
     """Oracles and unlearned models: effects of a model on all examples, of examples, and noise."""
-    both = effect * random.normal(size=(2, models, 1)) + random.normal(size=(2, models, examples))
+    effects = effect * KINDS[kind][0](random, 2, models, 1)
+    both = effects + random.normal(size=(2, models, examples))
     both[1] += shift + hard * random.exponential(size=examples)
     return jnp.asarray(both, jnp.float32)
 
@@ -212,6 +213,19 @@ def test_klom_covers_over_models_and_examples(case, q):
         return evaluation.klom_interval(oracle, unlearned, q)
 
     assert klom_coverage(lambda r: margins(r, **case), interval, 150) >= 0.94
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("q", [0.95, None])
+@pytest.mark.parametrize("models", [8, 16, 24])
+def test_klom_covers_effects_of_models_with_long_tails(models, q):
+    def interval(oracle, unlearned):
+        return evaluation.klom_interval(oracle, unlearned, q)
+
+    def make(random):
+        return margins(random, models, 100, effect=1.0, kind="lognormal")
+
+    assert klom_coverage(make, interval, 200) >= chance(200)
 
 
 @pytest.mark.parametrize("q", [0.95, None])
