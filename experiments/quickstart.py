@@ -7,8 +7,10 @@
 For every seed it trains a model on all data and one on the retain set alone, unlearns with every
 method of the configuration, and scores them all. It prints one table, writes the records behind it
 as JSON lines, publishes the models of the first seed as versions of a store, and lets the version
-with the smallest average gap to retraining serve. At last it does the same to ensembles of models,
-as one program each, and prints how far the unlearned ones are from retrained ones by KLoM.
+with the smallest average gap to retraining serve, of those that are fit to: a version that has
+collapsed or forgotten nothing is published for inspection, as by `experiments.unlearn`. At last it
+does the same to ensembles of models, as one program each, and prints how far the unlearned ones are
+from retrained ones by KLoM.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import jax
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import scoring, tables
+from experiments.lib import guard, scoring, tables
 from experiments.lib.command_line import (
     define_config,
     define_seed,
@@ -83,18 +85,18 @@ def run(config, request: str) -> None:
     )
 
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
-    results, models = [], {}
+    results, models, withheld = [], {}, {}
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        rows, variables = run_seed(task, programs, forget, retain, request, seed)
+        rows, variables, reasons = run_seed(task, programs, forget, retain, request, seed)
         results += rows
-        models = models or variables
+        models, withheld = models or variables, withheld or reasons
     (table,) = reporting.summarize(results)
     print()
     print(reporting.render([table], width=114))
 
     path = write_records(workdir / "results.jsonl", results)
     write_config(workdir, config)
-    publish(Store(workdir / "store"), task, models, results, table, ids)
+    publish(Store(workdir / "store"), task, models, withheld, results, table, ids)
     if MODELS.value:
         directory = workdir / "ensembles"
         originals = train_population(
@@ -124,10 +126,14 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
 
 
 def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int):
-    """Records and variables of one seed: the original, a constant, retraining, every method."""
+    """One seed: the original, a constant, retraining, every method.
+
+    Returns:
+      The records; the variables by name; and by name why they should not serve, "" if they may.
+    """
     with stage(f"seed {seed}: train the original"):
         original = train(task, jax.random.key(seed), task.train)
-    models, costs = {}, {NOTHING: [scoring.cost(None, wall_s=0.0)]}
+    models, infos, costs = {}, {}, {NOTHING: [scoring.cost(None, wall_s=0.0)]}
     costs[CONSTANT] = costs[NOTHING]
     for name, (program, compile_s) in programs.items():
         with stage(f"seed {seed}: {name}"):
@@ -138,6 +144,7 @@ def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int
         for message in info.messages():
             warnings.warn(f"{name}, seed {seed}: {message}", mu.UnlearningWarning, stacklevel=2)
         models[name] = variables
+        infos[name] = info
         costs[name] = [scoring.cost(info, wall_s=wall_s, compile_s=compile_s)]
     found = evaluation.score(
         task.model,
@@ -155,11 +162,19 @@ def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int
         selection=dict.fromkeys(task.config.methods, task.config.selection),
         costs=costs,
     )
-    return list(found.records), {NOTHING: original, **models}
+    withheld = {}
+    for record in found.records:
+        if record.method in infos:
+            collapse = evaluation.Collapse(record.status == "collapsed", record.reason)
+            pair, info = (original, models[record.method]), infos[record.method]
+            _, withheld[record.method] = guard.judge(task, pair, forget, retain, info, collapse)
+    return list(found.records), {NOTHING: original, **models}, withheld
 
 
-def publish(store: Store, task: Task, models: dict, results, table, ids) -> None:
-    """Publish the models of the first seed, and serve the one with the smallest average gap."""
+def publish(
+    store: Store, task: Task, models: dict, withheld: dict[str, str], results, table, ids
+) -> None:
+    """Publish the models of the first seed, and serve the fit one with the smallest average gap."""
     found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
     parent = store.publish(
         models[NOTHING], method="train", metrics=found[NOTHING], note=task.config.dataset
@@ -174,16 +189,38 @@ def publish(store: Store, task: Task, models: dict, results, table, ids) -> None
             hyperparameters=method_arguments(task, name),
             forgotten=ids,
             metrics=found[name],
+            withheld=withheld[name],
         )
-    best = [row.label for row in table.rows if row.best and row.label in versions]
-    if not best:
-        print("\nNo method is better than a collapsed model: the original keeps serving.")
+    print()
+    for name, version in versions.items():
+        if withheld[name]:
+            print(f"{guard.refusal(f'{version} ({name})', withheld[name])}.")
+    fit = [label for label in ranked(table) if label in versions and not withheld[label]]
+    if not fit:
+        print("No method is fit to serve: the original keeps serving.")
         return
-    store.swap(versions[best[0]])
+    store.swap(versions[fit[0]])
+    equal = [row.label for row in table.rows if row.best]
+    why = "smallest average gap"
+    if len(equal) > 1 and fit[0] in equal:
+        why = f"the first of {len(equal)} methods below the floor of the average gap"
     print(
-        f"\nServing version {versions[best[0]]} ({best[0]}, smallest average gap); "
+        f"Serving version {versions[fit[0]]} ({fit[0]}, {why}); "
         f"the original is version {parent} in {store.directory}"
     )
+
+
+def ranked(table: reporting.Table) -> list[str]:
+    """Labels of the rows that have a rank, the best first."""
+    columns = [column.name for column in table.columns]
+    if "average gap" not in columns:
+        return []
+    gap = columns.index("average gap")
+    return [
+        row.label
+        for row in table.rows
+        if row.cells[gap].n == row.seeds and not row.collapsed and not row.doubtful
+    ]
 
 
 if __name__ == "__main__":

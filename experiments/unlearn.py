@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import pending, scoring, tasks
+from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.own_flags import alone
@@ -32,11 +32,9 @@ from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import datasets
-from mu_jax.reporting import Metric
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
-_NOTHING = "it has forgotten nothing"  # how the reason begins that --serve_anyway overrides
 FLAGS = flags.FlagValues()
 WORKDIR = define_workdir(FLAGS, None, "Where the model was trained.")
 REQUEST = flags.DEFINE_string(
@@ -155,7 +153,10 @@ def unlearn(
                     f"version {parent} keeps serving"
                 )
                 return 3
-            metrics, withheld = judged(task, (before, variables), forget, retain, info)
+            found, collapse = scoring.score(task, variables, forget, retain, seed=SEED.value)
+            models = (before, variables)
+            changes, withheld = guard.judge(task, models, forget, retain, info, collapse)
+            metrics = found | changes
             claim.require_held()
             version = store.publish(
                 variables,
@@ -170,17 +171,6 @@ def unlearn(
             )
     describe(info, metrics)
     return serve(store, version, parent)
-
-
-def judged(task: tasks.Task, models, forget, retain, info) -> tuple[dict[str, Metric], str]:
-    """The metrics of the new model, and why it should not serve; "" if it may."""
-    metrics, collapse = scoring.score(task, models[1], forget, retain, seed=SEED.value)
-    moved = float(info.edit.changed) > 0
-    changes, nothing = scoring.effect(task, models, forget, retain, moved=moved)
-    withheld = f"it has collapsed: {collapse.reason}" if collapse.flag else ""
-    if nothing.flag and not collapse.flag:
-        withheld = f"{_NOTHING}: {nothing.reason}"
-    return metrics | changes, withheld
 
 
 def serve_chosen(store: Store, version: int) -> int:
@@ -199,12 +189,10 @@ def serve_chosen(store: Store, version: int) -> int:
 def serve(store: Store, version: int, parent: int | None) -> int:
     """Let a published version serve if nothing speaks against it; the exit code."""
     withheld = store.lineage(version)[0].withheld
-    if withheld and not (SERVE_ANYWAY.value and withheld.startswith(_NOTHING)):
-        advice = "; choose other hyper-parameters, or add --serve_anyway"
-        print(
-            f"Version {version} is published for inspection and does not serve, since {withheld}; "
-            f"version {parent} keeps serving{advice if withheld.startswith(_NOTHING) else ''}"
-        )
+    nothing = withheld.startswith(guard.NOTHING)
+    if withheld and not (SERVE_ANYWAY.value and nothing):
+        advice = "; choose other hyper-parameters, or add --serve_anyway" if nothing else ""
+        print(f"{guard.refusal(version, withheld)}; version {parent} keeps serving{advice}")
         return 3
     if SWAP.value:
         try:

@@ -49,7 +49,7 @@ class Row(NamedTuple):
     hyperparameters: dict[str, Any] = {}  # noqa: RUF012
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Bench(Yardstick):
     """What all methods on one forget set share; equal to itself only.
 
@@ -112,7 +112,9 @@ def study(
     targets = np.asarray(everything(task).targets)
     if oracles is None:
         oracles = np.asarray(evaluation.margins(retrained[:models], targets))
-    found = Yardstick(targets, positions(task, ids), oracles, retrained[models:])
+    found = Yardstick(
+        targets, positions(task, ids), oracles, retrained[models:], others=retrained[:models]
+    )
     return Study(task, found, rows)
 
 
@@ -149,6 +151,7 @@ def make_bench(
         positions=positions(task, ids),
         oracles=np.asarray(evaluation.margins(retrained[:models], targets)),
         retrained=retrained[models:],
+        others=retrained[:models],
         task=task,
         directory=directory,
         ids=ids,

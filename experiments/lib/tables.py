@@ -21,7 +21,9 @@ def records(study: Study, forget_set: ForgetSet) -> list[Record]:
 
 def _record(study: Study, row: Row, forget_set: ForgetSet) -> Record:
     reason = collapse(study.yardstick, row.outputs)
-    metrics = measure(study.yardstick, row.outputs, study.klom[row.name])
+    metrics = measure(
+        study.yardstick, row.outputs, study.klom[row.name], retrained=row.name == "retrain"
+    )
     return record(
         row.name,
         forget_set,
@@ -36,11 +38,15 @@ def _record(study: Study, row: Row, forget_set: ForgetSet) -> Record:
 def ordering(study: Study, request: str) -> str:
     """The methods by KLoM on the forget set, and whether each step is more than chance.
 
-    Methods of which a model has outputs that are not finite have no KLoM and come last.
+    Methods below the floor, which are so by chance or because single models spoil KLoM, are not
+    ranked and come after the others; those of which a model has outputs that are not finite have no
+    KLoM and come last.
     """
     forget = study.yardstick.positions["forget"]
     values = {name: klom[forget] for name, klom in study.klom.items() if klom is not None}
-    names = sorted(values, key=lambda name: p95(values[name]))
+    floor = p95(values["retrain"]) if "retrain" in values else -np.inf
+    below = [name for name in values if p95(values[name]) < floor]
+    names = sorted((n for n in values if n not in below), key=lambda name: p95(values[name]))
     targets = study.yardstick.targets[forget]
     margins = {
         row.name: np.asarray(evaluation.margins(row.outputs[:, forget], targets))
@@ -58,6 +64,9 @@ def ordering(study: Study, request: str) -> str:
         gain = "" if name == "do nothing" else difference(margins["do nothing"], margins[name])
         label = f"{name} (the floor)" if name == "retrain" else name
         lines.append(f"  {label:24s} {p95(values[name]):5.2f}   {step:>24s}   {gain:>24s}".rstrip())
+    lines += [
+        f"  {name:24s} {p95(values[name]):5.2f}   below the floor: not ranked" for name in below
+    ]
     lines += [
         f"  {name:24s}     -   outputs of some models are not finite"
         for name in study.klom

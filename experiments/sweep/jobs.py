@@ -101,7 +101,8 @@ def evaluate(
     """Measure settings on all forget sets of a job with all seeds: records as lines of JSON.
 
     The value is the mean average gap in points, none if a setting has collapsed or lacks a metric
-    anywhere.
+    anywhere. A sampler that learns from values takes it as it is: the floor, below which
+    `tuning.rank` does not tell settings apart, is known only when the references have ended.
 
     Args:
       task: of the configuration. directory: where ensembles are kept. job: which study.
@@ -129,7 +130,7 @@ def _trial(job: Job, request: str, seed: int, points: tuple[Params, ...]) -> Tri
 
 
 def _outcome(records: Sequence[Record]) -> Outcome:
-    gaps = [tuning.gap(record) for record in records if record.method != "do nothing"]
+    gaps = [reporting.gap_to_oracles(record) for record in records if record.method != "do nothing"]
     known = [gap for gap in gaps if gap is not None]
     value = statistics.fmean(known) if known and len(known) == len(gaps) else None
     return Outcome(value, "\n".join(map(reporting.to_json, records)))

@@ -108,7 +108,7 @@ def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]
 
     Returns:
       Records with KLoM beside its floor, and accuracies and membership attack beside those of
-      retrained models (`experiments.sweep.tuning.gap` is their mean distance). Of the N models of a
+      retrained models (`reporting.gap_to_oracles` is their mean distance). Of the N models of a
       setting none may have collapsed, or it counts as collapsed.
 
     Cost: what `make_bench` trains; then N times the method a setting, or N passes for the whole
@@ -140,7 +140,7 @@ def _record(
     return Record(
         forget_set=ForgetSet(trial.request, len(bench.ids), datasets.digest(bench.ids)),
         seed=trial.seed,
-        metrics=measure(bench, values),
+        metrics=measure(bench, values, retrained=fields["method"] == "retrain"),
         run_id=run_id or trial.name,
         status="collapsed" if reason else "ok",
         reason=reason,

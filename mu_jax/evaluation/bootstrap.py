@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax.evaluation.intervals import Interval, _check_level, _values, t_interval
+from mu_jax.evaluation.intervals import Interval, _check_level, _check_spread, _values, t_interval
 
 FEWEST = 20  # values: with fewer, a bootstrap covers less than 90 %
 BEYOND = 8  # values on either side of a quantile: with fewer, a bootstrap covers less than 90 %
@@ -50,14 +50,17 @@ def bootstrap_interval(
 ) -> Interval:
     """Bootstrap interval of a statistic, bias-corrected and accelerated (BCa).
 
-    For means of values far from normal and for smooth statistics. Of a quantile it takes 8 values
-    or more on either side, 160 for the 95th percentile; with fewer there is `quantile_interval`.
+    Of the mean it is `t_interval`, since BCa covers 87 % with 20 lognormal values and 88 % with
+    100. Of a quantile it takes 8 values or more on either side, 160 for the 95th percentile; with
+    fewer there is `quantile_interval`.
 
-    Coverage of the 95 % interval, simulated: of a mean with 20 values 93 % for normal and 91 % for
-    exponential ones; of the 95th percentile with 160 values 93 % for normal and lognormal ones.
+    Coverage of the 95 % interval, simulated: of the median with 20 values 93 to 94 % for normal,
+    exponential and lognormal ones; of the 95th percentile with 160 values 93 % for normal and
+    lognormal ones; of the standard deviation 91 % with 50 normal values, but 82 % with 50
+    exponential ones and 69 % with 50 lognormal ones: of values with long tails print none.
 
     Args:
-        values: float `[n]`, n >= 20.
+        values: float `[n]`, n >= 20 (8 for the mean).
         statistic: `statistic(sample, axis=...)`, such as `numpy.mean` or `numpy.median`.
         seed: seed of the resampling.
         level: probability of covering the statistic of the population.
@@ -67,15 +70,16 @@ def bootstrap_interval(
         `Interval`.
 
     Raises:
-        ValueError: fewer than 20 values, a quantile with fewer than 8 on one side, non-finite or
-            equal values, a level outside (0, 1), or resamples that all give one value.
+        ValueError: fewer than 20 values (8 for the mean), a quantile with fewer than 8 on one side,
+            non-finite or equal values, a level outside (0, 1), or resamples that all give one
+            value.
 
     Cost:
         The statistic of `resamples` and of n arrays of n values, on the host.
 
     Example:
-        >>> interval = bootstrap_interval(np.arange(30.0) ** 2, seed=0)
-        >>> bool(180 < interval.low < interval.estimate < interval.high < 420)
+        >>> interval = bootstrap_interval(np.arange(30.0) ** 2, np.median, seed=0)
+        >>> bool(60 < interval.low < interval.estimate < interval.high < 450)
         True
 
     Reference:
@@ -84,13 +88,11 @@ def bootstrap_interval(
     """
     from scipy.stats import bootstrap
 
+    if statistic is np.mean:
+        return t_interval(values, level=level)
     _check_level(level)
-    values = _values(values, 3)
-    if np.ptp(values) == 0:
-        raise ValueError(
-            f"expected values that differ, found {values[0]:.6g} for all {values.size}: resampling "
-            "them says nothing, so take `clopper_pearson` for fractions"
-        )
+    values = _values(values, 1)
+    _check_spread(values)
     _check_enough(values, statistic)
     found = bootstrap(
         (values,),
@@ -120,17 +122,17 @@ def paired_interval(
     """Interval of `statistic(first) - statistic(second)` over the same examples.
 
     What makes an example hard for both cancels; an interval without 0 says that the two differ on
-    examples of this kind. Of the mean it is the t interval of the differences; of another
-    statistic the percentile interval of a bootstrap that draws the same examples for both, which
-    takes 20 of them, and for a quantile 8 on either side: 160 for the 95th percentile. It does not
-    know that other models would differ: of KLoM take `klom_difference`.
+    examples of this kind. Of the mean it is `t_interval` of the differences, which takes eight; of
+    another statistic it is the percentile interval of a bootstrap that draws the same examples for
+    both, which takes 20 of them, and for a quantile 8 on either side: 160 for the 95th percentile.
+    It does not know that other models would differ: of KLoM take `klom_difference`.
 
-    Coverage of the 95 % interval, simulated: of the mean 95 % with 3 examples and more; of the
-    95th percentile with 160 examples 92 to 99 %, the least where one side is a noise floor, much
-    narrower than the other.
+    Coverage of the 95 % interval, simulated: of the mean as `t_interval`; of the 95th percentile
+    with 160 examples 92 to 99 %, the least where one side is a noise floor, much narrower than the
+    other. Other statistics than quantiles were not simulated.
 
     Args:
-        first, second: float `[n]`, values of two methods on the same n >= 3 examples.
+        first, second: float `[n]`, values of two methods on the same n examples.
         statistic: of an array, with an argument `axis`.
         seed: seed of the resampling.
         level: probability of covering the difference.
@@ -140,21 +142,21 @@ def paired_interval(
         `Interval`.
 
     Raises:
-        ValueError: fewer than three examples (20 but for the mean), a quantile with fewer than 8
-            examples on one side, different numbers of them, non-finite values, or a level outside
-            (0, 1).
+        ValueError: fewer than eight examples (20 but for the mean), equal differences, a quantile
+            with fewer than 8 examples on one side, different numbers of them, non-finite values,
+            or a level outside (0, 1).
 
     Cost:
         The statistic of two arrays `[resamples, n]`, on the host; none for the mean.
 
     Example:
-        >>> hard = np.arange(20.0)
-        >>> interval = paired_interval(hard + 1, hard, seed=0)
-        >>> (interval.low, interval.estimate, interval.high)
-        (1.0, 1.0, 1.0)
+        >>> hard = 100 * np.arange(20.0)
+        >>> interval = paired_interval(hard + 1 + np.arange(20) % 2, hard, seed=0)
+        >>> [round(number, 2) for number in interval]
+        [1.5, 1.26, 1.74, 0.95]
     """
     _check_level(level)
-    first, second = _values(first, 3), _values(second, 3)
+    first, second = _values(first, 1), _values(second, 1)
     if first.shape != second.shape:
         raise ValueError(
             f"expected values of the same examples, found {first.size} and {second.size}: score "

@@ -1,5 +1,6 @@
 """Reporting: result records on disk, and tables made from them."""
 
+from mu_jax.reporting.floors import at_floor, gap_to_oracles
 from mu_jax.reporting.records import (
     Cost,
     ForgetSet,
@@ -26,7 +27,9 @@ __all__ = [
     "Row",
     "Table",
     "append",
+    "at_floor",
     "from_json",
+    "gap_to_oracles",
     "missing",
     "read",
     "render",

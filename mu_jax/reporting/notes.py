@@ -16,8 +16,13 @@ def compose(
     gap_names: Sequence[str],
     reference: str,
     has_best: bool,
+    floor: float | None,
+    equal: Sequence[str],
 ) -> tuple[str, ...]:
-    """Returns the sentences for a table with these settings (rows), metrics and costs (columns)."""
+    """Returns the sentences for a table with these settings (rows), metrics and costs (columns).
+
+    floor: average gap of the reference. equal: labels of the rows that are not above it.
+    """
     notes = [_broken(setting, "collapsed", setting.collapsed) for setting in settings]
     notes += [_broken(setting, "failed", setting.failed) for setting in settings]
     notes += [
@@ -28,7 +33,8 @@ def compose(
     notes += [_missing(settings, name, _why_no_metric) for name in metrics]
     notes += _said(settings, metrics)
     notes += [_missing(settings, name, _why_no_cost) for name in costs]
-    notes += _gap(settings, gap_names, reference, has_best)
+    notes += _gap(settings, gap_names, reference, floor)
+    notes += _order(reference, floor, equal, has_best=has_best)
     notes += _null_levels(settings, metrics)
     notes += _replaced(settings)
     notes += _selection(settings)
@@ -110,7 +116,7 @@ def _missing(settings: Sequence[Setting], name: str, why: Callable[[Record, str]
 
 
 def _gap(
-    settings: Sequence[Setting], names: Sequence[str], reference: str, has_best: bool
+    settings: Sequence[Setting], names: Sequence[str], reference: str, floor: float | None
 ) -> list[str]:
     runs = [run for s in settings for run in s.runs]
     retrained = [run for run in runs if run.method == reference and run.status == "ok"]
@@ -124,13 +130,28 @@ def _gap(
     ]
     if len(retrained) > 1:
         notes.append(f"The gap of {reference} is between its own seeds: the level of noise.")
-    else:
+    elif floor is None:
         notes.append(f"{reference} has one seed, so the level of noise of the gap is not known.")
+    else:
+        notes.append(f"The gap of {reference} is to other retrained models: the level of noise.")
     if any(_why_no_metric(run, name) for run in runs for name in names):
         notes.append("A run that lacks one of these has no average gap, and its row is not ranked.")
-    if has_best:
-        notes.append("* smallest average gap among the ranked methods.")
     return notes
+
+
+def _order(
+    reference: str, floor: float | None, equal: Sequence[str], *, has_best: bool
+) -> list[str]:
+    """How the star is to be read: rows below the floor are not ranked among themselves."""
+    if not has_best:
+        return []
+    if len(equal) < 2:
+        below = f", below the gap of {reference} ({floor:.2f})" if equal else ""
+        return [f"* smallest average gap among the ranked methods{below}."]
+    return [
+        f"* average gap not above that of {reference} ({floor:.2f}), the floor: {_joined(equal)} "
+        "are equal and not ranked among themselves."
+    ]
 
 
 def _null_levels(settings: Sequence[Setting], metrics: Iterable[str]) -> list[str]:

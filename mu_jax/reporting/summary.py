@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mu_jax.evaluation.gaps import average_gap
+from mu_jax.reporting.floors import at_floor, gap_to_oracles
 from mu_jax.reporting.grouping import Setting, by_forget_set, by_setting, metric_kinds
 from mu_jax.reporting.notes import compose
 from mu_jax.reporting.records import COST_NUMBERS, ForgetSet, Metric, Record
@@ -86,10 +87,13 @@ def summarize(
     A row is a method with one setting of its hyper-parameters, a cell the mean and the sample
     standard deviation over its seeds. The average gap is `average_gap` to the retrained model of
     the same seed, or averaged over all retrained models where that seed has none; the gap of the
-    retrained row is between its own seeds, which is the level of noise. First come the reference
-    and the baseline, then the others by average gap, then those of which a run lacks one, then
-    those with a value better than that of a perfect unlearner (`Metric.better_than_perfect`: KLoM
-    below its floor), last those with a collapsed run; these three kinds are never the best.
+    retrained row is the floor: between its own seeds, or of one seed to the other retrained models
+    that its metrics name as oracles. First come the reference and the baseline, then the others by
+    average gap, where those below the floor are equal (`at_floor`) and stand in order of
+    appearance, then those of which a run lacks one, then those with a value better than that of a
+    perfect unlearner (`Metric.better_than_perfect`: KLoM below its floor), last those with a
+    collapsed run; these three kinds are never the best. All rows below the floor are the best
+    together.
 
     Args:
         records: what to summarize. Of two records of one setting, seed and forget set the later
@@ -166,14 +170,17 @@ def _table(
     columns = [_metric_column(name, kind) for name, kind in shown.items()]
     columns += [GAP] if gap_names else []
     columns += [COSTS.get(name, Column(name, "lower is better")) for name in costs]
-    rows = []
+    floor = _mean(_gap(run, retrained, gap_names) for run in retrained)
+    rows, equal = [], []
     for setting in settings:
         gaps = [_gap(run, retrained, gap_names) for run in setting.runs]
         cells = [_metric_cell(setting, name) for name in shown]
         cells += [_cell(gaps)] if gap_names else []
         cells += [_cell(getattr(run.cost, name) for run in setting.runs) for name in costs]
         doubtful = bool(setting.doubtful(shown))
-        rows.append((_rank(setting, gaps, special, doubtful=doubtful), setting, tuple(cells)))
+        rank = _rank(setting, gaps, special, floor, doubtful=doubtful)
+        equal += [setting.label] if rank == (RANKED, floor) else []
+        rows.append((rank, setting, tuple(cells)))
     rows.sort(key=lambda row: row[0])
     best = min((rank for rank, *_ in rows if rank[0] == RANKED), default=None)
     return Table(
@@ -198,6 +205,8 @@ def _table(
             gap_names=gap_names,
             reference=special[0],
             has_best=best is not None,
+            floor=floor,
+            equal=equal,
         ),
     )
 
@@ -206,6 +215,7 @@ def _rank(
     setting: Setting,
     gaps: Sequence[float | None],
     special: tuple[str, str],
+    floor: float | None,
     *,
     doubtful: bool,
 ) -> tuple[int, float]:
@@ -219,7 +229,7 @@ def _rank(
     known = [gap for gap in gaps if gap is not None]
     if not known or len(known) < len(gaps):
         return (RANKED + 1, 0.0)
-    return (RANKED, statistics.fmean(known))
+    return (RANKED, at_floor(statistics.fmean(known), floor))
 
 
 def _title(forget_set: ForgetSet) -> str:
@@ -244,8 +254,13 @@ def _retrained(settings: Sequence[Setting], reference: str) -> tuple[Record, ...
 
 
 def _gap(run: Record, retrained: Sequence[Record], names: Sequence[str]) -> float | None:
-    """Average gap to the retrained runs that stand for this one; None where one lacks a value."""
+    """Average gap to the retrained runs that stand for this one; None where one lacks a value.
+
+    The only retrained run is compared with the oracles beside its metrics; with itself it has none.
+    """
     others = [other for other in retrained if other is not run]
+    if not others and names:
+        return gap_to_oracles(run, names) or None
     if len(others) == len(retrained):
         others = [other for other in others if other.seed == run.seed] or others
     values = [[_value(record, name) for name in names] for record in (run, *others)]
@@ -274,6 +289,11 @@ def _metric_cell(setting: Setting, name: str) -> Cell:
         return cell
     metric = setting.runs[0].metrics[name]
     return cell._replace(low=metric.low, high=metric.high)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
 
 
 def _cell(values: Iterable[float | None]) -> Cell:

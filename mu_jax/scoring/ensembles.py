@@ -27,18 +27,27 @@ class Yardstick:
     targets: labels int[n] of all examples. positions: where the examples of each split stand,
     "forget", "retain" and, where there is one, "test". oracles: margins f32[N', n] of retrained
     models. retrained: outputs f32[N, n, K] of other retrained models, whose numbers stand beside
-    all others.
+    all others. others: outputs f32[N, n, K] of further retrained models, whose numbers stand beside
+    those of `retrained`: the gap between both is the floor of the gaps to `retrained`.
     """
 
     targets: np.ndarray
     positions: dict[str, np.ndarray]
     oracles: np.ndarray
     retrained: np.ndarray
+    others: np.ndarray | None = None
 
     @functools.cached_property
     def reference(self) -> dict[str, Metric]:
         """The metrics of the retrained models, to which all others are compared."""
         return _measure(self, self.retrained, klom_of(self, self.retrained))
+
+    @functools.cached_property
+    def beside_reference(self) -> dict[str, Metric]:
+        """The fractions of the further retrained models; those of `reference` if there are none."""
+        if self.others is None or not np.isfinite(self.others).all():
+            return self.reference
+        return _fractions(self, self.others)
 
 
 def klom_of(yardstick: Yardstick, outputs: np.ndarray) -> np.ndarray | None:
@@ -67,7 +76,11 @@ def collapse(yardstick: Yardstick, outputs: np.ndarray) -> str:
 
 
 def measure(
-    yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None = None
+    yardstick: Yardstick,
+    outputs: np.ndarray,
+    klom: np.ndarray | None = None,
+    *,
+    retrained: bool = False,
 ) -> dict[str, Metric]:
     """KLoM beside its floor, accuracies and membership attack beside those of retraining.
 
@@ -75,6 +88,7 @@ def measure(
       yardstick: what to compare with.
       outputs: f32[N, n, K] of N models on the training, then the test examples.
       klom: what `klom_of` says of them; computed if it is not given.
+      retrained: whether they are the yardstick's retrained models, which are put beside others.
 
     Returns:
       Metrics by name: "KLoM forget p95" and the accuracy for each split, "MIA", and "collapsed
@@ -83,8 +97,11 @@ def measure(
     """
     klom = klom_of(yardstick, outputs) if klom is None else klom
     metrics = _measure(yardstick, outputs, klom)
+    reference = yardstick.reference
+    if retrained:
+        reference = reference | yardstick.beside_reference
     beside = {
-        name: metric if name == COLLAPSED else _beside(metric, yardstick.reference[name])
+        name: metric if name == COLLAPSED else _beside(metric, reference[name])
         for name, metric in metrics.items()
     }
     for split in yardstick.positions:
@@ -101,16 +118,23 @@ def _measure(
     counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
     if klom is None:
         return {**_missing(yardstick, outputs), COLLAPSED: counted}
-    correct = outputs.argmax(-1) == yardstick.targets
     metrics = {
         f"KLoM {split} p95": _klom_metric(yardstick, outputs, split, klom)
         for split in yardstick.positions
     }
-    for split in yardstick.positions:
-        metrics[f"{split} accuracy"] = _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
+    return {**metrics, **_fractions(yardstick, outputs), COLLAPSED: counted}
+
+
+def _fractions(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
+    """Mean accuracies and membership attack of N models with finite outputs."""
+    correct = outputs.argmax(-1) == yardstick.targets
+    metrics = {
+        f"{split} accuracy": _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
+        for split in yardstick.positions
+    }
     if "test" in yardstick.positions:
         metrics["MIA"] = _membership(yardstick, outputs)
-    return {**metrics, COLLAPSED: counted}
+    return metrics
 
 
 def _missing(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
@@ -195,13 +219,15 @@ def measure_own(
 
 
 def _mean(values: Any, *, unit: str = "fraction", **fields: Any) -> Metric:
-    """Mean over models; with two or more, its 95 % interval."""
+    """Mean over models with its 95 % interval, or the reason why it has none."""
     values = np.asarray(values, np.float64)
-    if values.size < 2 or not np.isfinite(values).all():
-        return Metric(values.mean(), n=values.size, unit=unit, **fields)
-    found = evaluation.t_interval(values)
-    ends = {"low": found.low, "high": found.high}
-    return Metric(found.estimate, n=values.size, unit=unit, **ends, **fields)
+    low, high, why = None, None, ""
+    try:
+        low, high = evaluation.t_interval(values)[1:3]
+    except ValueError as error:
+        why = str(error)
+    ends = {"low": low, "high": high, "no_interval": why}
+    return Metric(values.mean(), n=values.size, unit=unit, **ends, **fields)
 
 
 def _beside(metric: Metric, reference: Metric) -> Metric:

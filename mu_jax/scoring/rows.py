@@ -185,13 +185,13 @@ def _of_ensembles(asked: Asked, rows: Rows, number: int) -> Iterator[Record]:
         name: np.concatenate([outputs[part] for part in asked.sets], axis=1)
         for name, outputs in rows.items()
     }
-    oracles = np.asarray(evaluation.margins(whole[RETRAIN][:-number], targets))
-    whole[RETRAIN] = whole[RETRAIN][-number:]
+    others, whole[RETRAIN] = whole[RETRAIN][:-number], whole[RETRAIN][-number:]
+    oracles = np.asarray(evaluation.margins(others, targets))
     whole[CONSTANT] = np.broadcast_to(whole[CONSTANT], (number, *whole[CONSTANT].shape[1:]))
-    yardstick = ensembles.Yardstick(targets, positions, oracles, whole[RETRAIN])
+    yardstick = ensembles.Yardstick(targets, positions, oracles, whole[RETRAIN], others)
     for name, outputs in whole.items():
         chosen = outputs[:number]
-        metrics = ensembles.measure(yardstick, chosen)
+        metrics = ensembles.measure(yardstick, chosen, retrained=name == RETRAIN)
         for split, where in positions.items():
             metrics |= ensembles.measure_own(asked.own, chosen[:, where], targets[where], split)
         reason = ensembles.collapse(yardstick, chosen)

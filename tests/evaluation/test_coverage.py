@@ -27,38 +27,93 @@ def chance(runs, least=LEAST):
     return least - 2.5 * (least * (1 - least) / runs) ** 0.5
 
 
-def two_way(random, models, examples, draw="normal"):
-    kinds = {
-        "normal": lambda *s: random.normal(size=s),
-        "skewed": lambda *s: random.exponential(1, s) - 1,
-    }
-    effect = kinds[draw]
-    return effect(models, 1) + effect(1, examples) + 0.5 * random.normal(size=(models, examples))
+KINDS = {  # one draw of a shape, and its mean
+    "normal": (lambda r, *s: r.normal(size=s), 0.0),
+    "t3": (lambda r, *s: r.standard_t(3, size=s), 0.0),
+    "uniform": (lambda r, *s: r.uniform(size=s), 0.5),
+    "exponential": (lambda r, *s: r.exponential(size=s), 1.0),
+    "lognormal": (lambda r, *s: r.lognormal(size=s), np.exp(0.5)),
+    "beta": (lambda r, *s: r.beta(9, 0.5, size=s), 9 / 9.5),
+    "fraction of 100": (lambda r, *s: r.binomial(100, 0.98, size=s) / 100, 0.98),
+    "fraction of 20": (lambda r, *s: r.binomial(20, 0.95, size=s) / 20, 0.95),
+    "rare errors": (lambda r, *s: r.binomial(1000, 0.0005, size=s) / 1000, 0.0005),
+}
 
 
-@pytest.mark.parametrize("models", [3, 5, 16, 64])
-@pytest.mark.parametrize("examples", [40, 400])
-def test_two_levels_cover_with_few_models(models, examples):
-    def interval(random):
-        return evaluation.two_level_interval(two_way(random, models, examples), seed=0)
+def mean_coverage(kind, n, runs):
+    """Share of the intervals of a mean that enclose it, among those that are given."""
+    draw, truth = KINDS[kind]
+    random, given, held = np.random.default_rng(n), 0, 0
+    for values in draw(random, runs, n):
+        if np.ptp(values) > 0:
+            found = evaluation.t_interval(values)
+            given, held = given + 1, held + (found.low <= truth <= found.high)
+    return held / given, given
 
-    assert 0.93 <= coverage(interval, 0.0, 600) <= 0.985
+
+@pytest.mark.parametrize("kind", ["normal", "lognormal", "beta"])
+def test_intervals_of_a_mean_cover_with_the_fewest_values(kind):
+    found, runs = mean_coverage(kind, 8, 500)
+    assert found >= chance(runs)
+    assert kind != "normal" or 0.93 <= found <= 0.97  # not by being too wide
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("models", [3, 5, 16, 64])
-def test_two_levels_cover_skewed_effects(models):
-    def interval(random):
-        return evaluation.two_level_interval(two_way(random, models, 40, "skewed"), seed=0)
+@pytest.mark.parametrize("n", [8, 9, 10, 12, 16, 24, 32, 64, 128])
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_of_a_mean_cover_all_kinds_of_values(kind, n):
+    found, runs = mean_coverage(kind, n, 2000)
+    assert found >= chance(runs)
+    assert kind != "normal" or 0.935 <= found <= 0.965
 
-    assert coverage(interval, 0.0, 2000) >= (0.87 if models == 3 else chance(2000))
+
+def students(values):
+    """The ends of Student's t interval."""
+    half = scipy.stats.t.ppf(0.975, values.size - 1) * scipy.stats.sem(values)
+    return evaluation.Interval(values.mean(), values.mean() - half, values.mean() + half, 0.95)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("models", [3, 8])
-def test_two_levels_cover_another_statistic(models):
+@pytest.mark.parametrize("n, found", [(3, 0.84), (5, 0.82), (8, 0.83), (16, 0.86), (32, 0.885)])
+def test_students_interval_does_not_cover_skewed_values(n, found):
+    """Why it is corrected, and why there is none of fewer than eight; the docstring's figures."""
+    draws = coverage(lambda r: students(r.lognormal(size=n)), np.exp(0.5), 4000)
+    assert draws == pytest.approx(found, abs=0.015)
+
+
+def two_way(random, models, examples, kind="normal"):
+    """Effects of models and examples, of mean 0, and noise."""
+    draw, mean = KINDS[kind]
+    effects = draw(random, models, 1) + draw(random, 1, examples) - 2 * mean
+    return effects + 0.5 * random.normal(size=(models, examples))
+
+
+@pytest.mark.parametrize("kind", ["normal", "lognormal"])
+def test_two_levels_cover_with_few_models(kind):
     def interval(random):
-        values = two_way(random, models, 20)
+        return evaluation.two_level_interval(two_way(random, 8, 400, kind), seed=0)
+
+    found = coverage(interval, 0.0, 800)
+    assert found >= chance(800)
+    assert kind != "normal" or found <= 0.985
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("models", [8, 16, 64])
+@pytest.mark.parametrize("examples", [8, 40, 400])
+@pytest.mark.parametrize("kind", ["normal", "t3", "exponential", "lognormal"])
+def test_two_levels_cover_effects_of_all_kinds(kind, models, examples):
+    def interval(random):
+        return evaluation.two_level_interval(two_way(random, models, examples, kind), seed=0)
+
+    assert coverage(interval, 0.0, 1000) >= chance(1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "lognormal"])
+def test_two_levels_cover_another_statistic(kind):
+    def interval(random):
+        values = two_way(random, 8, 20, kind)
         return evaluation.two_level_interval(values, lambda a: a.mean(), seed=0, resamples=200)
 
     assert coverage(interval, 0.0, 300) >= chance(300)
@@ -76,21 +131,16 @@ def test_order_statistics_cover_the_95th_percentile(n, sigma):
     assert 0.94 <= coverage(interval, truth, 1000) <= 0.99
 
 
-@pytest.mark.parametrize("n, least", [(3, 0.87), (5, 0.865), (10, 0.89), (30, 0.9)])
-def test_t_intervals_cover(n, least):
-    assert 0.93 <= coverage(lambda r: evaluation.t_interval(r.normal(size=n)), 0.0, 1500) <= 0.97
-    assert coverage(lambda r: evaluation.t_interval(r.uniform(size=n)), 0.5, 1500) >= 0.91
-    assert coverage(lambda r: evaluation.t_interval(r.exponential(size=n)), 1.0, 1500) >= least
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("draw, truth", [("normal", 0.0), ("exponential", 1.0)])
-def test_bootstraps_of_a_mean_cover_from_twenty_values_on(draw, truth):
+@pytest.mark.parametrize(
+    "draw, truth", [("normal", 0.0), ("exponential", np.log(2)), ("lognormal", 1.0)]
+)
+def test_bootstraps_of_a_median_cover_from_twenty_values_on(draw, truth):
     def interval(random):
         values = getattr(random, draw)(size=20)
-        return evaluation.bootstrap_interval(values, seed=0, resamples=999)
+        return evaluation.bootstrap_interval(values, np.median, seed=0, resamples=999)
 
-    assert coverage(interval, truth, 600) >= chance(600)
+    assert coverage(interval, truth, 500) >= chance(500)
 
 
 @pytest.mark.slow
@@ -109,14 +159,13 @@ def pair(random, n, kind):
     return np.exp(common + noise[0]), 1.5 * np.exp(common + noise[1])
 
 
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_paired_means_cover_with_few_examples(n):
+@pytest.mark.parametrize("n", [8, 32])
+def test_paired_means_cover_skewed_differences(n):
     def interval(random):
-        common = random.lognormal(size=n)
-        noise = random.normal(size=(2, n))
-        return evaluation.paired_interval(common + 1 + noise[0], common + noise[1], seed=0)
+        common = 10 * random.normal(size=n)
+        return evaluation.paired_interval(common + random.lognormal(size=n), common, seed=0)
 
-    assert 0.93 <= coverage(interval, 1.0, 1000) <= 0.97
+    assert coverage(interval, np.exp(0.5), 400) >= chance(400)
 
 
 @pytest.mark.slow
@@ -132,9 +181,10 @@ def test_paired_percentiles_cover_where_they_are_given(kind):
     assert coverage(interval, truth, 500) >= chance(500)
 
 
-def margins(random, models, examples, *, effect, shift=0.0, hard=0.0):
+def margins(random, models, examples, *, effect, shift=0.0, hard=0.0, kind="normal"):
     """Oracles and unlearned models: effects of a model on all examples, of examples, and noise."""
-    both = effect * random.normal(size=(2, models, 1)) + random.normal(size=(2, models, examples))
+    effects = effect * KINDS[kind][0](random, 2, models, 1)
+    both = effects + random.normal(size=(2, models, examples))
     both[1] += shift + hard * random.exponential(size=examples)
     return jnp.asarray(both, jnp.float32)
 
@@ -163,6 +213,19 @@ def test_klom_covers_over_models_and_examples(case, q):
         return evaluation.klom_interval(oracle, unlearned, q)
 
     assert klom_coverage(lambda r: margins(r, **case), interval, 150) >= 0.94
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("q", [0.95, None])
+@pytest.mark.parametrize("models", [8, 16, 24])
+def test_klom_covers_effects_of_models_with_long_tails(models, q):
+    def interval(oracle, unlearned):
+        return evaluation.klom_interval(oracle, unlearned, q)
+
+    def make(random):
+        return margins(random, models, 100, effect=1.0, kind="lognormal")
+
+    assert klom_coverage(make, interval, 200) >= chance(200)
 
 
 @pytest.mark.parametrize("q", [0.95, None])

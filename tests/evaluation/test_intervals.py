@@ -7,13 +7,29 @@ import scipy.stats
 from mu_jax import evaluation
 
 
-def test_t_interval_equals_scipy():
+def test_t_interval_of_symmetric_values_equals_scipy():
     values = np.random.default_rng(0).normal(size=7)
+    values = np.concatenate([values, 2.0 - values])  # skewness 0 about 1
     for level in (0.5, 0.95):
-        low, high = scipy.stats.t.interval(level, 6, values.mean(), scipy.stats.sem(values))
+        low, high = scipy.stats.t.interval(level, 13, values.mean(), scipy.stats.sem(values))
         expected = (values.mean(), low, high, level)
         found = evaluation.t_interval(values, level=level)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_t_interval_is_where_halls_transformation_equals_the_quantiles():
+    values = np.random.default_rng(1).exponential(size=9)
+    n, mean, s = 9, values.mean(), values.std(ddof=1)
+    skew = n / ((n - 1) * (n - 2)) * np.sum(((values - mean) / s) ** 3)
+    found = evaluation.t_interval(values, level=0.9)
+    assert found.high - mean > 1.5 * (mean - found.low)  # the long tail is above
+    for end, tail in ((found.low, 0.95), (found.high, 0.05)):
+        t = (mean - end) / s
+        g = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * n)
+        assert n**0.5 * g == pytest.approx(scipy.stats.t.ppf(tail, n - 1), rel=1e-9)
+    # Mirrored values have the mirrored interval.
+    mirrored = evaluation.t_interval(-values, level=0.9)
+    np.testing.assert_allclose([-mirrored.high, -mirrored.low], found[1:3], rtol=1e-12)
 
 
 @pytest.mark.parametrize("successes, trials", [(0, 10), (3, 10), (10, 10), (499, 1000)])
@@ -41,9 +57,10 @@ def test_bca_equals_scipy_and_follows_the_seed():
     assert found == (np.median(values), expected.low, expected.high, 0.95)
     other = evaluation.bootstrap_interval(values, np.median, seed=5, resamples=999)
     assert other != found
-    wide = evaluation.bootstrap_interval(values, seed=4, level=0.99, resamples=999)
-    narrow = evaluation.bootstrap_interval(values, seed=4, level=0.5, resamples=999)
-    assert wide.low < narrow.low < values.mean() < narrow.high < wide.high
+    wide = evaluation.bootstrap_interval(values, np.median, seed=4, level=0.99, resamples=999)
+    narrow = evaluation.bootstrap_interval(values, np.median, seed=4, level=0.5, resamples=999)
+    assert wide.low < narrow.low < np.median(values) < narrow.high < wide.high
+    assert evaluation.bootstrap_interval(values, seed=4) == evaluation.t_interval(values)
 
 
 def two_way(rng, models=12, examples=40):
@@ -116,23 +133,33 @@ def test_a_quantile_lies_between_order_statistics_from_the_number_needed_on(q):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: evaluation.t_interval(RAMP[:2]), "at least 3 entries"),
-        (lambda: evaluation.t_interval(RAMP * np.nan), "finite values"),
-        (lambda: evaluation.t_interval(RAMP, level=95), "level in \\(0, 1\\)"),
+        (lambda: evaluation.t_interval(LONG[:7]), "at least 8 values, found 7"),
+        (lambda: evaluation.t_interval(LONG * np.nan), "finite values"),
+        (lambda: evaluation.t_interval(LONG * 0 + 0.1), "differ, found 0.1 for all 99"),
+        (lambda: evaluation.t_interval(LONG, level=95), "level in \\(0, 1\\)"),
         (lambda: evaluation.clopper_pearson(3, 2), "3 of 2"),
         (lambda: evaluation.clopper_pearson(0, 0), "trials > 0"),
         (lambda: evaluation.clopper_pearson(1, 2, level=0), "level in"),
-        (lambda: evaluation.bootstrap_interval(RAMP[:2], seed=0), "at least 3 entries"),
-        (lambda: evaluation.bootstrap_interval(RAMP * 0, seed=0), "for all 5"),
-        (lambda: evaluation.bootstrap_interval(RAMP, seed=0), "at least 20 values"),
+        (lambda: evaluation.bootstrap_interval(RAMP, seed=0), "at least 8 values, found 5"),
+        (lambda: evaluation.bootstrap_interval(RAMP * 0, np.median, seed=0), "for all 5"),
+        (lambda: evaluation.bootstrap_interval(RAMP, np.median, seed=0), "at least 20 values"),
         (lambda: evaluation.bootstrap_interval(np.arange(99.0) ** 2, p95, seed=0), "at least 8"),
         (lambda: evaluation.paired_interval(RAMP, RAMP, np.std, seed=0), "at least 20 values"),
+        (lambda: evaluation.paired_interval(RAMP, RAMP**2, seed=0), "at least 8 values, found 5"),
+        (lambda: evaluation.paired_interval(LONG + 0.3, LONG, seed=0), "expected values that dif"),
         (lambda: evaluation.paired_interval(LONG, LONG**2, p95, seed=0), "at least 8 values on"),
         (lambda: evaluation.quantile_interval(LONG[:71]), "at least 72 values .* found 71"),
         (lambda: evaluation.quantile_interval(LONG, 1.0), "quantile in"),
         (lambda: evaluation.two_level_interval(RAMP, seed=0), "2 axes"),
-        (lambda: evaluation.two_level_interval(np.ones((2, 9)), seed=0), "at least 3 entries"),
-        (lambda: evaluation.two_level_interval(np.full((4, 4), np.inf), seed=0), "finite values"),
+        (
+            lambda: evaluation.two_level_interval(np.ones((7, 9)), seed=0),
+            "at least 8 .* found 7 x 9",
+        ),
+        (lambda: evaluation.two_level_interval(np.full((8, 8), np.inf), seed=0), "finite values"),
+        (
+            lambda: evaluation.two_level_interval(np.tile(LONG, (8, 1)), seed=0),
+            "models that differ",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -10,12 +10,12 @@ from test_binaries import fails, run
 
 from experiments.configs import digits
 from experiments.lib.populations import positions, train_population, train_subsets
-from experiments.lib.rows import constant, study
+from experiments.lib.rows import Row, Study, constant, study
 from experiments.lib.tables import ordering
 from experiments.lib.tables import records as records_of
 from experiments.lib.tasks import make_task, read_ids, split
 from mu_jax import ensembles, evaluation, reporting
-from mu_jax.scoring.ensembles import Yardstick, klom_of
+from mu_jax.scoring.ensembles import Yardstick, klom_of, measure
 
 SMALL = ["--config.training.epochs=20", "--config.limit=120"]
 
@@ -73,6 +73,46 @@ def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_
     order = [line.split("  ")[1] for line in text.splitlines()[2:-2]]
     assert order[0] == "retrain (the floor)"
     assert "[" in text
+
+
+def test_retrained_models_stand_beside_others_and_few_values_have_no_interval():
+    random, labels = np.random.default_rng(0), np.arange(60) % 3
+    logits = 2 * np.eye(3)[labels] + random.normal(size=(3, 10, 60, 3))
+    where = {"forget": np.arange(10), "retain": np.arange(10, 40), "test": np.arange(40, 60)}
+    margins = np.asarray(evaluation.margins(logits[0], labels))
+    yardstick = Yardstick(labels, where, margins, logits[1], others=logits[0])
+    correct = (logits.argmax(-1) == labels)[..., where["retain"]].mean((1, 2))
+    retrained = measure(yardstick, logits[1], retrained=True)
+    unlearned = measure(yardstick, logits[2])
+    for found, value, oracle in ((retrained, 1, 0), (unlearned, 2, 1)):
+        assert found["retain accuracy"].value == pytest.approx(correct[value])
+        assert found["retain accuracy"].oracle.mean == pytest.approx(correct[oracle])
+        assert found["retain accuracy"].low < correct[value] < found["retain accuracy"].high
+        assert found["MIA"].n == 5 and found["MIA"].low is None
+        assert "expected at least 8 values, found 5" in found["MIA"].no_interval
+    forget = "KLoM forget p95"
+    assert retrained[forget].null == retrained[forget].value == unlearned[forget].null
+    same = measure(yardstick, np.broadcast_to(logits[1, 0], logits[1].shape))["retain accuracy"]
+    assert same.low is None and "differ" in same.no_interval
+
+
+def test_rows_below_the_floor_are_not_ranked_in_the_order_of_methods():
+    random, labels = np.random.default_rng(0), np.arange(80) % 3
+    logits = 2 * np.eye(3)[labels] + random.normal(size=(5, 10, 80, 3))
+    where = {"forget": np.arange(80), "retain": np.arange(0), "test": np.arange(0)}
+    margins = np.asarray(evaluation.margins(logits[0], labels))
+    yardstick = Yardstick(labels, where, margins, logits[1])
+    rows = [
+        Row("retrain", logits[1]),
+        Row("do nothing", 3 * logits[2]),
+        Row("spoiled", logits[0]),  # the oracles themselves: no honest method is as close
+        Row("ssd", logits[3] + 1.5 * np.eye(3)[labels]),
+    ]
+    lines = ordering(Study(None, yardstick, rows), "class:3").splitlines()
+    assert lines[2].startswith("  retrain (the floor)")
+    order = [line.split()[0] for line in lines[3:-2]]
+    assert set(order[:2]) == {"do", "ssd"} and order[2] == "spoiled"
+    assert lines[5].endswith("0.00   below the floor: not ranked")
 
 
 @pytest.mark.slow

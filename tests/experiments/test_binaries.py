@@ -56,7 +56,7 @@ def test_quickstart_prints_a_table_that_says_how_to_read_it(quickstart):
     assert rows[:2] == ["retrain", "do"]
     for method in ("ssd", "iau", "finetune", "gradient_ascent", "constant"):
         assert method in rows
-    for text in ("closer to", "retrain", "lower is", "ms, ", "smallest average gap", "Serving"):
+    for text in ("closer to", "retrain", "lower is", "ms, ", "* ", "average gap", "Serving"):
         assert text in result.stdout
     assert "seed 1: ssd" in result.stderr
     assert "95th percentile of KLoM on the forget set, 8 models" in result.stdout
@@ -77,6 +77,27 @@ def test_quickstart_writes_records_and_serves_the_best_version(quickstart):
     assert serving.forget_digest == records[0].forget_set.hash
     (table,) = reporting.summarize(records)
     assert serving.method in [row.label for row in table.rows if row.best]
+
+
+def test_quickstart_publishes_what_forgot_nothing_and_serves_it_not(tmp_path):
+    # On a random request doing nothing is close to retraining, so that it has the smallest gap.
+    (tmp_path / "idle.py").write_text(
+        "from experiments.configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config()\n"
+        "    config.methods = dict(ssd=dict(alpha=1e9, dampening=1.0))\n"
+        "    return config\n"
+    )
+    flags = ["--seeds=1", "--models=0", "--request=random:10:seed=1", *FAST]
+    result = run("quickstart", f"--config={tmp_path}/idle.py", f"--workdir={tmp_path}/w", *flags)
+    assert result.returncode == 0, result.stderr
+    assert "Version 2 (ssd) is published for inspection and does not serve, since it has" in (
+        result.stdout
+    )
+    assert "No method is fit to serve: the original keeps serving." in result.stdout
+    first, second = Store(tmp_path / "w/store").history()
+    assert first.serving and not second.serving
+    assert second.withheld.startswith("it has forgotten nothing: no weight changed")
 
 
 def test_report_prints_the_same_table_again(quickstart):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mu_jax import reporting
-from mu_jax.reporting import Cost, ForgetSet, Metric, Record
+from mu_jax.reporting import Cost, ForgetSet, Metric, Oracle, Record
 
 CLASS_3 = ForgetSet("class 3", 125, "ab12cd34ef")
 
@@ -101,6 +101,41 @@ def test_a_seed_that_retrain_lacks_is_compared_with_all_of_them():
     (table,) = reporting.summarize(records)
     gap = table.rows[-1].cells[-1]
     assert gap.mean == pytest.approx(((6 + 0) / 2 + (8 + 0) / 2) / 2, abs=1e-4)
+
+
+def test_rows_below_the_floor_are_equal_and_not_ranked_among_themselves():
+    # Between its own seeds retrain has 1 point; two methods are closer, one is not.
+    others = [r for r in study() if r.method in ("retrain", "do nothing")]
+    near = [record("near", seed, accuracy, 0.02) for seed, accuracy in ((0, 0.950), (1, 0.970))]
+    nearer = [record("nearer", seed, accuracy, 0.02) for seed, accuracy in ((0, 0.96), (1, 0.98))]
+    far = [record("far", seed, 0.96, 0.06) for seed in (0, 1)]
+    (table,) = reporting.summarize([*others, *far, *near, *nearer])
+    assert [row.label for row in table.rows[2:]] == ["near", "nearer", "far"]
+    assert [row.best for row in table.rows[2:]] == [True, True, False]
+    assert table.notes[-2] == (
+        "* average gap not above that of retrain (1.00), the floor: near, nearer are equal and not "
+        "ranked among themselves."
+    )
+    (table,) = reporting.summarize([*others, *far, *near])
+    assert table.notes[-2].endswith("ranked methods, below the gap of retrain (1.00).")
+
+
+def test_one_retrained_run_has_its_floor_from_the_oracles_beside_it():
+    def beside(method, value, oracle):
+        metric = Metric(value, unit="fraction", oracle=Oracle(oracle))
+        return Record(method, CLASS_3, 0, {"retain accuracy": metric})
+
+    rest = [beside("a", 0.958, 0.96), beside("b", 0.96, 0.96), beside("c", 0.95, 0.96)]
+    (table,) = reporting.summarize([beside("retrain", 0.96, 0.955), *rest])
+    assert table.rows[0].cells[-1].mean == pytest.approx(0.5, abs=1e-4)
+    assert [(row.label, row.best) for row in table.rows[2:]] == [
+        *(("a", True), ("b", True), ("c", False))
+    ]
+    assert "The gap of retrain is to other retrained models: the level of noise." in table.notes
+    # Beside itself it has none, and all are ranked.
+    (table,) = reporting.summarize([beside("retrain", 0.96, 0.96), *rest])
+    assert table.rows[0].cells[-1].mean is None
+    assert [row.label for row in table.rows[2:]] == ["b", "a", "c"]
 
 
 def test_collapsed_rows_are_flagged_explained_and_never_best():
