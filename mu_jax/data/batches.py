@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mu_jax import _at_once as at_once
 from mu_jax.data.axes import Axis, axis_size, constrain, is_explicit
+from mu_jax.data.id_text import refuse_set
 from mu_jax.data.rows import random_order, rows_at
 
 PyTree = Any
@@ -301,15 +302,20 @@ def round_up(number: int, multiple: int) -> int:
 
 def as_ids(index: Any) -> jax.Array:
     """Stable ids as i32; refuses what is no integer or needs more bits."""
+    refuse_set(index, "ids")
     ids = index if isinstance(index, jax.Array) else np.asarray(index)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
+        raise ValueError(
+            f"expected integer ids, found {ids.dtype}: give stable integer ids, such as "
+            "mu.id_table(ids).numbers(ids) of ids in text"
+        )
     if is_concrete(ids) and ids.size:
         bounds, values = np.iinfo(np.int32), np.asarray(ids)
         for end in (int(values.min()), int(values.max())):
             if not bounds.min <= end <= bounds.max:
                 raise ValueError(
-                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples anew"
+                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples by "
+                    "mu.id_table(ids).numbers(ids)"
                 )
     return at_once.as_array(ids, jnp.int32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -17,6 +17,7 @@ from mu_jax.data.batches import (
     in_memory,
     is_concrete,
 )
+from mu_jax.data.id_table import IdTable
 from mu_jax.data.streams import Source, Stream
 
 PyTree = Any
@@ -24,12 +25,15 @@ Data = Batches | Stream
 AnySet = TypeVar("AnySet")
 
 
-def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet, AnySet]:
+def split(data: AnySet, forget_ids: Any, *, ids: IdTable | None = None) -> tuple[AnySet, AnySet]:
     """Split examples into the forget and the retain set by their stable ids.
 
     Args:
       data: `Batches` or a `Stream`; must hold every id once.
-      forget_ids: ids to forget, in any order or as a set; a repeated id counts once.
+      forget_ids: ids to forget, in any order; a repeated id counts once. A list, a numpy array, a
+        pandas Series or Index; without `ids` integers, of which a set will do too.
+      ids: the table of people's ids, by which `forget_ids` names examples (see `mu.id_table`), or
+        in one text subjects (`"user:u_8123"`); the data then hold the table's numbers.
 
     Returns:
       `(forget, retain)`, each in the order of `data`.
@@ -50,12 +54,7 @@ def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet,
             "or with mu.stream from a dataset that is read by position"
         )
     index = np.asarray(data.index)  # type: ignore[attr-defined]
-    named = forget_ids if hasattr(forget_ids, "__array__") else list(forget_ids)
-    wanted = np.unique(np.asarray(named))
-    if wanted.size == 0:
-        raise ValueError("expected at least one id to forget, found none: name the examples")
-    if not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"expected integer ids to forget, found {wanted.dtype}: give example ids")
+    wanted = _wanted(forget_ids, index, ids)
     if np.unique(index).size != index.size:
         raise ValueError(
             f"expected every id once in the data, found {np.unique(index).size} different ids "
@@ -78,6 +77,29 @@ def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet,
         data.take(np.flatnonzero(chosen)),  # type: ignore[attr-defined]
         data.take(np.flatnonzero(~chosen)),  # type: ignore[attr-defined]
     )
+
+
+def _wanted(forget_ids: Any, index: np.ndarray, table: IdTable | None) -> np.ndarray:
+    """The numbers of the examples to forget, each once."""
+    if table is not None:
+        table.names(index)  # the numbers of the data are those of the table
+        wanted = np.unique(table.find(forget_ids))
+    elif isinstance(forget_ids, str):
+        raise ValueError(
+            f"expected integer ids to forget, found the text {forget_ids!r}: give the table of "
+            "ids by ids=, or read the request by mu.datasets.read_request"
+        )
+    else:
+        named = forget_ids if hasattr(forget_ids, "__array__") else list(forget_ids)
+        wanted = np.unique(np.asarray(named))
+    if wanted.size == 0:
+        raise ValueError("expected at least one id to forget, found none: name the examples")
+    if not np.issubdtype(wanted.dtype, np.integer):
+        raise ValueError(
+            f"expected integer ids to forget, found {wanted.dtype}: give example ids, and the "
+            "table of ids by ids= where they are not the data's numbers"
+        )
+    return wanted
 
 
 def check_sets(forget: Any, retain: Any) -> None:
