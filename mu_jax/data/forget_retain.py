@@ -82,8 +82,7 @@ def split(data: AnySet, forget_ids: Any, *, ids: IdTable | None = None) -> tuple
 def _wanted(forget_ids: Any, index: np.ndarray, table: IdTable | None) -> np.ndarray:
     """The numbers of the examples to forget, each once."""
     if table is not None:
-        table.names(index)  # the numbers of the data are those of the table
-        wanted = np.unique(table.find(forget_ids))
+        wanted = np.unique(table.only(index).find(forget_ids))
     elif isinstance(forget_ids, str):
         raise ValueError(
             f"expected integer ids to forget, found the text {forget_ids!r}: give the table of "

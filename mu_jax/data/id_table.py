@@ -142,11 +142,24 @@ class IdTable:
             )
         return self.ids[position] if wanted.size else self.ids[:0]
 
+    def only(self, index: Any) -> IdTable:
+        """The part of the table that some examples make up, such as a split of the data.
+
+        Raises:
+          ValueError: a number that stands for no example.
+        """
+        self.names(index)
+        return self._part(np.isin(self.index, np.asarray(index)))
+
     def without(self, index: Any) -> IdTable:
         """The table of the other examples; numbers keep their meaning."""
-        left = ~np.isin(self.index, np.asarray(index))
-        subjects = {name: values[left] for name, values in self.subjects.items()}
-        return IdTable(self.ids[left], self.index[left], subjects)
+        return self._part(~np.isin(self.index, np.asarray(index)))
+
+    def _part(self, chosen: np.ndarray) -> IdTable:
+        if chosen.all():
+            return self
+        subjects = {name: values[chosen] for name, values in self.subjects.items()}
+        return IdTable(self.ids[chosen], self.index[chosen], subjects)
 
     @functools.cached_property
     def digest(self) -> str:

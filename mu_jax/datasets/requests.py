@@ -88,13 +88,13 @@ def read_request(
     """
     request = os.fspath(request)
     index = np.asarray(index)
+    ids = None if ids is None else ids.only(index)
     kind, colon, argument = request.partition(":")
     attributes = attributes or {}
     own = ("id", *ids.subjects) if ids is not None else ()
     forms = join([*SELECTORS, *(f"{name}:..." for name in (*attributes, *own))])
     selected = None
     if colon and ids is not None and kind in own:
-        ids.names(index)  # the numbers of the data are those of the table
         selected = ids.select(kind, argument).tolist()
     elif colon:
         selected = select(

@@ -88,6 +88,15 @@ def test_split_by_the_ids_and_subjects_that_people_have(request_, names):
         assert set(TABLE.names(retain.index)) == {*NAMES} - {*names}
 
 
+def test_a_subject_whose_rows_are_in_two_splits():
+    names = ["img_d", "img_b"]
+    part = mu.batches(np.ones((2, 1)), np.ones(2), batch_size=1, index=TABLE.numbers(names))
+    forget, _ = mu.split(part, "user:u_2", ids=TABLE)  # img_c is in the other one
+    assert TABLE.names(forget.index).tolist() == ["img_d"]
+    with pytest.raises(ValueError, match=r"expected ids of the 2 examples, .* \(img_c\)"):
+        mu.split(part, ["img_c"], ids=TABLE)
+
+
 def test_ids_with_commas_and_quotes_survive_a_file(tmp_path):
     names = ['a,"b"', "grün", "a"]
     table = mu.id_table(names, user=["x, y", "z", "z"])
