@@ -23,6 +23,11 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     return files.absolute(data_dir or default)
 
 
+def id_file(split: str) -> str:
+    """The file beside the records that holds the table of people's ids."""
+    return f"ids-{split}.csv"
+
+
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """The read-only TFDS builder of a dataset; makes a built-in dataset where it is missing."""
     with extra("datasets"):

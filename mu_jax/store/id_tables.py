@@ -47,24 +47,35 @@ def read(directory: Path, digest: str | None) -> IdTable | None:
 
 
 def keep(
-    directory: Path, digest: str | None, given: IdTable | None, forgotten: np.ndarray | None
+    directory: Path,
+    digest: str | None,
+    given: IdTable | None,
+    forgotten: np.ndarray | None,
+    own: np.ndarray,
 ) -> tuple[str | None, dict[str, np.ndarray]]:
     """Keep the table of a new version, unless its lineage has one.
 
     Args:
         digest: of the table of its parent. given: of the data as they are now.
         forgotten: numbers of all that its lineage has forgotten; None where they are not known.
+        own: those of this version.
 
     Returns:
         The digest of its table, and by name the ids that people have of `forgotten`.
 
     Raises:
-        ValueError: `given` is not the table with which the lineage began, or lacks a number that
-            is forgotten; nothing was written.
+        ValueError: `given` is not the table with which the lineage began, or comes after the
+            lineage has forgotten somebody, or lacks a number that is forgotten; nothing was
+            written.
     """
     table = read(directory, digest)
     if table is None:
         table = given
+        if given is not None and (forgotten is None or np.setdiff1d(forgotten, own).size):
+            raise ValueError(
+                "expected a lineage that began with a table of ids, found one that has forgotten "
+                "examples by number alone; train and publish again with ids="
+            )
     elif given is not None:
         require_same(table, given, () if forgotten is None else forgotten)
     if table is None:

@@ -85,9 +85,8 @@ def split(
             table.names(index)  # the numbers of the data are those of the table
     if given is not None:
         known = given if kept is None else kept
-        forget_ids = known.only(np.union1d(index, np.intersect1d(gone, known.index))).find(
-            forget_ids
-        )
+        here = np.union1d(index, np.intersect1d(gone, known.index))
+        forget_ids = known.only(here).find(forget_ids)
     wanted = ids.sorted_unique(forget_ids)
     left = np.setdiff1d(wanted, gone)
     if wanted.size and not left.size:

@@ -154,7 +154,7 @@ class Store:
         )
         record["num_forgotten"] = None if every is None else int(every.size)
         began_with = None if parent is None else self._catalog.record(parent, None).ids_digest
-        record["ids_digest"], names = id_tables.keep(self.directory, began_with, ids, every)
+        record["ids_digest"], names = id_tables.keep(self.directory, began_with, ids, every, own)
         beside = {} if every is None else {"forgotten": every, **names}
         with durable.exclusive(self.directory):
             version = durable.agree(self._highest() + 1)

@@ -110,12 +110,14 @@ def test_a_kept_table_that_was_changed_is_refused(store, tmp_path, harm):
     assert store.ids().digest == TABLE.digest
 
 
-def test_a_lineage_without_a_table_may_get_one_that_knows_its_numbers(tmp_path):
+def test_a_table_comes_before_anybody_is_forgotten(tmp_path):
     store = Store(tmp_path)
-    store.publish(WEIGHTS, method="ssd", forgotten=[3])
-    with pytest.raises(ValueError, match="expected a lineage that was published with ids="):
-        store.forgotten_ids(1)
-    with pytest.raises(ValueError, match=r"found 1 others \(3\)"):
-        store.publish(WEIGHTS, parent=1, method="ssd", ids=TABLE.without([3]))
+    store.publish(WEIGHTS, method="train")
     store.publish(WEIGHTS, parent=1, method="ssd", forgotten=[0], ids=TABLE)
-    assert store.forgotten_ids(2).tolist() == ["a", "d"] and store.ids(1) is None
+    assert store.forgotten_ids(2).tolist() == ["a"] and store.ids(1) is None
+    store.publish(WEIGHTS, parent=1, method="ssd", forgotten=[3])
+    with pytest.raises(ValueError, match="expected a lineage that was published with ids="):
+        store.forgotten_ids(3)
+    with pytest.raises(ValueError, match="found one that has forgotten examples by number alone"):
+        store.publish(WEIGHTS, parent=3, method="ssd", forgotten=[0], ids=TABLE)
+    assert len(store.history()) == 3
