@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments.lib import tables
 from experiments.lib.command_line import define_config, start
+from experiments.lib.ids import named_set
 from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
@@ -100,7 +101,7 @@ def run_request(
     """Records of one forget set; prints in which order the methods come."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     print("\n" + tables.ordering(found, request), flush=True)
-    return tables.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
+    return tables.records(found, named_set(task, request, ids))
 
 
 def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:

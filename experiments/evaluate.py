@@ -20,6 +20,7 @@ from absl import flags
 from experiments.lib import scoring
 from experiments.lib.command_line import start
 from experiments.lib.constant import CONSTANT
+from experiments.lib.ids import check_ids, named_set
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
     exit_with_sentence,
@@ -28,7 +29,7 @@ from experiments.lib.running import (
     write_records,
 )
 from experiments.lib.tasks import Task, make_task, read_ids, retrain, split, without
-from mu_jax import datasets, reporting
+from mu_jax import reporting
 from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
@@ -54,6 +55,8 @@ def run(workdir: pathlib.Path, request: str) -> None:
     store = Store(workdir / "store")
     ids = read_ids(task, request)
     versions = chosen(store)
+    for version in versions:
+        check_ids(task, store, version.version)
     scope = {version.version for version in versions} | {store.serving()} - {None}
     gone = [store.forgotten(number) for number in scope]
     others = np.setdiff1d(np.concatenate([np.zeros(0, np.int64), *gone]), ids)
@@ -61,7 +64,7 @@ def run(workdir: pathlib.Path, request: str) -> None:
     forget, retain = split(task, ids)
     if others.size:
         print(f"{others.size} other examples that these versions have forgotten are in no set")
-    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
+    forget_set = named_set(task, request, ids)
     records = retrained(task, forget, retain, forget_set)
     scored = scoring.score_constant(task, forget, retain, seed=0)
     records.append(scoring.record(CONSTANT, forget_set, 0, scored))

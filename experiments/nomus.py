@@ -33,6 +33,7 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import scoring
 from experiments.lib.command_line import define_config, start
+from experiments.lib.ids import named_set
 from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir, working_directory
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
@@ -79,7 +80,7 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     write_config(workdir, config)
     print(f"{kind}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
     rows = run_methods(task, ids, seeds, workdir / "ensembles")
-    forget_set = reporting.ForgetSet(kind, len(ids), datasets.digest(ids))
+    forget_set = named_set(task, kind, ids)
     records = score_rows(task, rows, splits, forget_set)
     path = write_records(workdir / "results.jsonl", records)
     print(reporting.render(records, width=114))

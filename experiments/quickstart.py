@@ -24,6 +24,7 @@ import mu_jax as mu
 from experiments.lib import scoring, tables
 from experiments.lib.command_line import define_config, define_seed, start
 from experiments.lib.constant import CONSTANT
+from experiments.lib.ids import named_set
 from experiments.lib.methods import Request, check_methods, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
@@ -35,7 +36,7 @@ from experiments.lib.running import (
     write_records,
 )
 from experiments.lib.tasks import Task, check_kind, make_task, read_ids, retrain, split, train
-from mu_jax import datasets, reporting
+from mu_jax import reporting
 from mu_jax.store import Store
 
 FLAGS = flags.FlagValues()
@@ -71,7 +72,7 @@ def run(config, request: str) -> None:
     check_methods(task)
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
-    forget_set = reporting.ForgetSet(request, len(ids), datasets.digest(ids))
+    forget_set = named_set(task, request, ids)
     print(
         f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
         f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",

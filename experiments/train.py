@@ -90,6 +90,7 @@ def find_or_train(store: Store, task: Task, run: pending.Run, seed: int) -> int:
             metrics=metrics,
             note=config.dataset,
             identity=run.identity,
+            ids=task.sources["train"].ids,
         )
 
 

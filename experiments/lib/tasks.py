@@ -156,6 +156,7 @@ def read_ids(task: Task, request: str, *, split: str = "train") -> np.ndarray:
         targets=in_units(task, targets) if task.info.task == "regression" else targets,
         inputs=np.asarray(inputs) if hasattr(inputs, "shape") else None,
         attributes=task.sources[split].attributes,
+        ids=task.sources[split].ids,
     )
 
 
