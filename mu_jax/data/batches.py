@@ -153,6 +153,7 @@ def batches(
       >>> data.num_batches, [int(b.weight.sum()) for b in data]
       (3, [2, 2, 1])
     """
+    _check_arrays((inputs, targets))
     n = _leading_axis((inputs, targets))
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
@@ -218,8 +219,8 @@ def checked_batch(batch: Any) -> Batch:
     if not isinstance(batch, Batch):
         raise TypeError(
             f"expected an iterable of mu.Batch, found one of {type(batch).__name__} "
-            f"({describe(batch)}): put arrays into mu.batches, and give the dataset of a loader, "
-            "which is read by position, to mu.stream"
+            f"({describe(batch)}): put arrays into mu.batches, and give a loader to "
+            "mu.datasets.from_loader, whose rows mu.stream takes"
         )
     return batch
 
@@ -318,6 +319,17 @@ def as_ids(index: Any) -> jax.Array:
                     "mu.id_table(ids).numbers(ids)"
                 )
     return at_once.as_array(ids, jnp.int32)
+
+
+def _check_arrays(tree: PyTree) -> None:
+    """Refuse loaders and datasets of other libraries in the place of arrays."""
+    for leaf in jax.tree.leaves(tree):
+        if not hasattr(leaf, "shape") and not np.isscalar(leaf) and not hasattr(leaf, "__array__"):
+            how = "from_loader" if hasattr(leaf, "dataset") else "from_records or from_iterable"
+            raise TypeError(
+                f"expected arrays with one row for each example, found {type(leaf).__name__}: read "
+                f"it by mu.datasets.{how}, or give arrays"
+            )
 
 
 def _leading_axis(tree: PyTree) -> int:

@@ -50,8 +50,9 @@ def split(data: AnySet, forget_ids: Any, *, ids: IdTable | None = None) -> tuple
     """
     if ids_of(data) is None:
         raise TypeError(
-            f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches, "
-            "or with mu.stream from a dataset that is read by position"
+            f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches "
+            "from arrays, or with mu.stream from the rows of mu.datasets.from_loader, from_records "
+            "or from_table"
         )
     index = np.asarray(data.index)  # type: ignore[attr-defined]
     wanted = _wanted(forget_ids, index, ids)
