@@ -28,7 +28,7 @@ def check_ids(task: Task, store: Store, version: int | None) -> None:
     if kept is not None and table is not None:
         require_same(kept, table, store.forgotten(version))
     elif (kept is None) != (table is None):
-        state = ["without a table of ids", "with one"]
+        state = ["without a table of ids", "with a table of ids"]
         raise ValueError(
             f"expected {task.config.dataset} {state[kept is not None]}, as when the lineage of "
             f"version {version} began, found it {state[table is not None]}; prepare it as it was"

@@ -10,6 +10,7 @@ import numpy as np
 
 from mu_jax._at_once import elementwise
 from mu_jax.data.batches import (
+    Batch,
     Batches,
     check_weight,
     concatenate,
@@ -103,12 +104,15 @@ def _wanted(forget_ids: Any, index: np.ndarray, table: IdTable | None) -> np.nda
 
 
 def check_sets(forget: Any, retain: Any) -> None:
-    """Refuse forget and retain sets that share examples or hold none, where that can be seen."""
+    """Refuse forget and retain sets that share examples or hold none, where that can be seen.
+
+    In arrays, streams, and lists of batches; other iterables would have to be read for it.
+    """
     for name, data in (("forget", forget), ("retain", retain)):
         weight = getattr(data, "weight", None)
         if weight is not None and is_concrete(weight):
             check_weight(weight, f"{name} set")
-    ids, others = ids_of(forget), ids_of(retain)
+    ids, others = _real_ids(forget), _real_ids(retain)
     if all(index is not None and is_concrete(index) for index in (ids, others)):
         shared = np.intersect1d(np.asarray(ids), np.asarray(others))
         if shared.size:
@@ -116,6 +120,16 @@ def check_sets(forget: Any, retain: Any) -> None:
                 f"expected forget and retain sets without a common example, found {shared.size} "
                 f"in both (first id {shared[0]}): make them with mu.split"
             )
+
+
+def _real_ids(examples: Any) -> Any:
+    """Ids of a set, of the rows that count where it is a list of batches; None if not known."""
+    if not isinstance(examples, list | tuple) or isinstance(examples, Batch):
+        return ids_of(examples)
+    parts = [part for part in examples if isinstance(part, Batch)]
+    if not parts or not all(is_concrete(array) for part in parts for array in part[2:]):
+        return None
+    return np.concatenate([np.asarray(part.index)[np.asarray(part.weight) > 0] for part in parts])
 
 
 class Marked(NamedTuple):
@@ -134,6 +148,7 @@ def readable(forget: Any, retain: Any) -> tuple[Data, Data]:
     if isinstance(forget, Stream) and isinstance(retain, Stream):
         return forget, retain
     sets = in_memory(forget), in_memory(retain)
+    check_sets(*sets)  # of iterables only now is known which examples they hold
     if isinstance(retain, Batches | Stream):
         return sets
     return sets[0], sets[1].replace(batch_size=sum(part.batch_size for part in sets))
