@@ -204,6 +204,7 @@ def test_no_subpackage_imports_tensorflow():
 FLOORS = (
     {
         "_version",
+        "_arguments",
         "_callables",
         "_extras",
         "_files",

@@ -72,7 +72,7 @@ def plain_tree(value: Any) -> Any:
     if array.dtype == object:
         return value
     narrow = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}
-    kind = narrow.get(array.dtype.name)
+    kind: Any = narrow.get(array.dtype.name)
     if kind is not None and array.dtype.kind in "iu" and array.size:
         bounds = np.iinfo(kind)
         kind = kind if bounds.min <= array.min() and array.max() <= bounds.max else None

@@ -22,7 +22,11 @@ class _Images:
     def __init__(self, root: Path, names: list[str], side: int):
         self._images = ImageFiles(root, names, side)
         folders = [name.split("/")[0] for name in names]
-        self._columns = {"path": names, "class": folders, "label": _classes(folders)}
+        self._columns: dict[str, Any] = {
+            "path": names,
+            "class": folders,
+            "label": _classes(folders),
+        }
 
     def __len__(self) -> int:
         return len(self._images)

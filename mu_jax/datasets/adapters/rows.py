@@ -123,7 +123,7 @@ def rows_of(
             "read it by mu.datasets.from_iterable"
         )
     found = {"ids": ids, **(subjects or {})}
-    values = dict.fromkeys(found)
+    values: dict[str, Any] = dict.fromkeys(found)
     scanned = {
         name: where
         for name, where in found.items()
@@ -160,16 +160,17 @@ def _scalar(value: Any) -> Any:
 
 
 def _one_each(values: Any, size: int, name: str) -> Any:
+    size_found = len(values) if hasattr(values, "__len__") else None
     if values is None or not isinstance(values, Iterable):
         raise ValueError(
             f"expected {name} as a column, as a function of position and record, or as one for "
             f"each row, found {values!r}: rows that have no id of their own take by_position"
         )
-    if not hasattr(values, "__len__") or len(values) != size:
+    if size_found != size:
         raise ValueError(
             f"expected {name} for each of {size} rows, found "
-            f"{len(values) if hasattr(values, '__len__') else type(values).__name__}: give a list "
-            "or an array of the same rows"
+            f"{type(values).__name__ if size_found is None else size_found}: give a list or an "
+            "array of the same rows"
         )
     return values
 

@@ -27,7 +27,7 @@ class _Table:
     def __len__(self) -> int:
         return self._table.num_rows
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: int) -> Mapping[str, Any]:
         return _Row(self, position)
 
     @property
