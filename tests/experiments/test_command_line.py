@@ -19,6 +19,10 @@ OWN = {
     "ensemble": {"config", "export", "fraction", "models", "request", "seed", "workdir"},
     "evaluate": {"request", "retrain", "versions", "workdir"},
     "nomus": {"config", "request", "seeds", "workdir"},
+    "prepare": {
+        *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),
+        *("train", "version"),
+    },
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "workdir"},
     "regression": {"config", "seeds", "workdir"},
     "report": {"markdown"},
@@ -28,7 +32,12 @@ OWN = {
         *("restart", "serve", "serve_anyway", "workdir"),
     },
 }
-REQUIRED = {"evaluate": {"request", "workdir"}, "train": {"workdir"}, "unlearn": {"workdir"}}
+REQUIRED = {
+    "evaluate": {"request", "workdir"},
+    "prepare": {"ids", "name", "train"},
+    "train": {"workdir"},
+    "unlearn": {"workdir"},
+}
 
 HELP = """
 import contextlib, io, json, runpy, sys
