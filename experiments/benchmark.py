@@ -24,6 +24,7 @@ from absl import flags
 
 from experiments.lib import tables
 from experiments.lib.command_line import define_config, define_workdir, start
+from experiments.lib.ids import named_set
 from experiments.lib.methods import make_checked_task
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
@@ -95,7 +96,7 @@ def run_request(
     """Records of one forget set; prints in which order the methods come."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     print("\n" + tables.ordering(found, request), flush=True)
-    return tables.records(found, reporting.ForgetSet(request, len(ids), datasets.digest(ids)))
+    return tables.records(found, named_set(task, request, ids))
 
 
 def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments.lib import scoring
 from experiments.lib.command_line import define_workdir, start
+from experiments.lib.ids import check_ids, named_set
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
 from experiments.lib.running import (
@@ -53,6 +54,8 @@ def run(workdir: pathlib.Path, request: str) -> None:
     store = Store(workdir / "store")
     ids = read_ids(task, request)
     versions = chosen(store)
+    for version in versions:
+        check_ids(task, store, version.version)
     scope = {version.version for version in versions} | {store.serving()} - {None}
     gone = [store.forgotten(number) for number in scope]
     others = np.setdiff1d(np.concatenate([np.zeros(0, np.int64), *gone]), ids)
@@ -60,14 +63,19 @@ def run(workdir: pathlib.Path, request: str) -> None:
     forget, retain = split(task, ids)
     if others.size:
         print(f"{others.size} other examples that these versions have forgotten are in no set")
-    found = scored(task, store, versions, forget, retain, request)
+    found = scored(task, store, versions, forget, retain, named_set(task, request, ids))
     print(found.render(width=114))
     path = write_records(workdir / "evaluation.jsonl", found.records)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
 
 
 def scored(
-    task: Task, store: Store, versions: list[Version], forget, retain, request: str
+    task: Task,
+    store: Store,
+    versions: list[Version],
+    forget,
+    retain,
+    forget_set: reporting.ForgetSet,
 ) -> Score:
     """The versions beside models retrained from scratch; one model is in memory at a time."""
     like, costs = jax.eval_shape(task.init, jax.random.key(0)), []
@@ -85,7 +93,7 @@ def scored(
         retrained=retrained(task, forget, retain, costs) if retrains(task) else (),
         original=restored(store, originals[-1], like) if originals else None,
         kind=task.info.task,
-        forget_set=request,
+        forget_set=forget_set,
         hyperparameters={names[v.version]: v.hyperparameters for v in children},
         costs={"retrain": costs},
     )

@@ -32,6 +32,7 @@ from absl import flags
 
 import mu_jax as mu
 from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
+from experiments.lib.ids import named_set
 from experiments.lib.methods import make_checked_task
 from experiments.lib.paths import check_workdir, working_directory
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
@@ -76,7 +77,7 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     write_config(workdir, config)
     print(f"{kind}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
     rows = run_methods(task, ids, seeds, workdir / "ensembles")
-    forget_set = reporting.ForgetSet(kind, len(ids), datasets.digest(ids))
+    forget_set = named_set(task, kind, ids)
     records = score_rows(task, rows, splits, forget_set)
     path = write_records(workdir / "results.jsonl", records)
     print(reporting.render(records, width=114))

@@ -31,6 +31,7 @@ from experiments.lib.command_line import (
     define_workdir,
     start,
 )
+from experiments.lib.ids import named_set
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
@@ -78,6 +79,7 @@ def run(config, request: str) -> None:
     )
     ids = read_ids(task, request)
     forget, retain = split(task, ids)
+    forget_set = named_set(task, request, ids)
     print(
         f"{config.dataset}: {task.train.num_examples} training examples, forget {len(ids)} "
         f"({request}), {SEEDS.value} seeds, on {jax.devices()[0].device_kind}",
@@ -87,7 +89,7 @@ def run(config, request: str) -> None:
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
     results, models, withheld = [], {}, {}
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        rows, variables, reasons = run_seed(task, programs, forget, retain, request, seed)
+        rows, variables, reasons = run_seed(task, programs, forget, retain, forget_set, seed)
         results += rows
         models, withheld = models or variables, withheld or reasons
     (table,) = reporting.summarize(results)
@@ -125,7 +127,7 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
     return programs
 
 
-def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int):
+def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
     """One seed: the original, a constant, retraining, every method.
 
     Returns:
@@ -157,7 +159,7 @@ def run_seed(task: Task, programs: dict, forget, retain, request: str, seed: int
         kind=task.info.task,
         paired=True,
         seed=seed,
-        forget_set=request,
+        forget_set=forget_set,
         hyperparameters={name: method_arguments(task, name) for name in task.config.methods},
         selection=dict.fromkeys(task.config.methods, task.config.selection),
         costs=costs,

@@ -33,6 +33,7 @@ from experiments.lib import configurations
 from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.constant import constant_outputs
 from experiments.lib.domains import Sets, compare, split
+from experiments.lib.ids import named_set
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import (
@@ -42,8 +43,8 @@ from experiments.lib.running import (
     write_records,
 )
 from experiments.lib.tasks import Task, in_units, retrain, train
-from mu_jax import datasets, ensembles, evaluation, losses, probes, reporting
-from mu_jax.reporting import ForgetSet, Metric, Record, missing
+from mu_jax import ensembles, evaluation, losses, probes, reporting
+from mu_jax.reporting import Metric, Record, missing
 from mu_jax.scoring.kinds import collapse_of_regression, point
 from mu_jax.scoring.rows import CONSTANT, record
 from mu_jax.scoring.single import membership
@@ -142,11 +143,7 @@ def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -
     outputs[CONSTANT] = Sets(
         *(np.stack([in_units(task, part)] * SEEDS.value) for part in constants)
     )
-    forget_set = ForgetSet(
-        task.config.forget,
-        sets.forget.num_examples,
-        datasets.digest(np.asarray(sets.forget.index)),
-    )
+    forget_set = named_set(task, task.config.forget, np.asarray(sets.forget.index))
     records = []
     for name, found in outputs.items():
         for seed in range(SEEDS.value):

@@ -97,6 +97,7 @@ def find_or_train(
             metrics=metrics,
             note=config.dataset,
             identity=run.identity,
+            ids=task.sources["train"].ids,
         )
 
 

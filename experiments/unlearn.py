@@ -26,6 +26,7 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
+from experiments.lib.ids import check_ids
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.own_flags import alone
 from experiments.lib.paths import working_directory
@@ -40,7 +41,8 @@ WORKDIR = define_workdir(FLAGS, None, "Where the model was trained.")
 REQUEST = flags.DEFINE_string(
     "request",
     None,
-    "What to forget: a CSV or JSON-lines file of ids, class:3, random:0.05:seed=0, ids:1,5,9.",
+    "What to forget: a CSV, JSON-lines or Parquet file of ids, class:3, random:0.05:seed=0, "
+    "ids:1,5,9, id:img_7, or a subject such as user:u_8123.",
     flag_values=FLAGS,
 )
 METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
@@ -96,6 +98,7 @@ def run(workdir: pathlib.Path, store: Store) -> int:
     task = make_task(configuration(workdir))
     parent = commits.agree(store.serving() or 0) or None
     gone = store.forgotten(parent) if parent is not None else np.zeros(0, np.int64)
+    check_ids(task, store, parent)
     asked = read_ids(task, REQUEST.value)
     ids = np.setdiff1d(asked, gone)
     if not ids.size:
@@ -168,6 +171,7 @@ def unlearn(
                 note=REQUEST.value,
                 withheld=withheld,
                 identity=this.identity,
+                ids=task.sources["train"].ids,
             )
     describe(info, metrics)
     return serve(store, version, parent)

@@ -11,7 +11,18 @@ from typing import Any
 from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
 from mu_jax.combinators import chain, masked, scaled, through
-from mu_jax.data import Batch, Batches, Stream, batches, concatenate, split, stream
+from mu_jax.data import (
+    Batch,
+    Batches,
+    IdTable,
+    Stream,
+    batches,
+    concatenate,
+    id_table,
+    load_id_table,
+    split,
+    stream,
+)
 from mu_jax.loops import (
     FitInfo,
     FitState,
@@ -67,6 +78,7 @@ __all__ = [
     "BlindspotRecipe",
     "FitInfo",
     "FitState",
+    "IdTable",
     "Info",
     "MatchingRecipe",
     "Model",
@@ -97,7 +109,9 @@ __all__ = [
     "gradient_ascent",
     "gradient_restriction",
     "iau",
+    "id_table",
     "init_params",
+    "load_id_table",
     "magnitude_prune",
     "masked",
     "neg_grad_plus",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from mu_jax._arguments import several_inputs, spread
 from mu_jax.model import Loss, Model, flat_names
 
 
@@ -39,6 +40,8 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
     nodes = (node for _, node in nnx.iter_graph(module))
     streams = sorted({node.key.tag for node in nodes if isinstance(node, nnx.RngStream)})
 
+    several = several_inputs(module)
+
     def build(params, state, *, train: bool):
         # Without `copy`, the module shares the caller's Variables and would change them in place.
         try:
@@ -52,10 +55,10 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
         return copy
 
     def predict(params, state, inputs):
-        return build(params, state, train=False)(inputs)
+        return build(params, state, train=False)(*spread(inputs, several))
 
     def capture(copy, inputs):
-        outputs, sown = nnx.capture(copy, nnx.Intermediate)(inputs)
+        outputs, sown = nnx.capture(copy, nnx.Intermediate)(*spread(inputs, several))
         return outputs, flat_names(nnx.to_pure_dict(sown))
 
     def observe(params, state, inputs):

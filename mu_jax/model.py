@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mu_jax._arguments import by_position, mode_arguments, several_inputs, spread
 from mu_jax._callables import hashable
 from mu_jax._tracing import cached
 from mu_jax._words import short
@@ -199,7 +199,8 @@ def from_linen(
     """Wrap a `flax.linen` module; variables are its own dict of collections.
 
     Args:
-      module: the module; `module.apply({'params': ..., **state}, inputs)` gives the outputs.
+      module: the module; `module.apply({'params': ..., **state}, inputs)` gives the outputs. Of a
+        module with several inputs by position, `inputs` is the tuple of these.
       loss: `(outputs, targets) -> f32[B]`.
       train_arguments: arguments of `__call__` in training mode, by name; they are passed by
         position where they can be, since `nn.jit` and `nn.remat` trace what is passed by name.
@@ -220,19 +221,22 @@ def from_linen(
       >>> model.apply(variables, jnp.ones((4, 2))).shape
       (4, 3)
     """
-    training, inference = _mode_arguments(module)
+    training, inference = mode_arguments(module)
     training = training if train_arguments is None else train_arguments
     inference = inference if inference_arguments is None else inference_arguments
+    several = several_inputs(module, (*training, *inference))
     (train_places, training), (places, inference) = (
-        _by_position(module, arguments) for arguments in (training, inference)
+        by_position(module, arguments, several) for arguments in (training, inference)
     )
 
     def predict(params, state, inputs):
-        return module.apply({"params": params, **state}, inputs, *places, **inference)
+        return module.apply(
+            {"params": params, **state}, *spread(inputs, several), *places, **inference
+        )
 
     def apply_train(params, state, inputs, key, *sown):
         rngs = None if key is None else {"dropout": key}
-        arguments = ({"params": params, **state}, inputs, *train_places)
+        arguments = ({"params": params, **state}, *spread(inputs, several), *train_places)
         return module.apply(*arguments, **training, rngs=rngs, mutable=[*state, *sown])
 
     def predict_train(params, state, inputs, key):
@@ -240,7 +244,7 @@ def from_linen(
         return outputs, {**state, **moved}
 
     def observe(params, state, inputs):
-        arguments = ({"params": params, **state}, inputs, *places)
+        arguments = ({"params": params, **state}, *spread(inputs, several), *places)
         outputs, sown = module.apply(*arguments, **inference, mutable=["intermediates"])
         return outputs, flat_names(sown.get("intermediates", {}))
 
@@ -277,39 +281,6 @@ def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
 
 def _join_linen(params: PyTree, state: PyTree) -> PyTree:
     return {"params": params, **state}
-
-
-_MODES = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
-
-
-def _mode_arguments(module: Any) -> tuple[dict[str, bool], dict[str, bool]]:
-    """The argument that switches a module between training and inference, read off `__call__`."""
-    names = inspect.signature(type(module).__call__).parameters
-    fields = getattr(module, "__dataclass_fields__", {})
-    fixed = {name for name in fields if getattr(module, name, None) is not None}
-    for name, in_training in _MODES.items():
-        if name in names and name not in fixed:
-            return {name: in_training}, {name: not in_training}
-    return {}, {}
-
-
-def _by_position(module: Any, arguments: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Arguments of `__call__` behind the inputs: those with a place, and the others by name."""
-    places, left = [], dict(arguments)
-    parameters = inspect.signature(type(module).__call__).parameters.values()
-    for parameter in list(parameters)[2:]:  # behind the module and its inputs
-        given = parameter.name in left
-        fixed = parameter.kind in (parameter.VAR_POSITIONAL, parameter.KEYWORD_ONLY)
-        if not left or fixed or not (given or parameter.default is not parameter.empty):
-            break
-        places.append(left.pop(parameter.name) if given else parameter.default)
-    return tuple(places), left
 
 
 def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:

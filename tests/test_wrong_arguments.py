@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -49,7 +50,8 @@ def test_loaders_of_other_libraries_are_refused():
         refused(sentence, mu.finetune(MODEL, SGD), KEY, VARIABLES, forget, given)
         refused(sentence, mu.gaussian_amnesiac(MODEL, SGD), KEY, VARIABLES, given, retain)
     refused("found Loader: make one with mu.batches", mu.split, loader, [1])
-    refused("found Loader: .* such as its `dataset`", mu.stream, loader, batch_size=4)
+    for make in (mu.stream, functools.partial(mu.batches, targets=LABELS)):
+        refused("found Loader: read it by mu.datasets.from_loader", make, loader, batch_size=4)
     stream = mu.stream(loader.dataset, batch_size=4)
     np.testing.assert_allclose(
         mu.outputs(MODEL, VARIABLES, stream), mu.outputs(MODEL, VARIABLES, DATA)

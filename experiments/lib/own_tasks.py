@@ -49,6 +49,8 @@ class OwnTask:
         since models of another recipe are no reference.
       methods: hyper-parameters by the name of the method; other methods have defaults.
       attributes: arrays [n] beside train examples, by name, for requests such as `client:12`.
+      ids: `mu.id_table` of the train examples where people's ids are no whole numbers, or where
+        subjects own rows: `user:u_8123`.
     """
 
     model: mu.Model
@@ -60,6 +62,7 @@ class OwnTask:
     training: Mapping[str, Any] | None = None
     methods: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ids: mu.IdTable | None = None
 
 
 class Rows(NamedTuple):
@@ -68,6 +71,7 @@ class Rows(NamedTuple):
     targets: np.ndarray
     index: np.ndarray
     attributes: Mapping[str, np.ndarray]
+    ids: mu.IdTable | None = None
 
 
 @functools.cache

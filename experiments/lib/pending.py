@@ -51,18 +51,21 @@ class Run(NamedTuple):
 def describe(states: pathlib.Path, what: str, task: Task, **further: Any) -> Run:
     """A run with everything that decides its result.
 
-    That is the configuration, the training examples by value, the versions of the library and of
-    JAX, and what the binary adds: the seed, the parent and its digest, method, arguments, ids.
+    That is the configuration, the training examples by value, the table of their ids, the versions
+    of the library and of JAX, and what the binary adds: the seed, the parent and its digest,
+    method, arguments, ids.
 
     Args:
       states: folder of the states of all runs. what: the run in words.
     """
     config = json.loads(task.config.to_json_best_effort())
+    table = task.sources["train"].ids if "train" in task.sources else None
     decides = {
         "config": {name: value for name, value in config.items() if name not in _ELSEWHERE},
         "data": fingerprint((task.train.inputs, task.train.targets, task.train.index)),
         "mu_jax": mu.__version__,
         "jax": jax.__version__,
+        **({} if table is None else {"ids": table.digest}),
         **further,
     }
     decides = json.loads(json.dumps(decides))

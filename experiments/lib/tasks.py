@@ -104,10 +104,10 @@ def make_task(config: ConfigDict) -> Task:
 
 def _own(config: ConfigDict) -> Task:
     own = own_tasks.load(config.task)
-    rows = {"train": (own.train, own.attributes), "test": (own.test, {})}
+    rows = {"train": (own.train, own.attributes, own.ids), "test": (own.test, {}, None)}
     sources = {
-        split: own_tasks.Rows(np.asarray(part.targets), np.asarray(part.index), attributes)
-        for split, (part, attributes) in rows.items()
+        split: own_tasks.Rows(np.asarray(part.targets), np.asarray(part.index), attributes, ids)
+        for split, (part, attributes, ids) in rows.items()
     }
     info = datasets.DatasetInfo(
         name=config.task,
@@ -192,6 +192,7 @@ def read_ids(task: Task, request: str, *, split: str = "train") -> np.ndarray:
         targets=in_units(task, targets) if task.info.task == "regression" else targets,
         inputs=np.asarray(inputs) if hasattr(inputs, "shape") else None,
         attributes=task.sources[split].attributes,
+        ids=task.sources[split].ids,
     )
 
 

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 
 from experiments.lib.arguments import arguments_of
+from experiments.lib.ids import named_set
 from experiments.lib.methods import METHODS, Request
 from experiments.lib.rows import Bench, Half, make_bench
 from experiments.lib.tasks import Task, lookup
-from mu_jax import datasets, ensembles
-from mu_jax.reporting import Cost, ForgetSet, Record
+from mu_jax import ensembles
+from mu_jax.reporting import Cost, Record
 from mu_jax.scoring.ensembles import collapse, measure
 from mu_jax.store.run_state import config_digest
 
@@ -138,7 +139,7 @@ def _record(
 ) -> Record:
     reason = collapse(bench, values)
     return Record(
-        forget_set=ForgetSet(trial.request, len(bench.ids), datasets.digest(bench.ids)),
+        forget_set=named_set(bench.task, trial.request, bench.ids),
         seed=trial.seed,
         metrics=measure(bench, values, retrained=fields["method"] == "retrain"),
         run_id=run_id or trial.name,

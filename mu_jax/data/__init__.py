@@ -8,15 +8,19 @@ from mu_jax.data.batches import (
     in_memory,
 )
 from mu_jax.data.forget_retain import split
+from mu_jax.data.id_table import IdTable, id_table, load_id_table
 from mu_jax.data.streams import Stream, stream
 
 __all__ = [
     "Batch",
     "Batches",
+    "IdTable",
     "Stream",
     "batches",
     "concatenate",
+    "id_table",
     "in_memory",
+    "load_id_table",
     "split",
     "stream",
 ]

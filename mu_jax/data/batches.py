@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mu_jax import _at_once as at_once
 from mu_jax.data.axes import Axis, axis_size, constrain, is_explicit
+from mu_jax.data.id_text import refuse_set
 from mu_jax.data.rows import random_order, rows_at
 
 PyTree = Any
@@ -152,6 +153,7 @@ def batches(
       >>> data.num_batches, [int(b.weight.sum()) for b in data]
       (3, [2, 2, 1])
     """
+    _check_arrays((inputs, targets))
     n = _leading_axis((inputs, targets))
     if batch_size < 1:
         raise ValueError(f"expected batch_size >= 1, found {batch_size}: give a positive size")
@@ -217,8 +219,8 @@ def checked_batch(batch: Any) -> Batch:
     if not isinstance(batch, Batch):
         raise TypeError(
             f"expected an iterable of mu.Batch, found one of {type(batch).__name__} "
-            f"({describe(batch)}): put arrays into mu.batches, and give the dataset of a loader, "
-            "which is read by position, to mu.stream"
+            f"({describe(batch)}): put arrays into mu.batches, and give a loader to "
+            "mu.datasets.from_loader, whose rows mu.stream takes"
         )
     return batch
 
@@ -301,17 +303,33 @@ def round_up(number: int, multiple: int) -> int:
 
 def as_ids(index: Any) -> jax.Array:
     """Stable ids as i32; refuses what is no integer or needs more bits."""
+    refuse_set(index, "ids")
     ids = index if isinstance(index, jax.Array) else np.asarray(index)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(f"expected integer ids, found {ids.dtype}: give stable integer ids")
+        raise ValueError(
+            f"expected integer ids, found {ids.dtype}: give stable integer ids, such as "
+            "mu.id_table(ids).numbers(ids) of ids in text"
+        )
     if is_concrete(ids) and ids.size:
         bounds, values = np.iinfo(np.int32), np.asarray(ids)
         for end in (int(values.min()), int(values.max())):
             if not bounds.min <= end <= bounds.max:
                 raise ValueError(
-                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples anew"
+                    f"expected ids from -2**31 to 2**31 - 1, found {end}: number the examples by "
+                    "mu.id_table(ids).numbers(ids)"
                 )
     return at_once.as_array(ids, jnp.int32)
+
+
+def _check_arrays(tree: PyTree) -> None:
+    """Refuse loaders and datasets of other libraries in the place of arrays."""
+    for leaf in jax.tree.leaves(tree):
+        if not hasattr(leaf, "shape") and not np.isscalar(leaf) and not hasattr(leaf, "__array__"):
+            how = "from_loader" if hasattr(leaf, "dataset") else "from_records or from_iterable"
+            raise TypeError(
+                f"expected arrays with one row for each example, found {type(leaf).__name__}: read "
+                f"it by mu.datasets.{how}, or give arrays"
+            )
 
 
 def _leading_axis(tree: PyTree) -> int:

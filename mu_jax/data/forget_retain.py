@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from mu_jax._at_once import elementwise
 from mu_jax.data.batches import (
+    Batch,
     Batches,
     check_weight,
     concatenate,
@@ -17,6 +18,7 @@ from mu_jax.data.batches import (
     in_memory,
     is_concrete,
 )
+from mu_jax.data.id_table import IdTable
 from mu_jax.data.streams import Source, Stream
 
 PyTree = Any
@@ -24,12 +26,15 @@ Data = Batches | Stream
 AnySet = TypeVar("AnySet")
 
 
-def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet, AnySet]:
+def split(data: AnySet, forget_ids: Any, *, ids: IdTable | None = None) -> tuple[AnySet, AnySet]:
     """Split examples into the forget and the retain set by their stable ids.
 
     Args:
       data: `Batches` or a `Stream`; must hold every id once.
-      forget_ids: ids to forget, in any order or as a set; a repeated id counts once.
+      forget_ids: ids to forget, in any order; a repeated id counts once. A list, a numpy array, a
+        pandas Series or Index; without `ids` integers, of which a set will do too.
+      ids: the table of people's ids, by which `forget_ids` names examples (see `mu.id_table`), or
+        in one text subjects (`"user:u_8123"`); the data then hold the table's numbers.
 
     Returns:
       `(forget, retain)`, each in the order of `data`.
@@ -46,16 +51,12 @@ def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet,
     """
     if ids_of(data) is None:
         raise TypeError(
-            f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches, "
-            "or with mu.stream from a dataset that is read by position"
+            f"expected Batches or a Stream, found {type(data).__name__}: make one with mu.batches "
+            "from arrays, or with mu.stream from the rows of mu.datasets.from_loader, from_records "
+            "or from_table"
         )
     index = np.asarray(data.index)  # type: ignore[attr-defined]
-    named = forget_ids if hasattr(forget_ids, "__array__") else list(forget_ids)
-    wanted = np.unique(np.asarray(named))
-    if wanted.size == 0:
-        raise ValueError("expected at least one id to forget, found none: name the examples")
-    if not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(f"expected integer ids to forget, found {wanted.dtype}: give example ids")
+    wanted = _wanted(forget_ids, index, ids)
     if np.unique(index).size != index.size:
         raise ValueError(
             f"expected every id once in the data, found {np.unique(index).size} different ids "
@@ -80,13 +81,38 @@ def split(data: AnySet, forget_ids: Iterable[int] | np.ndarray) -> tuple[AnySet,
     )
 
 
+def _wanted(forget_ids: Any, index: np.ndarray, table: IdTable | None) -> np.ndarray:
+    """The numbers of the examples to forget, each once."""
+    if table is not None:
+        wanted = np.unique(table.only(index).find(forget_ids))
+    elif isinstance(forget_ids, str):
+        raise ValueError(
+            f"expected integer ids to forget, found the text {forget_ids!r}: give the table of "
+            "ids by ids=, or read the request by mu.datasets.read_request"
+        )
+    else:
+        named = forget_ids if hasattr(forget_ids, "__array__") else list(forget_ids)
+        wanted = np.unique(np.asarray(named))
+    if wanted.size == 0:
+        raise ValueError("expected at least one id to forget, found none: name the examples")
+    if not np.issubdtype(wanted.dtype, np.integer):
+        raise ValueError(
+            f"expected integer ids to forget, found {wanted.dtype}: give example ids, and the "
+            "table of ids by ids= where they are not the data's numbers"
+        )
+    return wanted
+
+
 def check_sets(forget: Any, retain: Any) -> None:
-    """Refuse forget and retain sets that share examples or hold none, where that can be seen."""
+    """Refuse forget and retain sets that share examples or hold none, where that can be seen.
+
+    In arrays, streams, and lists of batches; other iterables would have to be read for it.
+    """
     for name, data in (("forget", forget), ("retain", retain)):
         weight = getattr(data, "weight", None)
         if weight is not None and is_concrete(weight):
             check_weight(weight, f"{name} set")
-    ids, others = ids_of(forget), ids_of(retain)
+    ids, others = _real_ids(forget), _real_ids(retain)
     if all(index is not None and is_concrete(index) for index in (ids, others)):
         shared = np.intersect1d(np.asarray(ids), np.asarray(others))
         if shared.size:
@@ -94,6 +120,16 @@ def check_sets(forget: Any, retain: Any) -> None:
                 f"expected forget and retain sets without a common example, found {shared.size} "
                 f"in both (first id {shared[0]}): make them with mu.split"
             )
+
+
+def _real_ids(examples: Any) -> Any:
+    """Ids of a set, of the rows that count where it is a list of batches; None if not known."""
+    if not isinstance(examples, list | tuple) or isinstance(examples, Batch):
+        return ids_of(examples)
+    parts = [part for part in examples if isinstance(part, Batch)]
+    if not parts or not all(is_concrete(array) for part in parts for array in part[2:]):
+        return None
+    return np.concatenate([np.asarray(part.index)[np.asarray(part.weight) > 0] for part in parts])
 
 
 class Marked(NamedTuple):
@@ -112,6 +148,7 @@ def readable(forget: Any, retain: Any) -> tuple[Data, Data]:
     if isinstance(forget, Stream) and isinstance(retain, Stream):
         return forget, retain
     sets = in_memory(forget), in_memory(retain)
+    check_sets(*sets)  # of iterables only now is known which examples they hold
     if isinstance(retain, Batches | Stream):
         return sets
     return sets[0], sets[1].replace(batch_size=sum(part.batch_size for part in sets))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mu_jax._extras import extra
 from mu_jax.data.axes import Axis, axis_size, check_axis
-from mu_jax.data.batches import Batch, as_ids, random_order, round_up
+from mu_jax.data.batches import Batch, as_ids, ids_of, random_order, round_up
 
 PyTree = Any
 
@@ -143,7 +143,8 @@ def stream(
       source: `len(source)` and `source[i] -> (input, target)`, such as
         `mu_jax.datasets.source("digits", "train")`, a grain data source or a list of pairs.
       batch_size: examples per batch.
-      index: int[n], stable ids; default the positions 0..n-1.
+      index: int[n], stable ids; default `source.index`, the ids of a source that has some, else the
+        positions 0..n-1.
       threads: reader threads.
       mesh: shard every batch over `axis` of this mesh, see `mu.shard`.
       axis: one axis, or several.
@@ -159,12 +160,13 @@ def stream(
       [[0, 1], [2, 4]]
     """
     if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
-        own = ", such as its `dataset`" if hasattr(source, "dataset") else ""
+        how = "from_loader" if hasattr(source, "dataset") else "from_iterable"
         raise TypeError(
             f"expected a source with len(source) and source[i], found {type(source).__name__}: "
-            f"give one that is read by position{own}"
+            f"read it by mu.datasets.{how}"
         )
     n = len(source)
+    index = ids_of(source) if index is None else index
     index = np.arange(n) if index is None else np.asarray(as_ids(index))
     if n == 0 or index.shape != (n,):
         raise ValueError(

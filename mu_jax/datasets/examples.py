@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from mu_jax.data.id_table import IdTable
+
 
 class Examples(NamedTuple):
     """A split in memory: `inputs` [n, ...], `targets` [n, ...], int32 ids `index` [n].
@@ -54,7 +56,7 @@ class Source:
     Made by `source`. It can be pickled (for worker processes) and holds no open file handle of its
     own. `targets`, `index` and the arrays [n] of `attributes` (identities, ages, clients, whatever
     the dataset knows beside inputs and targets) are in memory, so forget requests need no pass over
-    the inputs.
+    the inputs. `ids` is the table of people's ids, where these are no numbers of 32 bits.
     """
 
     records: Any
@@ -65,6 +67,7 @@ class Source:
     scale: np.ndarray | float = 1.0
     attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dtype: DTypeLike = np.float32
+    ids: IdTable | None = None
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mu_jax import _files as files
 from mu_jax._extras import extra
+from mu_jax.data.id_table import IdTable
 
 # Names that need no preparation by somebody else.
 _BUILT_IN = ("digits", "digits_regression", "diabetes")
@@ -21,6 +22,11 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> Path:
     """Where datasets lie."""
     default = os.environ.get("MU_JAX_DATA_DIR") or "~/.cache/mu_jax"
     return files.absolute(data_dir or default)
+
+
+def id_file(split: str) -> str:
+    """The file beside the records that holds the table of people's ids."""
+    return f"ids-{split}.csv"
 
 
 def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
@@ -77,6 +83,25 @@ def _find(name: str, root: Path) -> Path:
     )
 
 
+def put(builder_class: Any, root: Path, tables: Mapping[str, IdTable]) -> Path:
+    """Prepare a new dataset under `root`, with tables of ids beside it; its folder.
+
+    Raises:
+        FileExistsError: there is one of this name and version.
+    """
+    folder = root / builder_class.name / str(builder_class.VERSION)
+    if files.in_bucket(root):
+        raise ValueError(
+            f"expected a folder on a disk to prepare a dataset in, found {root}; prepare it on a "
+            "disk and copy it there"
+        )
+    if folder.exists():
+        raise FileExistsError(
+            f"expected no dataset at {folder} yet, found one; give another name or version"
+        )
+    return _prepare(builder_class, root, folder, tables)
+
+
 def _prepared(builder_class: Any, root: Path) -> Path:
     """The folder of a built-in dataset, made in a scratch folder and renamed when complete."""
     folder = root / builder_class.name / str(builder_class.VERSION)
@@ -87,19 +112,25 @@ def _prepared(builder_class: Any, root: Path) -> Path:
             f"expected the dataset {builder_class.name!r} in {root}, found none, and only a folder "
             "on a disk is filled on demand; copy it there, or pass another data_dir"
         )
+    return _prepare(builder_class, root, folder, {})
+
+
+def _prepare(builder_class: Any, root: Path, folder: Path, tables: Mapping[str, IdTable]) -> Path:
     with _scratch_folder(root) as scratch:
         builder = builder_class(data_dir=scratch, file_format="array_record")
         with _silence():
             builder.download_and_prepare()
+        for name, table in tables.items():
+            table.save(Path(builder.data_dir) / name)
         folder.parent.mkdir(exist_ok=True)
         try:
             os.rename(builder.data_dir, folder)
         except OSError as error:
             # Another process may have been first; its copy is as good as this one.
-            if not _is_complete(folder):
+            if tables or not _is_complete(folder):
+                found = "another one" if _is_complete(folder) else "an incomplete folder; delete it"
                 raise FileExistsError(
-                    f"expected a complete dataset or nothing at {folder}, found an incomplete "
-                    "folder; delete it"
+                    f"expected a complete dataset or nothing at {folder}, found {found}"
                 ) from error
     return folder
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mu_jax._extras import extra
+from mu_jax.data.id_table import IdTable, id_table
 
 
 class Layout(NamedTuple):
@@ -67,19 +68,22 @@ def check_split(builder: Any, split: str) -> None:
 
 def targets_and_ids(
     records: Any, count: int, layout: Layout, where: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (int32 classes or standardized float32) and unique int32 ids of the first records."""
+) -> tuple[np.ndarray, np.ndarray, IdTable | None]:
+    """Targets (int32 classes or standardized float32) and unique int32 ids of the first records.
+
+    And the table of the records' own ids, where these are no numbers of 32 bits.
+    """
     targets: list[float] = []
     ids: list[Any] = []
     for position in range(count):
         record = records[position]
         targets.append(record[layout.target_name])
         ids.append(record["id"] if layout.has_id else position)
-    index = _unique_ids(ids, where)
+    index, table = _unique_ids(ids, where)
     if layout.num_classes is not None:
-        return np.asarray(targets, np.int32), index
+        return np.asarray(targets, np.int32), index, table
     standardized = (np.asarray(targets) - layout.target_mean) / layout.target_scale
-    return standardized.astype(np.float32), index
+    return standardized.astype(np.float32), index, table
 
 
 def _is_array(features: Any, key: str) -> bool:
@@ -107,36 +111,43 @@ def _find_target(builder: Any, label: str) -> tuple[str, int | None]:
     )
 
 
-def _unique_ids(ids: list[Any], where: str) -> np.ndarray:
-    if isinstance(ids[0], bytes | str):
+def _unique_ids(ids: list[Any], where: str) -> tuple[np.ndarray, IdTable | None]:
+    own, texts = ids, isinstance(ids[0], bytes | str)
+    if texts:
         ids = _numbered(ids, where)
-    lowest, highest = min(ids), max(ids)
-    bounds = np.iinfo(np.int32)
-    if lowest < bounds.min or highest > bounds.max:
-        raise ValueError(
-            f"expected ids from {bounds.min} to {bounds.max} in {where}, found {lowest} to "
-            f"{highest}; number the examples anew"
-        )
-    values, counts = np.unique(ids, return_counts=True)
+    values, counts = np.unique(np.array(ids, object), return_counts=True)
     repeated = values[counts > 1]
     if repeated.size:
         raise ValueError(
             f"expected unique ids in {where}, found {repeated.size} used more than once "
             f"({', '.join(map(str, repeated[:5]))}); prepare the dataset with unique ids"
         )
-    return np.asarray(ids, np.int32)
+    bounds = np.iinfo(np.int32)
+    if bounds.min <= min(ids) and max(ids) <= bounds.max:
+        index = np.asarray(ids, np.int32)
+        return index, id_table(own, index=index) if texts and _number(own[0]) is None else None
+    table = id_table(own)
+    return table.numbers(own), table
 
 
 def _numbered(ids: list[bytes | str], where: str) -> list[int]:
     """`train_00007` is 7; positions where texts end in no number."""
-    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in ids]
-    numbers = [re.search(r"\d+$", text) for text in texts]
+    numbers = [_number(text) for text in ids]
     if numbers[0] is None:
         return list(range(len(ids)))
     # The first record decides for all: mixing numbers with positions could name two examples alike.
     if None in numbers:
         raise ValueError(
-            f"expected every id of {where} to end in a number as {texts[0]!r} does, found "
-            f"{texts[numbers.index(None)]!r}; number the examples anew"
+            f"expected every id of {where} to end in a number as {_text(ids[0])!r} does, found "
+            f"{_text(ids[numbers.index(None)])!r}; number the examples anew"
         )
-    return [int(number[0]) for number in numbers if number]
+    return [number for number in numbers if number is not None]
+
+
+def _number(text: bytes | str) -> int | None:
+    found = re.search(r"\d+$", _text(text))
+    return int(found[0]) if found else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

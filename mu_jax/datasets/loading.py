@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+from mu_jax import _files as files
 from mu_jax._extras import extra
+from mu_jax.data.id_table import load_id_table
 from mu_jax.datasets import faces, text
 from mu_jax.datasets.digits_regression import digits_regression
 from mu_jax.datasets.electricity import electricity
 from mu_jax.datasets.examples import DatasetInfo, Examples, Source
-from mu_jax.datasets.folders import data_root, open_builder
+from mu_jax.datasets.folders import data_root, id_file, open_builder
 from mu_jax.datasets.layout import check_split, find_layout, targets_and_ids
 from mu_jax.datasets.local_copy import LocalCopy
 
@@ -37,7 +39,8 @@ def load(
     regression targets are standardized with them; `info` has the numbers to go back.
 
     The id of an example is its record's own integer `id`; else the number that ends its text `id`
-    (`train_00007` is 7); else its position in the split.
+    (`train_00007` is 7); else its position in the split. Texts that end in no number, and numbers
+    that need more than 32 bits, are kept in a table: `source(...).ids`, see `mu.id_table`.
 
     Args:
         name: one of the names above or a folder of `data_dir`, as `cifar10` (newest version) or
@@ -186,7 +189,8 @@ def _prepared(
     # Without the inputs this pass costs no image decoding.
     undecoded = {layout.inputs_name: tfds.decode.SkipDecoding()}
     labels = builder.as_data_source(split=split, decoders=undecoded)
-    targets, index = targets_and_ids(labels, count, layout, f"{name}/{split}")
+    targets, index, ids = targets_and_ids(labels, count, layout, f"{name}/{split}")
+    kept = files.absolute(builder.data_dir) / id_file(split)
     return Source(
         records=builder.as_data_source(split=split),
         inputs_name=layout.inputs_name,
@@ -194,6 +198,7 @@ def _prepared(
         scale=layout.inputs_scale,
         targets=targets,
         index=index,
+        ids=load_id_table(kept) if files.is_file(kept) else ids,
     )
 
 

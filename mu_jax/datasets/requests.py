@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
+import io
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax.data.id_table import IdTable
 from mu_jax.data.ids import sorted_unique
-from mu_jax.datasets.selectors import SELECTORS, integer, join, select
-
-_ID_COLUMNS = ("id", "index")
+from mu_jax.datasets.id_files import read_ids
+from mu_jax.datasets.selectors import SELECTORS, join, select
 
 
 def read_request(
@@ -29,14 +29,17 @@ def read_request(
     targets: np.ndarray | None = None,
     inputs: np.ndarray | None = None,
     attributes: Mapping[str, np.ndarray] | None = None,
+    ids: IdTable | None = None,
 ) -> np.ndarray:
     """The example ids that a forget request names.
 
-    A request is a file or a selector. A file has one id per line: CSV (the column named `id` or
-    `index`, else, without a header, the first column; lines of several whole numbers then are
-    refused) or JSON lines (`{"id": 3}` or a bare integer); or it is `sets.npz:name`, an array of
-    ids in a numpy archive, such as the public forget sets of the data-unlearning benchmark. Ids
-    named twice count once. The selectors:
+    A request is a file or a selector. A file is CSV (the column named `id` or `index`, else,
+    without a header, the first column; lines of several ids then are refused), JSON lines
+    (`{"id": 3}` or a bare id) or Parquet (a column `id` or `index`); or it is `sets.npz:name`, an
+    array of ids in a numpy archive, such as the public forget sets of the data-unlearning
+    benchmark. Ids named twice count once. With the table `ids` of people's ids, `id` holds those,
+    `index` the numbers of the table, and a column of one of its kinds of subjects, such as `user`,
+    names all examples that these own. The selectors:
 
     - `class:3` or `class:3,5`: every example of these classes;
     - `random:0.05:seed=0` or `random:75:seed=0`: a fraction in (0, 1), rounded to a whole count,
@@ -49,7 +52,9 @@ def read_request(
       the group, and of equally near ones the smaller id comes first;
     - `below:3.5` or `above:60`: every example whose target is below or above a number;
     - `client:12`, `identity:190-1249` or `family:F0001,F0007`: every example whose attribute of
-      that name, see `Source`, has one of these values, or lies in a range that holds both its ends.
+      that name, see `Source`, has one of these values, or lies in a range that holds both its ends;
+    - `id:img_3,img_7` or `user:u_8123`, with the table `ids`: examples by people's ids, or all of a
+      subject's.
 
     Args:
         request: path of a file, or a selector.
@@ -58,6 +63,7 @@ def read_request(
             and `above:` need them.
         inputs: [n, ...], their inputs; only `nearest:` needs them.
         attributes: arrays [n] by name, as `Source` has them.
+        ids: the table of people's ids, see `mu.id_table`; `index` holds its numbers.
 
     Returns:
         int32 [m], 1 <= m < n: sorted unique ids, all of them in `index`.
@@ -82,20 +88,24 @@ def read_request(
     """
     request = os.fspath(request)
     index = np.asarray(index)
+    ids = None if ids is None else ids.only(index)
     kind, colon, argument = request.partition(":")
     attributes = attributes or {}
-    forms = join([*SELECTORS, *(f"{name}:..." for name in attributes)])
+    own = ("id", *ids.subjects) if ids is not None else ()
+    forms = join([*SELECTORS, *(f"{name}:..." for name in (*attributes, *own))])
     selected = None
-    if colon:
+    if colon and ids is not None and kind in own:
+        selected = ids.select(kind, argument).tolist()
+    elif colon:
         selected = select(
             kind, argument, index, targets=targets, inputs=inputs, attributes=attributes
         )
     if selected is not None:
-        ids = selected
+        named = selected
     elif archive := re.fullmatch(r"(.+\.npz):(\w+)", request):
-        ids = _archived(files.absolute(archive[1]), archive[2])
+        named = _archived(files.absolute(archive[1]), archive[2])
     elif _is_file(request):
-        ids = _read_file(files.absolute(request))
+        named = read_ids(files.absolute(request), ids)
     elif colon and re.fullmatch(r"\w+", kind) and not argument.startswith("//"):
         raise ValueError(
             f"expected a selector such as {forms} or the path of a file, "
@@ -103,21 +113,22 @@ def read_request(
         )
     else:
         raise FileNotFoundError(
-            f"expected a CSV or JSON-lines file of ids or a selector such as {forms}, "
+            f"expected a CSV, JSON-lines or Parquet file of ids or a selector such as {forms}, "
             f"found no file {request!r}; check the path"
         )
-    return _checked(ids, index, request)
+    return _checked(named, index, request)
 
 
-def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray) -> None:
+def write_request(path: str | os.PathLike[str], ids: Any, *, table: IdTable | None = None) -> None:
     """Writes example ids as a CSV file with the header `id`, whole or not at all.
 
     Args:
         path: where to; missing folders are made, a file already there is replaced.
         ids: integer [m], m >= 1; written sorted, each once.
+        table: of people's ids, which are then written in place of the integers.
 
     Raises:
-        ValueError: no ids, or ids that are not integers.
+        ValueError: no ids, or ids that are not integers, or that the table lacks.
 
     Cost: O(m log m); the file is first written beside `path` and then renamed.
 
@@ -132,7 +143,11 @@ def write_request(path: str | os.PathLike[str], ids: Iterable[int] | np.ndarray)
     unique = sorted_unique(ids)
     if not unique.size:
         raise ValueError("expected at least one id to write, found none; pass the ids to forget")
-    files.replace_text(path, "id\n" + "".join(f"{i}\n" for i in unique.tolist()))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [("id",), *((name,) for name in (unique if table is None else table.names(unique)))]
+    )
+    files.replace_text(path, text.getvalue())
 
 
 def _is_file(request: str) -> bool:
@@ -174,69 +189,6 @@ def _opened(path: Path) -> Iterator[Any]:
             f"expected an archive of forget sets, as numpy.savez writes it, in {str(path)!r}, "
             f"found a damaged or another file ({type(error).__name__}); write it again"
         ) from error
-
-
-def _read_file(path: Path) -> list[int]:
-    try:
-        lines = files.read_text(path).removeprefix("\ufeff").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"expected a CSV or JSON-lines text file of ids, found binary data in {str(path)!r}; "
-            "write the ids as text, one a line"
-        ) from error
-    ids: list[int] = []
-    column: int | None = None
-    headed = False
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        if line.lstrip().startswith("{"):
-            ids.append(_from_json(line, where))
-            continue
-        cells = _cells(line, where)
-        if column is None:
-            header = [cell.lower() for cell in cells]
-            named = [header.index(name) for name in _ID_COLUMNS if name in header]
-            column, headed = (named[0], True) if named else (0, False)
-            if headed:
-                continue
-        if not headed:
-            _require_one(cells, where)
-        ids.append(integer(cells[column] if column < len(cells) else "", where))
-    return ids
-
-
-def _require_one(cells: list[str], where: str) -> None:
-    """Refuse several whole numbers on a line without a header: all may be ids, or one of them."""
-    if len(cells) > 1 and all(re.fullmatch(r"[+-]?\d+|", cell) for cell in cells[1:]):
-        raise ValueError(
-            f"expected one id a line, or a header that names the column of the ids, at {where}, "
-            f"found {len(cells)} whole numbers and no header; write each id on a line of its own"
-        )
-
-
-def _cells(line: str, where: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line]))]
-    except csv.Error as error:
-        raise ValueError(
-            f"expected comma-separated cells at {where}, found a line that cannot be read "
-            f"({error}); correct the line"
-        ) from None
-
-
-def _from_json(line: str, where: str) -> int:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):  # of digits beyond any number, or nested too deep
-        value = {}
-    found = [value[name] for name in _ID_COLUMNS if name in value]
-    if not found or type(found[0]) is not int:
-        raise ValueError(
-            f'expected {{"id": INTEGER}} at {where}, found {line.strip()[:60]!r}; correct the line'
-        )
-    return found[0]
 
 
 def _checked(ids: list[int], index: np.ndarray, request: str) -> np.ndarray:

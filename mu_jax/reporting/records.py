@@ -16,6 +16,7 @@ from mu_jax import _files as files
 SCHEMA = 1
 Direction = Literal["closer to retrain", "lower is better", "higher is better"]
 DIRECTIONS = get_args(Direction)
+NAMED = 1_000  # ids in a line of a record; a store has them all
 RECORD_STATUSES = ("ok", "collapsed", "failed")
 
 
@@ -41,11 +42,18 @@ def _set_numbers(instance: Any, what: str, names: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ForgetSet:
-    """What was to be forgotten: a kind in words ("class 3"), its size, a hash of its ids."""
+    """What was to be forgotten: a kind in words ("class 3"), its size, a hash of its ids.
+
+    ids: the ids that people have (see `mu.id_table`), where there are some: the first `NAMED`.
+    """
 
     kind: str
     size: int
     hash: str = ""
+    ids: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "ids", tuple(self.ids))
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("kind", "hash", "status", "reason", "direction", "unit"), str),
     **dict.fromkeys(("seed", "size", "schema"), int),
     **dict.fromkeys(("hyperparameters", "arrays"), dict),
+    "ids": list,
 }
 
 
@@ -291,8 +300,10 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(record: Record) -> dict[str, Any]:
-    """All fields; of a metric's remarks only those that are made."""
+    """All fields; of remarks and people's ids only those that there are."""
     values = asdict(record)
+    if not record.forget_set.ids:
+        del values["forget_set"]["ids"]
     for metric in values["metrics"].values():
         for name in ("no_interval", "note"):
             if not metric[name]:

@@ -35,7 +35,7 @@ def score(
     metrics: OwnMetrics | None = None,
     paired: bool = False,
     seed: int = 0,
-    forget_set: str = "given ids",
+    forget_set: str | ForgetSet = "given ids",
     hyperparameters: Mapping[str, Mapping[str, Any]] | None = None,
     selection: Mapping[str, str] | None = None,
     costs: Mapping[str, Sequence[Cost]] | None = None,
@@ -79,7 +79,7 @@ def score(
         paired: whether model j of every row descends from the same training as retrained model j,
             so that each is compared with that one alone.
         seed: the seed of the first model of a row; seeds of the membership attack follow it.
-        forget_set: what was to be forgotten, in words, for the title.
+        forget_set: what was to be forgotten, in words, for the title; or what records say of it.
         hyperparameters, selection, costs: by row, for the records; costs one for each model. They
             are read when the models have been scored.
 
@@ -129,7 +129,7 @@ def score(
         own={name: _own(name, metric) for name, metric in (metrics or {}).items()},
         paired=paired,
         seed=seed,
-        forget_set=ForgetSet(forget_set, sets["forget"].ids.size, digest(sets["forget"].ids)),
+        forget_set=_described(forget_set, sets["forget"].ids),
         fields={
             "hyperparameters": hyperparameters or {},
             "selection": selection or {},
@@ -137,6 +137,12 @@ def score(
         },
     )
     return make_score(asked, found)
+
+
+def _described(forget_set: str | ForgetSet, ids: np.ndarray) -> ForgetSet:
+    if isinstance(forget_set, ForgetSet):
+        return forget_set
+    return ForgetSet(forget_set, ids.size, digest(ids))
 
 
 def _is_empty(models: Any) -> bool:

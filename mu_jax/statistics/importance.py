@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from mu_jax._tracing import cached
-from mu_jax.data.batches import Batch
+from mu_jax.data.batches import Batch, describe
 from mu_jax.loops.labels import counted
 from mu_jax.losses import cross_entropy, total_weight, weighted_sum
 from mu_jax.model import Model
@@ -187,12 +187,13 @@ def _fisher_terms(model: Model) -> Callable:
 
     def terms(variables, batch):
         params, state = model.split(variables)
-        probabilities = jax.nn.softmax(model.predict(params, state, batch.inputs))
-        if probabilities.ndim != 2:
+        outputs = model.predict(params, state, batch.inputs)
+        if not hasattr(outputs, "ndim") or outputs.ndim != 2:
             raise ValueError(
                 "expected logits of shape [examples, classes] for the exact Fisher, found "
-                f"{probabilities.shape}: use another definition"
+                f"{getattr(outputs, 'shape', describe(outputs))}: use another definition"
             )
+        probabilities = jax.nn.softmax(outputs)
 
         def add_class(label, total):
             def losses(params, inputs):

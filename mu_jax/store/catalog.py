@@ -67,6 +67,10 @@ class Catalog:
         """All ids that a version and its ancestors have forgotten."""
         return lineages.forgotten(self.folder, self.lineage(version, None))
 
+    def forgotten_ids(self, version: int) -> np.ndarray:
+        """The ids that people have of all that a version and its ancestors have forgotten."""
+        return lineages.forgotten_ids(self.folder, self.lineage(version, None))
+
     def accumulated(
         self, parent: int | None, own: np.ndarray, *, only_digest: bool
     ) -> np.ndarray | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mu_jax.data import forget_retain, ids
+from mu_jax.data.id_table import IdTable, require_same
 from mu_jax.store import commits
 from mu_jax.store.records import Version
 
@@ -52,10 +53,40 @@ def forgotten(folder: Path, lineage: Iterable[Version]) -> np.ndarray:
     return np.zeros(0, np.int64)
 
 
+def forgotten_ids(folder: Path, lineage: Iterable[Version]) -> np.ndarray:
+    """People's ids of all that a lineage, newest first, has forgotten; text [m].
+
+    Raises:
+        ValueError: the lineage has no table of ids, or only a digest was kept.
+    """
+    numbers = forgotten(folder, lineage := list(lineage))
+    kept = commits.read_beside(folder, lineage[0].version, "forgotten_ids")
+    if kept is None and numbers.size:
+        raise ValueError(
+            f"expected a lineage that was published with ids=, found that version "
+            f"{lineage[0].version} in {folder} knows numbers only; ask for these by forgotten"
+        )
+    return np.zeros(0, np.str_) if kept is None else kept
+
+
 def split(
-    examples: Data, forget_ids: Iterable[int] | np.ndarray, gone: np.ndarray
+    examples: Data, forget_ids: Any, gone: np.ndarray, kept: IdTable | None, given: IdTable | None
 ) -> tuple[Data, Data]:
-    """`mu.split` where the ids `gone` are in neither set; refuses a request that is all gone."""
+    """`mu.split` where the ids `gone` are in neither set; refuses a request that is all gone.
+
+    Args:
+        kept: the table of ids with which the lineage began. given: that of the data.
+    """
+    if kept is not None and given is not None:
+        require_same(kept, given, gone)
+    index = np.asarray(examples.index)  # type: ignore[attr-defined]
+    for table in (kept, given):
+        if table is not None:
+            table.names(index)  # the numbers of the data are those of the table
+    if given is not None:
+        known = given if kept is None else kept
+        here = np.union1d(index, np.intersect1d(gone, known.index))
+        forget_ids = known.only(here).find(forget_ids)
     wanted = ids.sorted_unique(forget_ids)
     left = np.setdiff1d(wanted, gone)
     if wanted.size and not left.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 from mu_jax import _files as files
 from mu_jax import _objects as objects
 from mu_jax.store import commits
+from mu_jax.store.records import Version, now
 
 
 def read_pointer(path: Path) -> dict[str, Any] | None:
@@ -76,6 +78,37 @@ def condemn(path: Path, pointer: dict[str, Any] | None, versions: list[int], see
     before = pointer or {"version": None, "previous": None}
     condemned = sorted({*before.get("pruned", ()), *versions})
     return replace(path, {**before, "pruned": condemned}, seen)
+
+
+def choose(
+    path: Path, stored: list[int], keep: int, pinned: Collection[int]
+) -> tuple[list[int], list[int]] | None:
+    """Versions to prune, and what a killed `prune` left; None if the pointer was changed."""
+    found, seen = look(path)
+    pointer = found or {}
+    left_over = list(pointer.get("pruned", ()))
+    newest = stored[max(len(stored) - keep, 0) :]
+    kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
+    doomed = [version for version in stored if version not in kept or version in left_over]
+    new = [version for version in doomed if version not in left_over]
+    return (doomed, left_over) if condemn(path, found, new, seen) else None
+
+
+def point_at(
+    path: Path, record: Version, before: dict[str, Any] | None, seen: int, *, previous: int | None
+) -> bool:
+    """Let a version serve, if the pointer is still what `look` saw; whether it was."""
+    pointer = {
+        "version": record.version,
+        "previous": previous,
+        "since": now(),
+        "method": record.method,
+        "forget_digest": record.forget_digest,
+        "metrics": record.metrics,
+    }
+    if "pruned" in (before or {}):
+        pointer["pruned"] = (before or {})["pruned"]
+    return replace(path, pointer, seen)
 
 
 def raise_highest(path: Path, number: int) -> None:

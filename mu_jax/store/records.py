@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax.data import ids
+from mu_jax.store import commits
 from mu_jax.store.leaves import Packed
 
 
@@ -30,6 +33,7 @@ class Version(NamedTuple):
             only digests of them were kept.
         withheld: why it is for inspection and should not serve; empty if it may.
         identity: digest of everything that decides its result, or None.
+        ids_digest: of the table of people's ids with which its lineage began, or None.
     """
 
     version: int
@@ -45,6 +49,29 @@ class Version(NamedTuple):
     num_forgotten: int | None = None
     withheld: str = ""
     identity: str | None = None
+    ids_digest: str | None = None
+
+
+def new_record(forgotten: np.ndarray, **fields: Any) -> dict[str, Any]:
+    """The record of a version to be written: `fields` of `Version` that JSON can hold.
+
+    Args:
+        forgotten: ids that this version has forgotten and its parent has not.
+
+    Raises:
+        ValueError: JSON cannot hold a field.
+    """
+    for name in ("hyperparameters", "metrics"):
+        fields[name] = commits.as_json(dict(fields[name] or {}), name)
+    fields["forget_digest"] = fields["forget_digest"] or (
+        ids.digest(forgotten) if forgotten.size else None
+    )
+    return commits.as_json({**fields, "created": now()}, "a record")
+
+
+def now() -> str:
+    """The time as records have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def as_version(
@@ -68,6 +95,11 @@ def require_finite(packed: Packed) -> None:
                 f"expected finite variables, found NaN or infinity at {name!r}; nothing was "
                 "published, look for divergence in the run that made them"
             )
+
+
+def named(version: int) -> str:
+    """A version for a sentence; 0 is none."""
+    return f"version {version}" if version else "no version"
 
 
 def listed(versions: list[int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 from collections.abc import Collection, Iterable, Mapping
 from types import EllipsisType
@@ -12,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mu_jax.data import ids
-from mu_jax.store import commits, lineages, pointers
+from mu_jax.data.id_table import IdTable
+from mu_jax.data.ids import sorted_unique
+from mu_jax.store import commits, id_tables, lineages, pointers
 from mu_jax.store.catalog import Catalog
 from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
 from mu_jax.store.lineages import Data
-from mu_jax.store.records import Version, require_finite
+from mu_jax.store.records import Version, named, new_record, require_finite
 
 __all__ = ["Damaged", "Overtaken", "Store", "Version"]
 
@@ -31,7 +31,8 @@ class Store:
     """Immutable versions of a model in one directory, and a pointer to the one that serves.
 
     Layout: `versions/00000001/` (orbax checkpoint: arrays, their shapes, the record; and
-    `DIGESTS.json`, the SHA-256 of each file; `forgotten.npy`, int64 ids), `SERVING` (JSON: version,
+    `DIGESTS.json`, the SHA-256 of each file; `forgotten.npy`, int64 ids, and where people have
+    others `forgotten_ids.npy`, text), `ids-....csv` (the table of these), `SERVING` (JSON: version,
     previous, since when, method, forget_digest, metrics), `NUMBERS` (JSON: the highest ever given)
     and `.lock`.
 
@@ -102,6 +103,7 @@ class Store:
         note: str = "",
         withheld: str = "",
         identity: str | None = None,
+        ids: IdTable | None = None,
     ) -> int:
         """Store `variables` as a new version, without serving it.
 
@@ -118,13 +120,15 @@ class Store:
             note: free text.
             withheld: why this version should not serve, for those who look at it later.
             identity: digest of everything that decides its result, to recognize it again.
+            ids: the table of people's ids, see `mu.id_table`; the lineage keeps it and their ids.
 
         Returns:
             The number of the version, one more than the highest ever given.
 
         Raises:
             ValueError: a leaf is not finite or numeric, JSON cannot hold the record, ids are no
-                integers, or those of an ancestor are unknown; nothing was written.
+                integers or those of an ancestor unknown, or `ids` is another table than the lineage
+                began with; nothing was written.
             FileNotFoundError: there is no version `parent`; nothing was written.
 
         Cost: one pass over the arrays to look for non-finite values, one to write them, one over
@@ -132,27 +136,27 @@ class Store:
         """
         packed = pack(variables)
         require_finite(packed)
-        own = ids.sorted_unique(forgotten)
-        record = {
-            "parent": parent,
-            "method": method,
-            "hyperparameters": commits.as_json(dict(hyperparameters or {}), "hyperparameters"),
-            "forget_digest": forget_digest or (ids.digest(own) if own.size else None),
-            "metrics": commits.as_json(dict(metrics or {}), "metrics"),
-            "note": note,
-            "created": _now(),
-            "withheld": withheld,
-            "identity": identity,
-        }
-        record = commits.as_json(record, "a record")
+        own = sorted_unique(forgotten)
+        record = new_record(
+            own,
+            parent=parent,
+            method=method,
+            hyperparameters=hyperparameters,
+            forget_digest=forget_digest,
+            metrics=metrics,
+            note=note,
+            withheld=withheld,
+            identity=identity,
+        )
         every = self._catalog.accumulated(
             parent, own, only_digest=bool(forget_digest) and not own.size
         )
         record["num_forgotten"] = None if every is None else int(every.size)
-        beside = {} if every is None else {"forgotten": every}
+        began_with = None if parent is None else self._catalog.record(parent, None).ids_digest
+        record["ids_digest"], names = id_tables.keep(self.directory, began_with, ids, every, own)
+        beside = {} if every is None else {"forgotten": every, **names}
         with commits.exclusive(self.directory):
-            highest = pointers.read_highest(self._numbers, self._versions, self._pointer)
-            version = commits.agree(highest + 1)
+            version = commits.agree(self._highest() + 1)
             version = commits.write(self._versions, version, packed, record, beside, renumber=True)
             pointers.raise_highest(self._numbers, version)
         return version
@@ -175,21 +179,42 @@ class Store:
         """
         return self._catalog.forgotten(self._named(version))
 
+    def forgotten_ids(self, version: int | None = None) -> np.ndarray:
+        """People's ids of all that `version` and its ancestors have forgotten: text [m].
+
+        Raises:
+            ValueError: it was published without `ids`; and as for `forgotten`.
+        """
+        return self._catalog.forgotten_ids(self._named(version))
+
+    def ids(self, version: int | None = None) -> IdTable | None:
+        """The table of people's ids with which the lineage of `version` began, if it has one.
+
+        Number rows by it, `store.ids().numbers(...)`, whatever has become of the data since.
+
+        Raises:
+            Damaged: the file is not the one that was kept.
+        """
+        record = self._catalog.record(self._named(version), None)
+        return id_tables.read(self.directory, record.ids_digest)
+
     def split(
-        self, data: Data, forget_ids: Iterable[int] | np.ndarray, *, version: int | None = None
+        self, data: Data, forget_ids: Any, *, version: int | None = None, ids: IdTable | None = None
     ) -> tuple[Data, Data]:
         """`mu.split` for a request to a version: what is forgotten already is in neither set.
 
         Args:
             data: `Batches` or a `Stream` of all training examples.
-            forget_ids: integer ids to forget.
+            forget_ids: integer ids to forget; with `ids`, those that people have, or a subject.
             version: to unlearn from, or None for the serving version.
+            ids: the table with which the lineage began; rows that are forgotten may be missing.
 
         Returns:
             `(forget, retain)`.
 
         Raises:
-            ValueError: all of these ids are forgotten already, or as in `mu.split`.
+            ValueError: all of these ids are forgotten already, the table has changed, or as in
+                `mu.split`.
 
         Example:
             >>> import tempfile, numpy as np, mu_jax as mu
@@ -201,7 +226,7 @@ class Store:
             >>> forget.index.tolist(), retain.index.tolist()
             ([1], [0, 3])
         """
-        return lineages.split(data, forget_ids, self.forgotten(version))
+        return lineages.split(data, forget_ids, self.forgotten(version), self.ids(version), ids)
 
     def swap(self, version: int, *, expected: int | EllipsisType | None = ...) -> None:
         """Serve `version` from now on; the version served until now becomes the previous one.
@@ -313,7 +338,8 @@ class Store:
         self._catalog.require_directory()
         with commits.exclusive(self.directory):
             commits.synchronize("mu_jax.store.versions.prune.begin")
-            while (chosen := self._condemn(keep, pinned)) is None:
+            stored = self._catalog.restorable
+            while (chosen := pointers.choose(self._pointer, stored(), keep, pinned)) is None:
                 pass
             doomed, left_over = chosen
             commits.synchronize("mu_jax.store.versions.prune.chosen")
@@ -330,8 +356,8 @@ class Store:
         self._catalog.require_restorable(version, condemned=(pointer or {}).get("pruned", ()))
         if expected is not ... and serving not in (expected or 0, version):
             raise Overtaken(
-                f"expected that {_name(expected or 0)} still serves in {self.directory}, found "
-                f"{_name(serving)}; make version {version} again from that one"
+                f"expected that {named(expected or 0)} still serves in {self.directory}, found "
+                f"{named(serving)}; make version {version} again from that one"
             )
         if version == serving:
             return True
@@ -350,33 +376,11 @@ class Store:
         self._catalog.require_intact(previous)
         return previous if self._point_at(previous, pointer, seen, previous=None) else 0
 
-    def _condemn(self, keep: int, pinned: Collection[int]) -> tuple[list[int], list[int]] | None:
-        """Versions to prune, and what a killed `prune` left; None if the pointer was changed."""
-        found, seen = pointers.look(self._pointer)
-        pointer = found or {}
-        left_over = list(pointer.get("pruned", ()))
-        stored = self._catalog.restorable()
-        newest = stored[max(len(stored) - keep, 0) :]
-        kept = {pointer.get("version"), pointer.get("previous"), *newest, *pinned}
-        doomed = [version for version in stored if version not in kept or version in left_over]
-        new = [version for version in doomed if version not in left_over]
-        return (doomed, left_over) if pointers.condemn(self._pointer, found, new, seen) else None
-
     def _point_at(
         self, version: int, before: dict[str, Any] | None, seen: int, *, previous: int | None
     ) -> bool:
         record = self._catalog.record(version, version)
-        pointer = {
-            "version": version,
-            "previous": previous,
-            "since": _now(),
-            "method": record.method,
-            "forget_digest": record.forget_digest,
-            "metrics": record.metrics,
-        }
-        if "pruned" in (before or {}):
-            pointer["pruned"] = (before or {})["pruned"]
-        return pointers.replace(self._pointer, pointer, seen)
+        return pointers.point_at(self._pointer, record, before, seen, previous=previous)
 
     def _read_pointer(self) -> dict[str, Any] | None:
         return pointers.read_pointer(self._pointer)
@@ -391,10 +395,5 @@ class Store:
             )
         return version
 
-
-def _name(version: int) -> str:
-    return f"version {version}" if version else "no version"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    def _highest(self) -> int:
+        return pointers.read_highest(self._numbers, self._versions, self._pointer)

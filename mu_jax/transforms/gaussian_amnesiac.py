@@ -18,6 +18,7 @@ from mu_jax.loops.labels import check_labels, weights
 from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
+from mu_jax.transforms._shared.structured import check_no_tokens, with_masks
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
 PyTree = Any
@@ -38,6 +39,7 @@ def gaussian_amnesiac(
 
     `mu = sum_i w_i y_i / W` and `s^2 = sum_i w_i (y_i - mu)^2 / (W - 1)` are those of all training
     labels, the forget set's included, for each output; a label is drawn once for the whole fit.
+    Truth values inside the targets are a mask, and stay.
     Then the supervised loss is fitted on both sets, shuffled together.
 
     Args:
@@ -80,7 +82,10 @@ def gaussian_amnesiac(
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, forget=forget, retain=retain)
         first, second = readable(forget, retain)
+        theirs = all_targets(first)
+        check_no_tokens(model, variables, first, theirs)
         labels = draw_labels(jax.random.fold_in(key, 0), first, second, clip=clip, model=model)
+        labels = with_masks(labels, theirs)
         result = fit(
             model,
             supervised(model, training_mode=training_mode),

@@ -13,6 +13,7 @@ from mu_jax.data.batches import Batches
 from mu_jax.loops.predict import RowFunction, map_rows, unweighted
 from mu_jax.model import Model
 from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
+from mu_jax.transforms._shared.structured import check_one_output
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -52,6 +53,7 @@ def oracle_matching(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:
+            check_one_output(model, variables, pool, "oracle matching")
             return map_rows(_mean_outputs(model), unweighted(pool), oracles)
 
         return match(model, optimizer, recipe, targets, key, variables, (forget, retain))

@@ -28,6 +28,12 @@ def broken(kind):
             mu.stream(pairs, batch_size=2),
             "without a common example, found 3 in both",
         ),
+        "overlapping iterables": (
+            list(forget),
+            list(data),
+            "without a common example, found 6 in both",
+        ),
+        "iterables and arrays": (list(forget), data, "found 6 in both"),
         "empty forget": (forget.replace(weight=weight), retain, "in the forget set, found none"),
         "empty retain": (retain, forget.replace(weight=weight), "in the retain set, found none"),
         "NaN weight": (forget.replace(weight=weight + jnp.nan), retain, "for the forget set"),
@@ -40,6 +46,8 @@ def broken(kind):
     [
         "overlapping",
         "overlapping streams",
+        "overlapping iterables",
+        "iterables and arrays",
         "empty forget",
         "empty retain",
         "NaN weight",

@@ -315,15 +315,29 @@ def test_missing_labels_and_inputs_are_refused(data_dir, tmp_path):
         (np.int64, [5, 8, 5], r"expected unique ids in small/train, found 1 used .* \(5\)"),
         (tfds.features.Text(), ["a_1", "b_01", "c_2"], r"found 1 used more than once \(1\)"),
         (tfds.features.Text(), ["a_1", "b", "c_2"], "to end in a number as 'a_1' does, found 'b'"),
-        (np.int64, [0, 1, 2**31], "expected ids from -2147483648 to 2147483647"),
-        (np.int64, [0, 1, -(2**31) - 1], "found -2147483649 to 1; number the examples anew"),
-        (tfds.features.Text(), ["1", "2", "9" * 30], "expected ids from -2147483648 to 2147483647"),
     ],
 )
 def test_ids_that_do_not_name_one_example_each_are_refused(tmp_path, feature, ids, message):
     _small(tmp_path, features={"id": feature}, columns={"id": ids})
     with pytest.raises(ValueError, match=message):
         datasets.source("small", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "ids", "numbers"),
+    [
+        (np.int64, [2**31, 1, -(2**40)], [2, 1, 0]),
+        (tfds.features.Text(), ["1", "2", "9" * 30], [0, 1, 2]),
+        (tfds.features.Text(), ["cat", "ant", "bee"], [0, 1, 2]),  # positions
+    ],
+)
+def test_ids_that_are_no_numbers_of_32_bits_are_kept_in_a_table(tmp_path, feature, ids, numbers):
+    _small(tmp_path, features={"id": feature}, columns={"id": ids})
+    view = datasets.source("small", data_dir=tmp_path)
+    assert view.index.tolist() == numbers
+    assert view.ids.names(view.index).tolist() == [str(each) for each in ids]
+    (found,) = datasets.read_request(f"id:{ids[2]}", index=view.index, ids=view.ids)
+    assert found == numbers[2]
 
 
 def test_images_of_different_shapes_stream_but_do_not_load(tmp_path):

@@ -151,7 +151,7 @@ def test_bad_files_are_refused_with_file_and_line(tmp_path, text, message):
 
 def test_binary_files_are_refused(tmp_path):
     np.save(tmp_path / "forget.npy", np.arange(3))
-    with pytest.raises(ValueError, match="expected a CSV or JSON-lines text file"):
+    with pytest.raises(ValueError, match="expected a CSV, JSON-lines or Parquet file"):
         _read(tmp_path / "forget.npy")
 
 

@@ -23,6 +23,10 @@ OWN = {
     "ensemble": {"config", "export", "fraction", "models", "request", "seed", "task", "workdir"},
     "evaluate": {"request", "retrain", "versions", "workdir"},
     "nomus": {"config", "request", "seeds", "task", "workdir"},
+    "prepare": {
+        *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),
+        *("train", "version"),
+    },
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "task", "workdir"},
     "regression": {"config", "seeds", "task", "workdir"},
     "report": {"markdown"},
@@ -47,6 +51,7 @@ REQUIRED = {
     "evaluate": {"request", "workdir"},
     "launch": {"spec"},
     "local": {"max_seconds", "processes"},
+    "prepare": {"ids", "name", "train"},
     "sweep": {"sweep"},
     "train": {"workdir"},
     "unlearn": {"workdir"},

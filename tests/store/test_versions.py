@@ -103,7 +103,7 @@ def test_history_and_lineage(store):
     assert abs(datetime.datetime.now(datetime.UTC) - created) < datetime.timedelta(minutes=5)
     assert second._replace(created="") == (
         *(2, 1, "ssd", {"alpha": 2.0, "layers": [0, 1]}, "ab12", {}, "request 7", ""),
-        *(True, True, None, "", None),
+        *(True, True, None, "", None, None),
     )
     assert store.history()[0].metrics == {"accuracy": 0.5}
     assert [each.serving for each in store.history()] == [False, True, False, False]
