@@ -172,8 +172,8 @@ def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
     found = []
     for seed, one in enumerate(outputs[:ATTACKED]):
         losses = np.asarray(evaluation.losses(one, yardstick.targets))
-        parts = (losses[yardstick.positions[split]] for split in ("forget", "test"))
-        found.append(membership(*parts, seed=seed))
+        forget, test = (losses[yardstick.positions[split]] for split in ("forget", "test"))
+        found.append(membership(forget, test, seed))
     failed = [metric for metric in found if metric.value is None]
     return failed[0] if failed else _mean([metric.value for metric in found])
 
@@ -189,8 +189,7 @@ def measure_own(
     found = {}
     for title, metric in own.items():
         values = [own_value(metric, Part(one, targets)) for one in outputs]
-        how = {"direction": metric.direction, "unit": metric.unit}
-        found[f"{split} {title}"] = _mean(values, **how)
+        found[f"{split} {title}"] = _mean(values, unit=metric.unit, direction=metric.direction)
     return found
 
 
@@ -200,8 +199,8 @@ def _mean(values: Any, *, unit: str = "fraction", **fields: Any) -> Metric:
     if values.size < 2 or not np.isfinite(values).all():
         return Metric(values.mean(), n=values.size, unit=unit, **fields)
     found = evaluation.t_interval(values)
-    ends = {"low": found.low, "high": found.high}
-    return Metric(found.estimate, n=values.size, unit=unit, **ends, **fields)
+    fields |= {"low": found.low, "high": found.high}
+    return Metric(found.estimate, n=values.size, unit=unit, **fields)
 
 
 def _beside(metric: Metric, reference: Metric) -> Metric:
