@@ -10,7 +10,7 @@ from typing import Any
 
 from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
-from mu_jax.combinators import chain, masked, scaled, through
+from mu_jax.combinators import chain, masked, scaled, through, watched
 from mu_jax.data import Batch, Batches, Stream, batches, concatenate, split, stream
 from mu_jax.loops import (
     FitInfo,
@@ -120,6 +120,7 @@ __all__ = [
     "stream",
     "supervised",
     "through",
+    "watched",
 ]
 
 _SUBPACKAGES = frozenset(
