@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mu_jax import edits
+from mu_jax.data.batches import is_concrete
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model, restrict
-from mu_jax.transforms._shared.transform import Info, Transform, Unlearn, report
+from mu_jax.transforms._shared.effect import measure
+from mu_jax.transforms._shared.transform import (
+    Info,
+    Transform,
+    Unlearn,
+    UnlearningWarning,
+    report,
+)
 
 PyTree = Any
 
@@ -63,6 +74,65 @@ def chain(*transforms: Transform) -> Chain:
     if not transforms:
         raise ValueError("expected at least one transform to chain, found none: pass some")
     return Chain(transforms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A transform whose `info.effect` says what it did to the losses; see `watched`."""
+
+    member: Any
+
+    def __call__(
+        self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
+    ) -> tuple[PyTree, Any]:
+        """Unlearn, then measure both sets before and after."""
+        after, info = self.member(key, variables, forget, retain)
+        infos = info if isinstance(self.member, Chain) else (info,)
+        changed = [one.edit.changed for one in infos]
+        moved = functools.reduce(jnp.logical_or, [change > 0 for change in changed])
+        effect = measure(_model_of(self.member), variables, after, (forget, retain), moved)
+        if all(is_concrete(leaf) for leaf in jax.tree.leaves(effect)):
+            for message in effect.messages():
+                warnings.warn(message, UnlearningWarning, stacklevel=2)
+        infos = (*infos[:-1], infos[-1]._replace(effect=effect))
+        return after, infos if isinstance(self.member, Chain) else infos[0]
+
+    def restricted(self, restriction: Callable[[Model], Model]) -> Watched:
+        """The same, of the restricted transform."""
+        return Watched(self.member.restricted(restriction))
+
+
+def _model_of(transform: Any) -> Model:
+    return _model_of(transform.members[-1]) if isinstance(transform, Chain) else transform.model
+
+
+def watched(transform: Transform | Chain) -> Watched:
+    """The transform, with the losses before and after in its `info`: did it forget?
+
+    `info.effect` holds the losses of every forget and retain example before and after, and whether
+    their classes were named; `info.effect.forget.loss` and `.accuracy` are the means. Where the
+    weights changed and nothing was forgotten (`mu.evaluation.nothing_forgotten`), `info.messages()`
+    says so; a call outside `jit` warns. Of a chain the last `info` has the effect of the whole.
+
+    Args:
+      transform: any transform or chain; array-backed or streamed sets, also under `jit`, `vmap` and
+        on a mesh. (An iterable that is no `Stream` is refused: its size is not known.)
+
+    Cost: two forward passes over the forget and two over the retain set, which is why it has to be
+    asked for: a method with a stored statistic reads the forget set alone. `mu.evaluation.score`
+    compares with retrained models, which this cannot.
+
+    Example:
+      >>> import jax.numpy as jnp, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
+      >>> forget, retain = mu.split(mu.batches(jnp.eye(4), jnp.zeros(4), batch_size=4), [3])
+      >>> unlearn = mu.watched(mu.gradient_ascent(model, optax.sgd(1.0)))
+      >>> _, info = jax.jit(unlearn)(
+      ...     jax.random.key(0), mu.Variables(jnp.ones(4)), forget, retain)
+      >>> info.effect.forget.loss, info.effect.retain.loss
+      ((np.float64(1.0), np.float64(9.0)), (np.float64(1.0), np.float64(1.0)))
+    """
+    return Watched(transform)
 
 
 def masked(transform: Transform, trainable: Callable[[str], bool] | PyTree) -> Transform:

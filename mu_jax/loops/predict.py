@@ -138,7 +138,8 @@ def _gathered(function: Callable, mesh: Mesh, axis: Axis, specs: PyTree) -> Call
         whole = jnp.zeros((x.shape[0] * axis_size(mesh, axis), *x.shape[1:]), x.dtype)
         start = jax.lax.axis_index(axis) * x.shape[0]
         whole = jax.lax.dynamic_update_slice_in_dim(vary(whole, names), x, start, 0)
-        return jax.lax.psum(jnp.where(counts(names, axis), whole, 0), names)
+        filled = jax.lax.psum(jnp.where(counts(names, axis), whole, jnp.zeros_like(whole)), names)
+        return filled.astype(x.dtype)  # bools add up to integers
 
     def finish(found):
         return jax.tree.map(place, found)

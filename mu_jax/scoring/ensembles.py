@@ -196,8 +196,8 @@ def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
     found = []
     for seed, one in enumerate(outputs[:ATTACKED]):
         losses = np.asarray(evaluation.losses(one, yardstick.targets))
-        parts = (losses[yardstick.positions[split]] for split in ("forget", "test"))
-        found.append(membership(*parts, seed=seed))
+        forget, test = (losses[yardstick.positions[split]] for split in ("forget", "test"))
+        found.append(membership(forget, test, seed))
     failed = [metric for metric in found if metric.value is None]
     return failed[0] if failed else _mean([metric.value for metric in found])
 
@@ -213,8 +213,7 @@ def measure_own(
     found = {}
     for title, metric in own.items():
         values = [own_value(metric, Part(one, targets)) for one in outputs]
-        how = {"direction": metric.direction, "unit": metric.unit}
-        found[f"{split} {title}"] = _mean(values, **how)
+        found[f"{split} {title}"] = _mean(values, unit=metric.unit, direction=metric.direction)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import evaluation, losses
@@ -65,12 +66,12 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
 def example_losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Cross-entropy of every example; of several labels of yes and no their mean, `f32[n]`."""
     find = losses.binary_cross_entropy if targets.ndim > 1 else evaluation.losses
-    return np.asarray(find(outputs, targets))
+    return np.asarray(find(jnp.asarray(outputs), jnp.asarray(targets)))
 
 
 def squared_errors(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Squared error of every example, a mean over its targets, `f32[n]`."""
-    return np.asarray(losses.squared_error(outputs, targets))
+    return np.asarray(losses.squared_error(jnp.asarray(outputs), jnp.asarray(targets)))
 
 
 def collapse(outputs: np.ndarray, targets: np.ndarray) -> Collapse:

@@ -87,7 +87,7 @@ class Score:
         named = [dataclasses.replace(r, arrays={"examples": beside.name}) for r in self.records]
         lines = "".join(to_json(record) + "\n" for record in named)
         with files.replacing(beside) as file:
-            np.savez(file, **self._flat())
+            np.savez(file, **self._flat())  # type: ignore[arg-type]
         files.replace_text(target, lines)
 
     def _flat(self) -> dict[str, np.ndarray]:

@@ -58,8 +58,9 @@ def record(
 ) -> Record:
     """One line of the results, of metrics and of whether the model has collapsed."""
     metrics, collapse = scored
-    status = {"status": "collapsed", "reason": collapse.reason} if collapse.flag else {}
-    return Record(method, forget_set, seed, metrics=metrics, **status, **fields)
+    if collapse.flag:
+        fields |= {"status": "collapsed", "reason": collapse.reason}
+    return Record(method, forget_set, seed, metrics=metrics, **fields)
 
 
 def _size(outputs: Mapping[str, Any]) -> int:
@@ -151,7 +152,8 @@ def _with_oracle(asked: Asked, records: list[Record]) -> Iterator[Record]:
 
 
 def _beside(metric: Metric, name: str, retrained: list[Record]) -> Metric:
-    values = [r.metrics[name].value for r in retrained if r.metrics[name].value is not None]
+    found = (r.metrics[name].value for r in retrained)
+    values = [value for value in found if value is not None]
     if not values:
         return metric
     oracle = Oracle(float(np.mean(values)), min(values), max(values))

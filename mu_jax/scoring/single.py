@@ -52,7 +52,7 @@ def measure_model(
     shown = [name for name in SETS if name in parts]
     if losses is None:
         losses = {name: losses_of(kind, parts[name]) for name in shown}
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name in shown:
         metrics |= _of_set(kind, name, parts, losses[name])
     if "test" in parts:

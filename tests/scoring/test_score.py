@@ -8,7 +8,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax import evaluation, reporting
-from mu_jax.scoring.kinds import kind_of
+from mu_jax.scoring import ensembles
 
 CLASSES = 4
 MODEL = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
@@ -135,7 +135,8 @@ def test_a_collapsed_version_is_marked_and_not_ranked():
     assert "non-finite outputs on" in str(found)
 
 
-def test_every_number_of_the_table_of_ensembles():
+def test_every_number_of_the_table_of_ensembles(monkeypatch):
+    monkeypatch.setattr(ensembles, "ATTACKED", 1)
     retrained = weights(1, forgets=True, n=43)
     versions = {"mine": weights(2, forgets=True, n=22), "other": weights(3, forgets=False, n=21)}
     original = weights(4, forgets=False, n=30)
@@ -168,6 +169,9 @@ def test_every_number_of_the_table_of_ensembles():
         )
         right = right[-number:] if name == "retrain" else right[:number]
         np.testing.assert_allclose(records[name].metrics["retain accuracy"].value, right.mean())
+    first = mu.Variables(versions["mine"].params[0])
+    attacked = numbers_in_numpy(first, 0)[3]
+    assert records["mine"].metrics["MIA"].value == pytest.approx(attacked, abs=1e-6)
     assert records["constant"].status == "collapsed"
     assert "KLoM" in str(found) and "a perfect unlearner scores" in str(found)
     assert found.arrays["mine"]["forget"].margins.shape == (22, FORGET.num_examples)
@@ -264,84 +268,6 @@ def test_streams_and_iterables_of_batches_give_the_same_records():
                 assert own.metrics[name].value == pytest.approx(metric.value, abs=1e-6)
 
 
-def regression_sets():
-    random = np.random.default_rng(1)
-    inputs = random.normal(size=(150, 2)).astype(np.float32)
-    targets = (inputs @ [1.0, -2.0]).astype(np.float32)
-    data = mu.batches(inputs, targets, batch_size=32)
-    train_set = data.take(np.arange(100))
-    forget, retain = mu.split(train_set, range(20))
-    return {"forget": forget, "retain": retain, "test": data.take(np.arange(100, 150))}
-
-
-def test_every_number_of_a_regression_and_metrics_of_the_caller():
-    model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
-    sets = regression_sets()
-    found = mu.evaluation.score(
-        model,
-        {"mine": mu.Variables(jnp.array([[1.1], [-1.8]]))},
-        **sets,
-        retrained=[mu.Variables(jnp.array([[1.0], [-2.1]]))],
-        metrics={
-            "MAE": lambda outputs, targets: np.abs(outputs - targets),
-            "worst": (lambda o, t: np.abs(o - t).max(), "higher is better", "m"),
-        },
-    )
-    (mine,) = (record for record in found.records if record.method == "mine")
-    (constant,) = (record for record in found.records if record.method == "constant")
-    median = np.median(np.asarray(sets["retain"].targets))
-    for name, data in sets.items():
-        wanted, inputs = np.asarray(data.targets), np.asarray(data.inputs, np.float64)
-        error = inputs @ [1.1, -1.8] - wanted
-        assert mine.metrics[f"{name} squared error"].value == pytest.approx(np.mean(error**2), 1e-5)
-        assert mine.metrics[f"{name} MAE"].value == pytest.approx(np.abs(error).mean(), 1e-5)
-        worst = mine.metrics[f"{name} worst"]
-        assert (worst.direction, worst.unit) == ("higher is better", "m")
-        assert worst.value == pytest.approx(np.abs(error).max(), 1e-5)
-        expected = np.mean((wanted - median) ** 2)
-        assert constant.metrics[f"{name} squared error"].value == pytest.approx(expected, 1e-5)
-    assert constant.status == "collapsed" and mine.status == "ok"
-
-
-def test_one_logit_for_yes_and_no():
-    model = mu.from_function(lambda w, state, x: x @ w, mu.losses.binary_cross_entropy)
-    sets = regression_sets()
-    sets = {n: d.replace(targets=jnp.asarray(d.targets > 0, jnp.int32)) for n, d in sets.items()}
-    found = mu.evaluation.score(model, {"mine": mu.Variables(jnp.array([1.0, -1.0]))}, **sets)
-    (mine,) = (record for record in found.records if record.method == "mine")
-    for name, data in sets.items():
-        z = np.asarray(data.inputs) @ [1.0, -1.0]
-        expected = np.mean((z > 0) == np.asarray(data.targets))
-        assert mine.metrics[f"{name} accuracy"].value == pytest.approx(expected)
-        signs = np.where(np.asarray(data.targets), 1, -1)
-        losses = found.arrays["mine"][name].losses[0]
-        np.testing.assert_allclose(losses, np.log1p(np.exp(-signs * z)), rtol=1e-4)
-
-
-def test_targets_of_another_form_are_scored_by_the_loss_of_the_model():
-    def loss(outputs, targets):
-        return jnp.square(outputs["a"] - targets["a"]) + jnp.square(outputs["b"] - targets["b"])
-
-    model = mu.from_function(lambda w, state, x: {"a": x["x"] * w, "b": x["x"]}, loss)
-    data = mu.batches(
-        {"x": jnp.arange(60.0)}, {"a": jnp.zeros(60), "b": jnp.ones(60)}, batch_size=7
-    )
-    forget, retain = mu.split(data, range(20))
-    found = mu.evaluation.score(
-        model,
-        {"mine": mu.Variables(jnp.array(2.0))},
-        forget=forget,
-        retain=retain,
-        metrics={"a": lambda outputs, targets: outputs["a"] - targets["a"]},
-    )
-    x = np.arange(20.0)
-    (record,) = found.records
-    expected = np.mean(4 * x**2 + (x - 1) ** 2)
-    assert record.metrics["forget loss"].value == pytest.approx(expected)
-    assert record.metrics["forget a"].value == pytest.approx(np.mean(2 * x))
-    assert "neither classes nor labels" in str(found)
-
-
 def test_records_and_arrays_can_be_written_and_read(tmp_path):
     found = run(
         {"mine": weights(1, forgets=False)},
@@ -367,23 +293,6 @@ def test_records_and_arrays_can_be_written_and_read(tmp_path):
     with pytest.raises(ValueError, match=r"expected a path that ends in \.jsonl"):
         found.write(tmp_path / "scores.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl", "scores.npz"]
-
-
-@pytest.mark.parametrize(
-    ("outputs", "targets", "kind"),
-    [
-        (np.zeros((5, 3)), np.arange(5), "classification"),
-        (np.zeros((5, 3)), np.ones((5, 3), int), "multilabel"),
-        (np.zeros((5, 1)), np.ones(5, bool), "multilabel"),
-        (np.zeros((5, 1)), np.arange(5), "regression"),
-        (np.zeros(5), np.zeros(5), "regression"),
-        (np.zeros((5, 24, 3)), np.zeros((5, 24)), "regression"),
-        (np.zeros((5, 24, 3)), np.zeros((5, 24), int), "other"),
-        ({"a": np.zeros(5)}, np.zeros(5), "other"),
-    ],
-)
-def test_the_kind_of_a_task_by_its_arrays(outputs, targets, kind):
-    assert kind_of(outputs, targets) == kind
 
 
 def test_bad_input_is_one_sentence_that_names_the_fix():

@@ -123,6 +123,7 @@ class Info(NamedTuple):
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
       details: what the method reports of itself.
+      effect: losses and accuracies before and after, see `mu.watched`; () where not asked for.
     """
 
     edit: edits.Summary
@@ -130,6 +131,7 @@ class Info(NamedTuple):
     example_passes: jax.Array
     overlap: jax.Array
     details: Any = ()
+    effect: Any = ()
 
     def messages(self) -> list[str]:
         """Sentences on a no-op, a collapse or a bad input; empty if all is well.
@@ -149,8 +151,10 @@ class Info(NamedTuple):
                 f"The forget and retain sets share {np.max(self.overlap)} examples: make them "
                 "with mu.split."
             )
-        own = getattr(self.details, "messages", None)
-        return found + (own() if own else [])
+        for part in (self.details, self.effect):
+            own = getattr(part, "messages", None)
+            found += own() if own else []
+        return found
 
 
 Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, Info]]
