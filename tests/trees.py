@@ -27,6 +27,7 @@ def assert_identical(found: Any, expected: Any) -> None:
 
 def stack(trees: list[Any]) -> Any:
     """Trees of one structure as one tree with a leading axis."""
+
     def join(*leaves):
         if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
             return jnp.stack(leaves)

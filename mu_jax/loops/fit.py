@@ -215,14 +215,9 @@ def no_info(steps: int) -> FitInfo:
 
 def trimmed(info: FitInfo, steps: int) -> FitInfo:
     """The report of the steps, without the room that was left."""
-    if at_once.on_host(info) and not _divided(info):
+    if at_once.on_host(info) and not at_once.is_divided(info):
         return FitInfo(*jax.device_put([np.asarray(x)[..., :steps] for x in info]))
     return FitInfo(*(x[..., :steps] for x in info))
-
-
-def _divided(tree: PyTree) -> bool:
-    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    return any(len(x.sharding.device_set) > 1 for x in arrays)
 
 
 def advance(
@@ -298,7 +293,7 @@ def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
     """`optimizer.init(params)`, one program for all optimizers of a kind where arrays are whole."""
-    if not at_once.on_host(params) or _divided(params) or holds_tracer(optimizer):
+    if not at_once.on_host(params) or at_once.is_divided(params) or holds_tracer(optimizer):
         return optimizer.init(params)
     return lifting.run(lifting.lift(optimizer.init, params, owners=(optimizer.init,)), params)
 

@@ -173,7 +173,9 @@ def close(value, expected, tolerance):
 
 
 # Every definition on raw functions; on frameworks those whose programs differ.
-@pytest.mark.quick("raw_case-*", "linen_case-per_example-*", "linen_case-fisher-*", "nnx_case-grouped-4")
+@pytest.mark.quick(
+    "raw_case-*", "linen_case-per_example-*", "linen_case-fisher-*", "nnx_case-grouped-4"
+)
 @pytest.mark.parametrize(("definition", "size"), CASES)
 @pytest.mark.parametrize("make", [linen_case, nnx_case, raw_case])
 def test_against_a_loop_over_examples(make, definition, size):
@@ -205,8 +207,7 @@ def test_lists_of_batches_of_whole_groups(definition, size):
         rows = 2 * (size or 2)
         batches = data(rows)
         ragged = [
-            jax.tree.map(lambda x, k=np.asarray(b.index) >= 0: np.asarray(x)[k], b)
-            for b in batches
+            jax.tree.map(lambda x, k=np.asarray(b.index) >= 0: np.asarray(x)[k], b) for b in batches
         ]
         assert ragged[-1].weight.shape[0] < rows
         acc = mu.collect(importance(model, definition, size), variables, ragged)
