@@ -50,7 +50,7 @@ def patterns(item):
 
 
 def is_of_every_method(item):
-    """Whether the law must be quick for every method; not so with `quick(..., some_methods=True)`."""
+    """Whether a law must be quick for every method: not with `quick(..., some_methods=True)`."""
     return not any(mark.kwargs.get("some_methods") for mark in item.iter_markers("quick"))
 
 

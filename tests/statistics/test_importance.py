@@ -206,9 +206,8 @@ def test_lists_of_batches_of_whole_groups(definition, size):
         model, variables = raw_case()
         rows = 2 * (size or 2)
         batches = data(rows)
-        ragged = [
-            jax.tree.map(lambda x, k=np.asarray(b.index) >= 0: np.asarray(x)[k], b) for b in batches
-        ]
+        kept = [np.asarray(b.index) >= 0 for b in batches]
+        ragged = [jax.tree.map(lambda x, k=k: np.asarray(x)[k], b) for b, k in zip(batches, kept)]
         assert ragged[-1].weight.shape[0] < rows
         acc = mu.collect(importance(model, definition, size), variables, ragged)
         close(acc.value, by_hand(model, variables, batches, definition, size), 1e-12)

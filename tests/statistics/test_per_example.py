@@ -160,6 +160,7 @@ def test_other_backends_agree(name, monkeypatch):
     assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.quick("mlp", "groups", "lookup")
 @pytest.mark.parametrize("name", ["mlp", "groups", "experts", "lookup", "kernel and transpose"])
 def test_padding_adds_nothing(name):
     """Rows of weight 0 whose inputs and gradients are NaN, and the same rows with zeros."""
@@ -183,6 +184,7 @@ def test_padding_adds_nothing(name):
     assert (np.isnan(norms(losses, case.params, padded(np.nan))) == (weight == 0)).all()
 
 
+@pytest.mark.quick("one axis", "rows of a table")
 @pytest.mark.parametrize("name", ["mlp", "one axis", "rows of a table", "kernel and transpose"])
 def test_chunk_size_does_not_matter(name):
     case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
@@ -233,6 +235,7 @@ def test_rows_beyond_a_table_count_as_in_a_plain_gradient(mode):
     assert_lookups(50, np.int32, mode, [1, 50, 50, -1, -1, 3, -51, -51, 120, 49, 0, 49, -50])
 
 
+@pytest.mark.quick("uint8-*", "int8-take, fill", "uint16-take, fill", "uint32-take, clip")
 @pytest.mark.parametrize("mode", ["take, fill", "take, clip"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
 def test_rows_may_be_numbered_in_any_integer_type(dtype, mode):
@@ -262,6 +265,7 @@ def test_groups_of_many_examples():
     assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.quick("groups", "lookup")
 @pytest.mark.parametrize("name", ["groups", "experts", "lookup", "kernel and transpose"])
 def test_vmap_over_an_ensemble_and_over_data(name):
     case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
@@ -337,6 +341,7 @@ def mesh():
     return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 
+@pytest.mark.quick("conv", "lookup")
 @pytest.mark.parametrize("name", MESH_CASES)
 def test_automatic_partitioning(name, mesh):
     case = CASES[name]()
@@ -347,6 +352,7 @@ def test_automatic_partitioning(name, mesh):
     assert_close(squares(case.losses, params, *sharded), expected, 1e-5)
 
 
+@pytest.mark.quick("conv-cast", "recurrent-cast", "mlp-*")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
