@@ -79,6 +79,12 @@ def _readable(leaf: Any) -> bool:
     return all(device.platform == "cpu" for device in devices)
 
 
+def is_divided(tree: PyTree) -> bool:
+    """Whether some array lies on more than one device."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return any(len(leaf.sharding.device_set) > 1 for leaf in arrays)
+
+
 def to_host(tree: PyTree) -> PyTree:
     """The leaves as NumPy arrays of the types that JAX would give them; numbers as they are."""
 

@@ -48,18 +48,22 @@ def mean_loss(params, x, y, weight):
     return jnp.sum(weight * losses) / jnp.sum(weight)
 
 
+value_and_gradient = jax.jit(jax.value_and_grad(mean_loss))
+
+
 def by_hand(batches, steps, optimizer=ADAM, shuffle=True, gradient=None):
     """The loop written out: rows without padding, optax applied by hand."""
     params = start().params
     opt_state, losses = optimizer.init(params), []
-    gradient = gradient or jax.value_and_grad(mean_loss)
+    gradient = gradient or value_and_gradient
     per_epoch = -(-N // batches.batch_size)
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
-        order = random_order(jax.random.fold_in(KEY, epoch), N)
-        order = order if shuffle else jnp.arange(N)
+        order = np.asarray(random_order(jax.random.fold_in(KEY, epoch), N))
+        order = order if shuffle else np.arange(N)
         rows = order[place * batches.batch_size : (place + 1) * batches.batch_size]
-        batch = batches.inputs[rows], batches.targets[rows], batches.weight[rows]
+        arrays = batches.inputs, batches.targets, batches.weight
+        batch = [np.asarray(array)[rows] for array in arrays]
         loss, grads = gradient(params, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from flax import nnx
 import mu_jax as mu
 from mu_jax.model import path_name
 
-X = jax.random.normal(jax.random.key(0), (6, 4)) * 3 + 1
-LABELS = jnp.array([0, 1, 2, 0, 1, 2])
+X = np.asarray(jax.random.normal(jax.random.key(0), (6, 4))) * np.float32(3) + np.float32(1)
+LABELS = np.array([0, 1, 2, 0, 1, 2], np.int32)
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 DATA = mu.batches(X, LABELS, batch_size=4)
 
@@ -96,8 +97,13 @@ class HaikuStyle(NamedTuple):
 def linen_case(cls=Linen, flag="train", **arguments):
     module = cls()
     inference = arguments.get("inference_arguments", {flag: flag == "deterministic"})
-    variables = module.init(jax.random.key(1), X, **inference)
+    variables = _initialized(module, tuple(inference.items()))
     return mu.from_linen(module, LOSS, **arguments), variables
+
+
+@functools.cache
+def _initialized(module, arguments):
+    return module.init(jax.random.key(1), X, **dict(arguments))
 
 
 def nnx_case():
@@ -110,6 +116,7 @@ def raw_variables():
     return mu.Variables(params, {"mean": jnp.zeros(5), "var": jnp.ones(5)})
 
 
+@functools.cache  # the functions are those of one model, whose programs are shared
 def raw_case():
     model = mu.from_function(
         lambda params, state, x: raw_apply(params, state, None, x, False)[0],
@@ -119,6 +126,7 @@ def raw_case():
     return model, raw_variables()
 
 
+@functools.cache
 def haiku_case():
     transformed = HaikuStyle(
         init=lambda key, x: tuple(raw_variables()),

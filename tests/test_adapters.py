@@ -46,10 +46,9 @@ WRAPPED = {
 def test_a_mode_that_is_static_by_position(name):
     module = WRAPPED[name]()
     model, variables = mu.from_linen(module, LOSS), Network().init(KEY, X, train=False)
-    variables = jax.tree.map(lambda x: x + 0.1, variables)
-    np.testing.assert_allclose(
-        model.apply(variables, X), Network().apply(variables, X, train=False), rtol=1e-5
-    )
+    variables = jax.tree.map(lambda x: jax.device_put(np.asarray(x) + np.float32(0.1)), variables)
+    expected = Network().apply(variables, X, train=False)
+    np.testing.assert_allclose(model.apply(variables, X), expected, rtol=1e-5)
     found, moved = model.apply_train(variables, X, KEY)
     expected, _ = module.apply(
         variables, X, 1.0, True, rngs={"dropout": KEY}, mutable=["batch_stats"]

@@ -27,7 +27,13 @@ def assert_identical(found: Any, expected: Any) -> None:
 
 def stack(trees: list[Any]) -> Any:
     """Trees of one structure as one tree with a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    def join(*leaves):
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            return jnp.stack(leaves)
+        return jax.device_put(np.stack(leaves))
+
+    return jax.tree.map(join, *trees)
 
 
 def is_one_sentence(message: str) -> bool:

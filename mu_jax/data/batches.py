@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -99,17 +99,30 @@ class Batches:
         Returns:
           A `Batch` of `batch_size` rows (fewer if there are fewer examples), rounded up to a
           multiple of the devices on the mesh's data axis and sharded over it.
+
+        Cost: one read of the rows. Outside `jit` nothing is compiled where the examples lie on one
+        CPU, and one program for all steps elsewhere.
         """
+        given = (self, step, order)
+        if not at_once.is_known(given):
+            return self._read(jnp, step, order, _rows)
+        if self.mesh is None and at_once.on_host(given) and not at_once.is_divided(given):
+            host, step, order = at_once.to_host(given)
+            place = self.weight.sharding if getattr(self.weight, "committed", False) else None
+            return jax.device_put(host._read(np, step, order, lambda x, row: x[row]), place)
+        return _read(self, step, order)
+
+    def _read(self, xp: Any, step: Any, order: Any, take: Callable[[Any, Any], Any]) -> Batch:
         real = min(self.batch_size, self.num_examples)
         row, weight, index, some = rows_at(
-            jnp,
+            xp,
             step,
             self.weight,
             self.index,
             order,
             batch_size=self.batch_size,
             slots=round_up(real, self.multiple * axis_size(self.mesh, self.axis)),
-            take=_rows,
+            take=take,
         )
         parts = (row, weight, index)
         if self.mesh is not None:  # divided first: each device then reads its own rows only
@@ -117,13 +130,18 @@ class Batches:
         row, weight, index = parts
 
         def read(x):
-            return jnp.where(some, _rows(x, row), jnp.zeros((), x.dtype))
+            return xp.where(some, take(x, row), xp.zeros((), x.dtype))
 
         inputs, targets = jax.tree.map(read, (self.inputs, self.targets))
         return Batch(inputs, targets, weight, index)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.at(step) for step in range(self.num_batches))
+
+
+@jax.jit
+def _read(data: Batches, step: Any, order: Any) -> Batch:
+    return data._read(jnp, step, order, _rows)
 
 
 def batches(
@@ -188,7 +206,7 @@ def concatenate(first: Batches, second: Batches) -> Batches:
 
 
 def _taken(examples: PyTree, rows: Any) -> PyTree:
-    if not at_once.on_host((examples, rows)):
+    if not at_once.on_host((examples, rows)) or at_once.is_divided((examples, rows)):
         return jax.tree.map(lambda x: x[rows], examples)
     chosen = rows if isinstance(rows, slice) else np.asarray(rows)
     found = jax.tree.map(lambda x: x[chosen], at_once.to_host(examples))
@@ -247,9 +265,17 @@ def pad(batch: Batch, size: int) -> Batch:
             "batch of an iterable be its largest"
         )
     rows = np.minimum(np.arange(size), batch.weight.shape[0] - 1)
-    padded = Batch(*jax.tree.map(lambda x: x[rows], tuple(batch)))
-    valid = np.arange(size) < size - missing
-    return padded._replace(weight=padded.weight * valid, index=jnp.where(valid, padded.index, -1))
+    padded = Batch(*_taken(tuple(batch), rows))
+    weight, index = _marked_as_padding(
+        (padded.weight, padded.index), np.arange(size) >= size - missing
+    )
+    return padded._replace(weight=weight, index=index)
+
+
+@at_once.elementwise
+def _marked_as_padding(xp: Any, weight_and_index: tuple, padding: Any) -> tuple:
+    weight, index = weight_and_index
+    return weight * ~padding, xp.where(padding, -1, index)
 
 
 def without_padding_values(batch: Batch) -> Batch:

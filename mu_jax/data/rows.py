@@ -59,6 +59,7 @@ def rows_at(
     return Rows(row, weight, index, some.any(axis=-1))
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def random_order(key: jax.Array, n: int) -> jax.Array:
     """A random permutation of 0..n-1, i32[n]: the order of the examples in an epoch.
 

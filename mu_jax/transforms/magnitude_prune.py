@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax import edits
+from mu_jax._at_once import elementwise
 from mu_jax.data.checks import check_range
 from mu_jax.mesh.shards import summary
 from mu_jax.model import Model
@@ -44,16 +45,19 @@ def magnitude_prune(model: Model, sparsity: jax.Array | float = 0.5) -> Unlearn:
         del key
         params = model.params(variables)
         threshold = _threshold(params, jnp.asarray(sparsity))
-
-        def update(x):
-            small = (x.ndim > 1) & (jnp.abs(x) < threshold)
-            return jnp.where(small, -x, 0)
-
-        updates = jax.tree.map(update, params)
-        after = model.with_params(variables, edits.apply(params, updates))
+        after = model.with_params(variables, edits.apply(params, _updates(params, threshold)))
         return report(model, variables, after, (forget, retain), steps=0, example_passes=0)
 
     return unlearn
+
+
+@elementwise
+def _updates(xp: Any, params: PyTree, threshold: jax.Array) -> PyTree:
+    def update(x):
+        small = (x.ndim > 1) & (xp.abs(x) < threshold)
+        return xp.where(small, -x, 0).astype(x.dtype)
+
+    return jax.tree.map(update, params)
 
 
 @summary

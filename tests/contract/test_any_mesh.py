@@ -22,10 +22,11 @@ WHOLE = [
 ]
 
 
-# Quick: every transform on explicit axes, and some on automatic ones and with convolutions.
+# Quick: some transforms; all of them with divided parameters below.
 @pytest.mark.quick(
-    "*-raw-explicit-2-jit",
+    *among("raw-explicit-2-jit", methods=("iau", "scrub", "retrain")),
     *among("raw-auto-8-eager", "cnn-explicit-4-jit", methods=("ssd", "finetune")),
+    some_methods=True,
 )
 @pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
 @every(variants="none")
@@ -51,9 +52,11 @@ DIVIDED = [
 ]
 
 
-# Quick: every transform on automatic axes, and some on explicit ones.
+# Quick: every transform on explicit axes, and some on automatic ones.
 @pytest.mark.quick(
-    "*-raw-auto-2x2-jit", *among("raw-explicit-1x2-jit", methods=("ssd", "finetune"))
+    "*-raw-explicit-2x2-jit",
+    *among("raw-auto-2x2-jit", methods=("ssd", "scrub")),
+    *among("raw-explicit-1x2-jit", methods=("finetune",)),
 )
 @pytest.mark.parametrize(
     ("name", "kind", "shape", "call"),
@@ -62,8 +65,9 @@ DIVIDED = [
 )
 @every(variants="none")
 def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, shape, call):
-    chosen = setting(name)
-    key, variables, sets = jax.random.key(3), chosen.variables, chosen.sets(batch_size=8)
+    chosen, batch_size = setting(name), 4 if name == "raw" else 8
+    key, variables = jax.random.key(3), chosen.variables
+    sets = chosen.sets(batch_size=batch_size)
     expected = compiled(case, name)(key, variables, *sets)
     mesh = jax.make_mesh(
         shape,
@@ -71,9 +75,9 @@ def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, sha
         axis_types=(KINDS[kind],) * 2,
         devices=jax.devices()[: shape[0] * shape[1]],
     )
-    # Rows over both axes where they divide a batch of 8, else over one: then the devices along
-    # the other hold the same rows.
-    axis = ("data", "fsdp") if 8 % np.prod(shape) == 0 else "data"
+    # Rows over both axes where they divide a batch, else over one: then the devices along the
+    # other hold the same rows.
+    axis = ("data", "fsdp") if batch_size % np.prod(shape) == 0 else "data"
     divided = mu.shard_params(variables, mesh, smallest=1)
     sets = [mu.shard(data, mesh, axis=axis) for data in sets]
     transform = compiled(case, name) if call == "jit" else case.build(chosen)

@@ -46,7 +46,7 @@ def test_same_tree_out(case, name):
     assert jax.tree.leaves(after) == jax.tree.leaves(jax.eval_shape(lambda: variables))
 
 
-@pytest.mark.quick("*-raw", *among())
+@pytest.mark.quick("*-raw", *among(methods=("ssd", "scrub")))
 @pytest.mark.parametrize("name", ["raw", "linen"])
 @every(variants="slow")
 def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
@@ -62,7 +62,7 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     assert_identical(case.build(chosen)(*given), (after, info))
 
 
-@pytest.mark.quick("*-nnx", *among())
+@pytest.mark.quick("*-nnx", *among(methods=("finetune", "retrain")))
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
 @every(variants="none")
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):

@@ -5,11 +5,12 @@ import inspect
 import jax
 import jax.monitoring
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from recipes import ARGUMENTS, cases, compiled, every
 from small_models import setting
-from trees import assert_close, stack
+from trees import assert_close, snapshot, stack
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
@@ -68,15 +69,6 @@ def test_a_compilation_would_be_seen(compilations):
 
 
 @every(variants="slow")
-def test_vmap_over_keys_equals_the_loop(case):
-    chosen, one = setting("raw"), compiled(case, "raw")
-    keys = jax.random.split(KEY, 3)
-    given = (chosen.variables, *chosen.sets())
-    found = jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))(keys, *given)
-    assert_close(found, stack([one(key, *given) for key in keys]))
-
-
-@every(variants="slow")
 def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
     chosen, one = setting("raw"), compiled(case, "raw")
     traces = Traces(case.build(chosen))
@@ -93,23 +85,43 @@ def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
     [(case, p) for case in cases().values() for p in numbers(case)],
     ids=[f"{name}-{p}" for name, case in cases().items() for p in numbers(case)],
 )
-def test_vmap_over_a_number_equals_the_loop_in_one_trace(case, parameter):
+def test_every_number_counts(case, parameter):
     chosen = setting("raw")
     given = (KEY, chosen.variables, *chosen.sets())
-    values = ARGUMENTS[parameter](chosen) * jnp.array([0.8, 1.0, 1.2])
-    unlearn = Traces(lambda value: case.build(chosen, **{parameter: value})(*given))
-    found = jax.vmap(unlearn)(values)
-    assert unlearn.count == 1
-    assert_close(found, stack([unlearn(value) for value in values]))
-    assert any(bool(jnp.any(leaf[0] != leaf[-1])) for leaf in jax.tree.leaves(found[0]))
+    values = [factor * ARGUMENTS[parameter](chosen) for factor in (0.8, 1.2)]
+    found = [case.build(chosen, **{parameter: value})(*given)[0] for value in values]
+    first, second = (jax.tree.leaves(snapshot(variables)) for variables in found)
+    assert any(np.any(a != b) for a, b in zip(first, second, strict=True))
 
 
-@every(lambda case: case.takes("optimizer"), variants="slow")
-def test_vmap_over_step_sizes_equals_the_loop(case):
+def scaled(case, scale):
+    """The arguments of a transform that may be traced, multiplied by `scale`."""
     chosen = setting("raw")
-    given = (KEY, chosen.variables, *chosen.sets())
-    unlearn = Traces(lambda rate: case.build(chosen, optimizer=optax.sgd(rate))(*given))
-    rates = jnp.array([0.01, 0.1])
-    found = jax.jit(jax.vmap(unlearn))(rates)
+    changes = {name: scale * ARGUMENTS[name](chosen) for name in numbers(case)}
+    return changes | ({"optimizer": optax.sgd(0.1 * scale)} if case.takes("optimizer") else {})
+
+
+@every(variants="slow")
+def test_vmap_over_keys_and_all_numbers_equals_the_loop_and_leaves_no_tracer(case):
+    chosen = setting("raw")
+    given = (chosen.variables, *chosen.sets())
+    unlearn = Traces(lambda key, scale: case.build(chosen, **scaled(case, scale))(key, *given))
+    keys, scales = jax.random.split(KEY, 2), np.array([0.5, 1.1], np.float32)
+    with jax.checking_leaks():
+        found = jax.vmap(unlearn)(keys, scales)
     assert unlearn.count == 1
-    assert_close(found, stack([unlearn(rate) for rate in rates]))
+    assert_close(found, stack([unlearn(key, scale) for key, scale in zip(keys, scales)]))
+
+
+@pytest.mark.quick("ssd", "finetune", some_methods=True)
+@every(variants="slow")
+def test_vmap_over_keys_and_all_numbers_under_jit(case):
+    chosen = setting("raw")
+    given = (chosen.variables, *chosen.sets())
+    keys, scales = jax.random.split(KEY, 2), np.array([0.5, 1.1], np.float32)
+
+    def unlearn(key, scale):
+        return case.build(chosen, **scaled(case, scale))(key, *given)
+
+    found = jax.jit(jax.vmap(unlearn))(keys, scales)
+    assert_close(found, stack([unlearn(key, scale) for key, scale in zip(keys, scales)]))

@@ -21,12 +21,19 @@ def is_head(name):
     return "head" in name or "Dense_1" in name
 
 
+MASKS = {"raw": {"bias": False, "head": True, "hidden": False}}
+
+
 def by_name(params):
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@pytest.mark.quick("*-raw-*", *among())
+@pytest.mark.quick(
+    "*-raw-*",
+    *among("linen-*", methods=("iau", "finetune")),
+    *among("nnx-*", methods=("ssd", "scrub", "retrain")),
+)
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]
 )
@@ -34,7 +41,7 @@ def by_name(params):
 def test_masked_leaves_keep_every_bit(case, name, optimizer):
     chosen = setting(name)
     changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
-    transform = mu.masked(case.build(chosen, **changes), is_head)
+    transform = mu.masked(case.build(chosen, **changes), MASKS.get(name, is_head))
     variables = chosen.variables
     after, info = jax.jit(transform)(jax.random.key(3), variables, *chosen.sets())
     assert jax.tree.structure(after) == jax.tree.structure(variables)
@@ -46,12 +53,12 @@ def test_masked_leaves_keep_every_bit(case, name, optimizer):
     assert set(by_name(info.edit.changed_by_leaf)) == set(filter(is_head, before))
 
 
+@pytest.mark.quick("ssd", "finetune", some_methods=True)
 @every(variants="none")
 def test_a_tree_of_bools_is_the_same_mask(case):
     chosen = setting("raw")
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
-    tree = {"bias": False, "head": True, "hidden": False}
-    by_tree = mu.masked(case.build(chosen), tree)(*given)
+    by_tree = mu.masked(case.build(chosen), MASKS["raw"])(*given)
     by_predicate = mu.masked(case.build(chosen), is_head)(*given)
     for a, b in zip(jax.tree.leaves(by_tree), jax.tree.leaves(by_predicate), strict=True):
         np.testing.assert_array_equal(a, b)

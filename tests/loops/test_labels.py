@@ -23,6 +23,7 @@ PLAIN = optax.softmax_cross_entropy_with_integer_labels
 IGNORING = mu.losses.CrossEntropy(ignore_label=IGNORED)
 
 
+@functools.cache  # so that all tests share its programs
 def model(loss):
     return mu.from_function(lambda w, state, x: jnp.tanh(x) @ w, loss)
 
@@ -96,6 +97,7 @@ def test_rows_of_weight_zero_may_hold_any_label():
     recipes(model(PLAIN))["ssd"](KEY, variables(), forget, retain)
 
 
+@pytest.mark.quick("mean_gradient--1-cross*", "importance-3-soft*", "importance--1-cross*")
 @pytest.mark.parametrize("loss", [PLAIN, mu.losses.cross_entropy])
 @pytest.mark.parametrize("label", [-1, CLASSES])
 @pytest.mark.parametrize("statistic", [mu.statistics.mean_gradient, mu.statistics.importance])
@@ -121,7 +123,7 @@ def test_the_losses_themselves_refuse_or_poison():
     np.testing.assert_array_equal(mu.losses.cross_entropy(logits, labels), PLAIN(logits, labels))
 
 
-@pytest.mark.quick("uint8", "int16")
+@pytest.mark.quick("uint8")
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.uint32])
 def test_labels_of_narrow_types_are_the_same_labels(dtype):
     """There may be more classes than the type of the labels can count."""

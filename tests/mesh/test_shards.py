@@ -40,19 +40,19 @@ STATISTICS = {
 
 
 def variables():
-    keys = jax.random.split(jax.random.key(0), 3)
+    rng = np.random.default_rng(0)
     params = {
-        "conv": jax.random.normal(keys[0], (3, 3, 2, 4)) / 2,
-        "bias": jax.random.normal(keys[1], (4,)),
-        "head": jax.random.normal(keys[2], (4, 3)),
+        "conv": rng.normal(size=(3, 3, 2, 4)) / 2,
+        "bias": rng.normal(size=4),
+        "head": rng.normal(size=(4, 3)),
     }
-    return mu.Variables(params)
+    return mu.Variables(jax.device_put(jax.tree.map(np.float32, params)))
 
 
 def data(batch_size=6):
-    inputs = jax.random.normal(jax.random.key(1), (N, 4, 4, 2))
-    weight = jnp.linspace(0.5, 1.5, N)
-    return mu.batches(inputs, jnp.arange(N) % 3, batch_size=batch_size, weight=weight)
+    inputs = np.random.default_rng(1).normal(size=(N, 4, 4, 2)).astype(np.float32)
+    weight = np.linspace(0.5, 1.5, N, dtype=np.float32)
+    return mu.batches(inputs, np.arange(N) % 3, batch_size=batch_size, weight=weight)
 
 
 def mesh_over(devices, kind, axis="data"):
@@ -89,6 +89,7 @@ def test_every_statistic_is_the_same_on_every_mesh(name, devices, kind):
     acc.merge(jax.device_put(one, NamedSharding(mesh, PartitionSpec())))
 
 
+@pytest.mark.quick("per example", "grouped")
 @pytest.mark.parametrize("name", STATISTICS)
 def test_more_devices_than_examples(name):
     few = data().take(np.arange(3))
@@ -106,6 +107,7 @@ def test_under_jit_it_is_the_same(kind):
     assert_close(one.value, collect(place(variables(), batches.mesh), batches).value)
 
 
+@pytest.mark.quick("explicit")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_of_sharded_batches(kind):
     batches = list(mu.shard(data(), mesh_over(4, kind)))
@@ -116,6 +118,7 @@ def test_a_list_of_sharded_batches(kind):
         assert_close(one.value, acc.value)
 
 
+@pytest.mark.quick("explicit")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mesh_with_a_second_axis(kind):
     types = (KINDS[kind], AxisType.Auto)
@@ -151,13 +154,16 @@ def test_a_fit_is_the_same_on_every_mesh(devices, kind):
 
 def squares_by_hand(batch):
     """Sum of squares of per-example gradients, one example after the other."""
-    take = jax.jit(jax.grad(example_loss))
-    grads = [take(variables().params, x, y) for x, y in zip(batch.inputs, batch.targets)]
-    return jax.tree.map(lambda *g: sum(x * x for x in g), *grads)
+    rows = zip(np.asarray(batch.inputs), np.asarray(batch.targets))
+    grads = [example_gradient(variables().params, x, y) for x, y in rows]
+    return jax.tree.map(lambda *g: sum(np.square(x) for x in g), *grads)
 
 
 def example_loss(params, x, y):
     return cross_entropy(predict(params, (), x[None]), y[None])[0]
+
+
+example_gradient = jax.jit(jax.grad(example_loss))
 
 
 def squares(params, batch):
@@ -174,7 +180,7 @@ def error(found, expected):
 def sharded():
     """Eight examples over eight devices, automatically partitioned."""
     mesh = mesh_over(8, "auto")
-    batch = data(8).replace(weight=jnp.ones(N)).at(0)
+    batch = data(8).replace(weight=np.ones(N, np.float32)).at(0)
     expected = squares_by_hand(batch)
     return mesh, jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data"))), expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import flax.linen as nn
@@ -57,11 +58,24 @@ def spread(tree):
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
+def once(make):
+    """The same model and variables for all tests of a precision, so that these share programs."""
+    return functools.wraps(make)(lambda: _made(make, jax.config.jax_enable_x64))
+
+
+@functools.cache
+def _made(make, wide):
+    assert jax.config.jax_enable_x64 == wide
+    return make()
+
+
+@once
 def linen_case():
-    variables = Linen().init(jax.random.key(0), jnp.zeros((1, 4, 4, 2)))
+    variables = jax.jit(Linen().init)(jax.random.key(0), np.zeros((1, 4, 4, 2)))
     return mu.from_linen(Linen(), cross_entropy), spread(variables)
 
 
+@once
 def nnx_case():
     net = NNX(nnx.Rngs(0))
     return mu.from_nnx(net, cross_entropy), spread(nnx.state(net))
@@ -74,14 +88,15 @@ def predict(params, state, x):
     return h.reshape(-1, 32) @ params["head"] + params["bias"] + state["shift"]
 
 
+@once
 def raw_case():
     params = {
-        "shared": jnp.zeros((4, 4)),
-        "scale": jnp.zeros(()),
-        "head": jnp.zeros((32, CLASSES)),
-        "bias": jnp.zeros(CLASSES),
+        "shared": np.zeros((4, 4)),
+        "scale": np.zeros(()),
+        "head": np.zeros((32, CLASSES)),
+        "bias": np.zeros(CLASSES),
     }
-    variables = mu.Variables(spread(params), {"shift": jnp.arange(3.0)})
+    variables = mu.Variables(spread(params), {"shift": jnp.asarray(np.arange(3.0), float)})
     return mu.from_function(predict, cross_entropy), variables
 
 
@@ -91,16 +106,29 @@ def data(batch_size=4, weight=WEIGHT):
     return mu.batches(jnp.asarray(inputs, float), targets, batch_size=batch_size, weight=weight)
 
 
+@functools.cache
+def gradient_of(model, losses):
+    """The gradient at one example, one program for all tests."""
+
+    def loss(params, state, x, y):
+        return losses(model.predict(params, state, x), y)[0]
+
+    return jax.jit(jax.grad(loss))
+
+
+def squared_outputs(outputs, _):
+    return jnp.square(outputs).sum(axis=1)
+
+
 def gradients(model, variables, batches, losses):
     """One gradient per example: a list of flat lists of arrays."""
     params, state = model.split(variables)
-
-    @jax.jit
-    def gradient(x, y):
-        return jax.grad(lambda p: losses(model.predict(p, state, x), y)[0])(params)
-
-    pairs = [(batches.inputs[i : i + 1], batches.targets[i : i + 1]) for i in range(N)]
-    return [[np.asarray(g) for g in jax.tree.leaves(gradient(x, y))] for x, y in pairs]
+    gradient = gradient_of(model, losses)
+    inputs, targets = np.asarray(batches.inputs), np.asarray(batches.targets)
+    pairs = [(inputs[i : i + 1], targets[i : i + 1]) for i in range(N)]
+    return [
+        [np.asarray(g) for g in jax.tree.leaves(gradient(params, state, x, y))] for x, y in pairs
+    ]
 
 
 def weighted(rows, weight):
@@ -112,9 +140,7 @@ def by_hand(model, variables, batches, definition, size):
     weight = np.asarray(batches.weight, np.float64)
     if definition == "fisher":
         return fisher_by_hand(model, variables, batches, weight)
-    losses = model.loss
-    if definition == "loss_free":
-        losses = lambda outputs, _: jnp.square(outputs).sum(axis=1)  # noqa: E731
+    losses = squared_outputs if definition == "loss_free" else model.loss
     rows = gradients(model, variables, batches, losses)
     power = np.abs if definition == "loss_free" else np.square
     if size in (None, 1):
@@ -127,10 +153,11 @@ def by_hand(model, variables, batches, definition, size):
 
 
 def fisher_by_hand(model, variables, batches, weight):
-    probabilities = np.asarray(jax.nn.softmax(model.apply(variables, batches.inputs)))
+    scores = np.exp(np.asarray(jax.jit(model.apply)(variables, batches.inputs)))
+    probabilities = scores / scores.sum(1, keepdims=True)
     total = 0
     for label in range(CLASSES):
-        labeled = batches.replace(targets=jnp.full(N, label))
+        labeled = batches.replace(targets=np.full(N, label))
         rows = gradients(model, variables, labeled, model.loss)
         squares = [[np.square(g) for g in row] for row in rows]
         part = weighted(squares, weight * probabilities[:, label])
@@ -145,6 +172,10 @@ def close(value, expected, tolerance):
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * wanted.max())
 
 
+# Every definition on raw functions; on frameworks those whose programs differ.
+@pytest.mark.quick(
+    "raw_case-*", "linen_case-per_example-*", "linen_case-fisher-*", "nnx_case-grouped-4"
+)
 @pytest.mark.parametrize(("definition", "size"), CASES)
 @pytest.mark.parametrize("make", [linen_case, nnx_case, raw_case])
 def test_against_a_loop_over_examples(make, definition, size):
@@ -175,18 +206,20 @@ def test_lists_of_batches_of_whole_groups(definition, size):
         model, variables = raw_case()
         rows = 2 * (size or 2)
         batches = data(rows)
-        ragged = [jax.tree.map(lambda x, k=b.index >= 0: x[k], b) for b in batches]
+        kept = [np.asarray(b.index) >= 0 for b in batches]
+        ragged = [jax.tree.map(lambda x, k=k: np.asarray(x)[k], b) for b, k in zip(batches, kept)]
         assert ragged[-1].weight.shape[0] < rows
         acc = mu.collect(importance(model, definition, size), variables, ragged)
         close(acc.value, by_hand(model, variables, batches, definition, size), 1e-12)
 
 
+@pytest.mark.quick("per_example-*", "grouped-4", "fisher-*")
 @pytest.mark.parametrize(("definition", "size"), CASES)
 def test_in_float32(definition, size):
     with jax.enable_x64(True):
         model, variables = linen_case()
         expected = by_hand(model, variables, data(), definition, size)
-    narrow = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32), variables)
+    narrow = jax.tree.map(lambda x: jax.device_put(np.asarray(x, np.float32)), variables)
     value = mu.collect(importance(model, definition, size), narrow, data()).value
     assert {leaf.dtype for leaf in jax.tree.leaves(value)} == {jnp.dtype("float32")}
     close(value, expected, 2e-5)
@@ -257,7 +290,8 @@ def test_loss_free_takes_outputs_of_any_shape():
             outputs = branches(w, (), x[None])
             return jnp.square(outputs["a"]).sum() + jnp.square(outputs["b"]).sum()
 
-        rows = [jnp.abs(jax.grad(size)(variables.params, x)) for x in data().inputs]
+        gradient = jax.jit(jax.grad(size))
+        rows = [np.abs(gradient(variables.params, x)) for x in np.asarray(data().inputs)]
         close([value], [np.mean(rows, axis=0)], 1e-12)
 
 

@@ -102,6 +102,7 @@ def test_other_backends_agree(name, monkeypatch):
     assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.quick("mlp", "groups", "lookup")
 @pytest.mark.parametrize("name", ["mlp", "groups", "experts", "lookup", "kernel and transpose"])
 def test_padding_adds_nothing(name):
     """Rows of weight 0 whose inputs and gradients are NaN, and the same rows with zeros."""
@@ -125,6 +126,7 @@ def test_padding_adds_nothing(name):
     assert (np.isnan(norms(losses, case.params, padded(np.nan))) == (weight == 0)).all()
 
 
+@pytest.mark.quick("one axis", "rows of a table")
 @pytest.mark.parametrize("name", ["mlp", "one axis", "rows of a table", "kernel and transpose"])
 def test_chunk_size_does_not_matter(name):
     case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
@@ -148,6 +150,7 @@ def test_groups_of_many_examples():
     assert_close(found, expected, 1e-5)
 
 
+@pytest.mark.quick("groups", "lookup")
 @pytest.mark.parametrize("name", ["groups", "experts", "lookup", "kernel and transpose"])
 def test_vmap_over_an_ensemble_and_over_data(name):
     case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
@@ -223,6 +226,7 @@ def mesh():
     return jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
 
 
+@pytest.mark.quick("conv", "lookup")
 @pytest.mark.parametrize("name", MESH_CASES)
 def test_automatic_partitioning(name, mesh):
     case = CASES[name]()
@@ -233,6 +237,7 @@ def test_automatic_partitioning(name, mesh):
     assert_close(squares(case.losses, params, *sharded), expected, 1e-5)
 
 
+@pytest.mark.quick("conv-cast", "recurrent-cast", "mlp-*")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

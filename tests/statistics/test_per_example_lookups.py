@@ -51,6 +51,7 @@ def test_rows_beyond_a_table_count_as_in_a_plain_gradient(mode):
     assert_lookups(50, np.int32, mode, [1, 50, 50, -1, -1, 3, -51, -51, 120, 49, 0, 49, -50])
 
 
+@pytest.mark.quick("uint8-*", "int8-take, fill", "uint16-take, fill", "uint32-take, clip")
 @pytest.mark.parametrize("mode", ["take, fill", "take, clip"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
 def test_rows_may_be_numbered_in_any_integer_type(dtype, mode):
