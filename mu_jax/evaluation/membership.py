@@ -145,6 +145,7 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     with extra("evaluation"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedShuffleSplit, cross_validate
+        from threadpoolctl import threadpool_limits
 
     forget = _scores("forget losses", forget_losses, MINIMUM)
     test = _scores("test losses", test_losses, MINIMUM)
@@ -156,13 +157,14 @@ def loss_mia(forget_losses: ArrayLike, test_losses: ArrayLike, *, seed: int) -> 
     ]
     splits = StratifiedShuffleSplit(n_splits=SPLITS, test_size=HELD_OUT, random_state=seed)
     losses = np.concatenate(sides)
-    fits = cross_validate(
-        LogisticRegression(),
-        losses[:, None],
-        np.repeat([0, 1], n),
-        cv=splits,
-        return_estimator=True,
-    )
+    with threadpool_limits(1):  # two parameters are fitted faster than threads meet
+        fits = cross_validate(
+            LogisticRegression(),
+            losses[:, None],
+            np.repeat([0, 1], n),
+            cv=splits,
+            return_estimator=True,
+        )
     _refuse_unmoved("losses", losses, [fit.coef_[0, 0] for fit in fits["estimator"]])
     found = fits["test_score"]
     mean, std = float(found.mean()), float(found.std(ddof=1))
