@@ -36,6 +36,7 @@ def two_way(random, models, examples, draw="normal"):
     return effect(models, 1) + effect(1, examples) + 0.5 * random.normal(size=(models, examples))
 
 
+@pytest.mark.quick("40-3", "40-16")
 @pytest.mark.parametrize("models", [3, 5, 16, 64])
 @pytest.mark.parametrize("examples", [40, 400])
 def test_two_levels_cover_with_few_models(models, examples):
@@ -64,6 +65,7 @@ def test_two_levels_cover_another_statistic(models):
     assert coverage(interval, 0.0, 300) >= chance(300)
 
 
+@pytest.mark.quick("None-*")
 @pytest.mark.parametrize("n", [72, 100, 400])
 @pytest.mark.parametrize("sigma", [None, 1.0])
 def test_order_statistics_cover_the_95th_percentile(n, sigma):
