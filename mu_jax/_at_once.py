@@ -140,12 +140,19 @@ def is_whole(tree: PyTree) -> bool:
     return all(leaf.is_fully_replicated for leaf in arrays)
 
 
+def holds(function: Callable[..., Any], *args: PyTree) -> bool:
+    """Whether `function(xp, *args)` is true of arrays that are known; on a CPU compiles nothing."""
+    return bool(in_numpy(function, *args) if on_host(args) else function(jnp, *args))
+
+
 def as_array(value: Any, dtype: Any = None) -> jax.Array:
-    """`jnp.asarray`, which compiles nothing for what NumPy holds."""
+    """`jnp.asarray`, which compiles nothing for what NumPy holds or a list of numbers."""
     if isinstance(value, jax.Array):
-        return value if dtype is None else jnp.asarray(value, dtype)
-    kind = jax.dtypes.canonicalize_dtype(dtype or np.result_type(value))
-    return jax.device_put(np.asarray(value, kind))
+        return value if dtype is None or value.dtype == dtype else jnp.asarray(value, dtype)
+    if not is_known(value):
+        return jnp.asarray(value, dtype)
+    value = np.asarray(value)
+    return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(dtype or value.dtype)))
 
 
 def copy(tree: PyTree) -> PyTree:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mu_jax._at_once import holds
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.data.checks import check_params
@@ -124,15 +125,25 @@ def factorize(
     matrix: Accumulator, ridge: jax.Array | float, weight_decay: jax.Array | float | None
 ) -> jax.Array:
     """Lower Cholesky factor of `K`, the Gram matrix with its diagonal raised."""
-    values = matrix.sum["gram"]
+    factor, diagonal = _factorize(matrix.sum["gram"], matrix.weight, ridge, weight_decay)
+    _check_factor(factor, diagonal)
+    return factor
+
+
+@jax.jit
+def _factorize(
+    values: jax.Array,
+    weight: jax.Array,
+    ridge: jax.Array | float,
+    weight_decay: jax.Array | float | None,
+) -> tuple[jax.Array, jax.Array]:
+    """The factor, and the raised diagonal."""
     diagonal = jnp.diagonal(values)
     added = ridge * diagonal.mean()
     if weight_decay is not None:
-        added = added + matrix.weight.astype(values.dtype) * weight_decay
+        added = added + weight.astype(values.dtype) * weight_decay
     raised = values + jnp.asarray(added, values.dtype) * jnp.eye(len(values), dtype=values.dtype)
-    factor = jnp.linalg.cholesky(raised)
-    _check_factor(factor, jnp.diagonal(raised))
-    return factor
+    return jnp.linalg.cholesky(raised), jnp.diagonal(raised)
 
 
 def coefficients(
@@ -147,9 +158,12 @@ def _check_factor(factor: jax.Array, diagonal: jax.Array) -> None:
     """Refuse a matrix whose pivots, what each column adds to the others, are rounding noise."""
     if not is_concrete(factor):
         return
-    pivots = jnp.square(jnp.diagonal(factor)) / diagonal
-    tolerance = 3 * len(factor) ** 0.5 * jnp.finfo(factor.dtype).eps
-    if not bool(jnp.all(pivots > tolerance)):
+    tolerance = 3 * len(factor) ** 0.5 * float(jnp.finfo(factor.dtype).eps)
+
+    def sound(xp: Any, factor: Any, diagonal: Any) -> Any:
+        return xp.all(xp.square(xp.diagonal(factor)) / diagonal > tolerance)
+
+    if not holds(sound, factor, diagonal):
         raise ValueError(
             f"expected a Gram matrix that can be inverted, found a singular one of dimension "
             f"{len(factor)}: give ridge=1e-3, more weight_decay or a smaller dim"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import as_array, holds
 from mu_jax.data.batches import is_concrete
 
 
@@ -163,7 +164,7 @@ def with_ids(models: Datamodels, *, train: ArrayLike, targets: ArrayLike) -> Dat
 
 def check_ensemble(masks: ArrayLike, outputs: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Masks f[M, n] and outputs f[M, targets], or a sentence on what is wrong with them."""
-    masks, outputs = jnp.asarray(masks), jnp.asarray(outputs)
+    masks, outputs = as_array(masks), as_array(outputs)
     if masks.ndim != 2 or outputs.ndim < 2 or len(outputs) != len(masks):
         raise ValueError(
             f"expected masks [M, n] and outputs [M, T] or [M, T, K] of the same M models, found "
@@ -181,16 +182,16 @@ def check_ensemble(masks: ArrayLike, outputs: ArrayLike) -> tuple[jax.Array, jax
 def _check_values(masks: jax.Array, outputs: jax.Array) -> None:
     if not (is_concrete(masks) and is_concrete(outputs)):
         return
-    if not bool(jnp.all((masks == 0) | (masks == 1))):
+    if not holds(lambda xp, drawn: xp.all((drawn == 0) | (drawn == 1)), masks):
         raise ValueError("expected masks of 0 and 1, found other values: give Boolean masks")
-    counts = np.asarray(masks.sum(0, dtype=jnp.int32))
+    counts = np.asarray(masks).sum(0, dtype=np.int64)
     fixed = np.flatnonzero((counts == 0) | (counts == len(masks)))
     if fixed.size:
         raise ValueError(
             f"expected every example in some subsets and not in others, found {fixed.size} in all "
             f"or none of {len(masks)} (first: {fixed[0]}): train more models, or on balanced_masks"
         )
-    if not bool(jnp.isfinite(outputs).all()):
+    if not holds(lambda xp, found: xp.isfinite(found).all(), outputs):
         raise ValueError(
             "expected finite outputs, found NaN or infinity: leave out the models that diverged"
         )
@@ -212,14 +213,21 @@ def assemble(effects: jax.Array, design: jax.Array, outputs: ArrayLike) -> Datam
 
 def _positions(known: jax.Array, wanted: ArrayLike | Sequence[int], name: str) -> jax.Array:
     """Where each wanted id stands among the known ones."""
-    wanted = jnp.asarray(wanted)
+    wanted = as_array(wanted)
+    position, missing = _look_up(known, wanted)
+    if is_concrete(missing) and holds(lambda xp, missing: missing.any(), missing):
+        first = np.asarray(wanted)[np.argmax(missing)]
+        raise ValueError(
+            f"expected ids of {name} of these datamodels, found {np.sum(missing)} unknown "
+            f"(first: {first}): check them, or name them by with_ids"
+        )
+    return position
+
+
+@jax.jit
+def _look_up(known: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the wanted ids stand, and which of them are not known."""
     order = jnp.argsort(known)
     place = jnp.searchsorted(known, wanted, sorter=order)
     position = order[jnp.minimum(place, known.size - 1)]
-    missing = known[position] != wanted
-    if is_concrete(missing) and bool(missing.any()):
-        raise ValueError(
-            f"expected ids of {name} of these datamodels, found {int(missing.sum())} unknown "
-            f"(first: {int(wanted[jnp.argmax(missing)])}): check them, or name them by with_ids"
-        )
-    return position
+    return position, known[position] != wanted

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import rankdata
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import as_array, holds
 from mu_jax.data.batches import is_concrete
 
 
@@ -81,7 +83,7 @@ def lds(
       >>> round(float(lds(scores, masks, outputs, key=jax.random.key(0)).mean), 4)
       0.8
     """
-    scores, masks, outputs = (jnp.asarray(x) for x in (scores, masks, outputs))
+    scores, masks, outputs = (as_array(x) for x in (scores, masks, outputs))
     _check_shapes(scores, masks, outputs)
     dtype = jnp.promote_types(scores.dtype, jnp.float32)
     masks = masks.astype(dtype)
@@ -117,7 +119,12 @@ def spearman(a: ArrayLike, b: ArrayLike) -> jax.Array:
       >>> spearman(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 8.0, 27.0])).round(4)
       Array(1., dtype=float32)
     """
-    ranks = [rankdata(jnp.asarray(x), method="average", axis=0) for x in (a, b)]
+    return _spearman(as_array(a), as_array(b))
+
+
+@jax.jit
+def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
+    ranks = [rankdata(x, method="average", axis=0) for x in (a, b)]
     x, y = (rank - rank.mean(0) for rank in ranks)
     spread = jnp.sqrt(jnp.square(x).sum(0) * jnp.square(y).sum(0))
     return jnp.where(spread > 0, (x * y).sum(0) / jnp.where(spread > 0, spread, 1), jnp.nan)
@@ -148,14 +155,14 @@ def _check_spread(predicted: jax.Array, outputs: jax.Array) -> None:
     if not (is_concrete(predicted) and is_concrete(outputs)):
         return
     for name, values in (("predictions", predicted), ("outputs", outputs)):
-        if not bool(jnp.isfinite(values).all()):
+        if not holds(lambda xp, found: xp.isfinite(found).all(), values):
             raise ValueError(
                 f"expected finite {name}, found NaN or infinity: check scores and models"
             )
-        constant = values.max(0) == values.min(0)
-        if bool(constant.any()):
+        constant = np.max(values, 0) == np.min(values, 0)
+        if constant.any():
             raise ValueError(
                 f"expected {name} that differ between subsets, found {int(constant.sum())} "
-                f"targets for which they do not (first: {int(jnp.argmax(constant))}): leave these "
+                f"targets for which they do not (first: {int(np.argmax(constant))}): leave these "
                 "targets out"
             )

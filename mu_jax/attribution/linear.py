@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -127,10 +128,25 @@ def softmax_without(
     x, labels, weights = jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(params)
     _check_rows(x, labels)
     rows = _checked_group(forget, len(x))
+    mean = _checked_reduction(reduction) == "mean"
+    return _softmax_step(x, labels, weights, rows, l2, hessian == "retain", mean)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _softmax_step(
+    x: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    rows: jax.Array,
+    l2: float,
+    retained: bool,
+    mean: bool,
+) -> jax.Array:
+    """The step of `softmax_without`, with the Hessian of what is retained or of all rows."""
     probabilities = jax.nn.softmax(_product(x, weights))
     errors = probabilities - jax.nn.one_hot(labels, weights.shape[1], dtype=x.dtype)
     kept = jnp.ones(len(x), x.dtype)
-    if hessian == "retain":
+    if retained:
         kept = kept.at[rows].set(0)
     outer = jnp.einsum("na,ab->nab", probabilities, jnp.eye(weights.shape[1], dtype=x.dtype))
     outer = (outer - jnp.einsum("na,nb->nab", probabilities, probabilities)) * kept[:, None, None]
@@ -138,8 +154,8 @@ def softmax_without(
     matrix = matrix.reshape(weights.size, weights.size)
     gradient = _product(x[rows].T, errors[rows]).ravel()
     penalty: float = l2
-    if _checked_reduction(reduction) == "mean":
-        penalty = l2 * (len(x) - len(rows) if hessian == "retain" else len(x))
+    if mean:
+        penalty = l2 * (len(x) - len(rows) if retained else len(x))
         gradient = gradient + len(rows) * l2 * weights.ravel()
     matrix = matrix + penalty * jnp.eye(weights.size, dtype=x.dtype)
     return weights + jax.scipy.linalg.solve(matrix, gradient, assume_a="pos").reshape(weights.shape)

@@ -96,6 +96,11 @@ def el2n(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
       Array([0.    , 1.4142], dtype=float32)
     """
     logits, labels = check_classification(logits, labels)
+    return _error_lengths(logits, labels)
+
+
+@jax.jit
+def _error_lengths(logits: jax.Array, labels: jax.Array) -> jax.Array:
     errors = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     lengths = jnp.linalg.norm(errors, axis=-1)
     return lengths.reshape(-1, labels.size).mean(0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def balanced_masks(
@@ -45,11 +47,21 @@ def balanced_masks(
             f"{share}, found {num_models} models and {num_examples} examples: change the numbers "
             "so that every example can be in equally many subsets"
         )
+    numbers = np.arange(num_models // parts)
+    masks = _masks(key, numbers, num_examples, parts, share.numerator)
+    return masks.reshape(num_models, num_examples)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _masks(
+    key: jax.Array, numbers: jax.Array, num_examples: int, parts: int, kept: int
+) -> jax.Array:
+    """Masks `[groups, parts, examples]`, for each group from a random order of its own."""
     part = jnp.arange(num_examples) * parts // num_examples
     offset = jnp.arange(parts)[:, None]
 
     def group(number: jax.Array) -> jax.Array:
         parted = jax.random.permutation(jax.random.fold_in(key, number), part)
-        return (parted - offset) % parts < share.numerator
+        return (parted - offset) % parts < kept
 
-    return jax.vmap(group)(jnp.arange(num_models // parts)).reshape(num_models, num_examples)
+    return jax.vmap(group)(numbers)

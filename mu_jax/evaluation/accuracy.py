@@ -6,8 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+from mu_jax._at_once import as_array, holds
 
 
 def is_concrete(*arrays: Any) -> bool:
@@ -17,13 +20,13 @@ def is_concrete(*arrays: Any) -> bool:
 
 def as_float(array: ArrayLike) -> jax.Array:
     """Returns the array in float32, or in its own type where that is wider."""
-    array = jnp.asarray(array)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    array = as_array(array)
+    return as_array(array, jnp.promote_types(array.dtype, jnp.float32))
 
 
 def check_classification(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Returns logits `[..., n, K]` as floats and labels `[n]`, or raises ValueError."""
-    logits, labels = as_float(logits), jnp.asarray(labels)
+    logits, labels = as_float(logits), as_array(labels)
     if logits.ndim < 2 or labels.shape != logits.shape[-2:-1] or labels.size == 0:
         raise ValueError(
             f"expected logits [..., n, K] and labels [n] with n > 0, found {logits.shape} and "
@@ -39,9 +42,10 @@ def check_classification(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Arra
             f"expected integer class labels, found {labels.dtype}: pass class numbers, not "
             "one-hot rows or probabilities"
         )
-    if is_concrete(labels) and bool(jnp.any((labels < 0) | (labels >= logits.shape[-1]))):
+    classes = logits.shape[-1]
+    if is_concrete(labels) and holds(lambda xp, y: xp.any((y < 0) | (y >= classes)), labels):
         raise ValueError(
-            f"expected labels in [0, {logits.shape[-1]}), found {int(labels.min())} to "
+            f"expected labels in [0, {classes}), found {int(labels.min())} to "
             f"{int(labels.max())}: drop the unlabeled examples or renumber the classes"
         )
     return logits, labels
@@ -49,13 +53,13 @@ def check_classification(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Arra
 
 def check_weight(weight: ArrayLike | None, n: int) -> jax.Array:
     """Returns weights f32`[n]` (ones when None), or raises ValueError."""
-    weight = jnp.ones(n, jnp.float32) if weight is None else as_float(weight)
+    weight = as_float(np.ones(n, np.float32) if weight is None else weight)
     if weight.shape != (n,):
         raise ValueError(
             f"expected one weight per example, shape ({n},), found {weight.shape}: pass the "
             "weight array of the same batches"
         )
-    if is_concrete(weight) and not bool(jnp.all(weight >= 0) & (weight.sum() > 0)):
+    if is_concrete(weight) and not holds(lambda xp, w: xp.all(w >= 0) & (w.sum() > 0), weight):
         raise ValueError(
             "expected non-negative weights with a positive sum, found none or a negative one: "
             "pass 1 for examples and 0 for padding"
@@ -75,6 +79,17 @@ def _accuracy_by_group(logits: jax.Array, labels: jax.Array, weight: jax.Array) 
 
     shares = total(correct) / total(jnp.ones_like(correct))
     return jnp.where(total(broken) > 0, jnp.nan, shares)
+
+
+@jax.jit
+def _accuracy(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+    return _accuracy_by_group(logits, labels, weight[:, None])[..., 0]
+
+
+@jax.jit
+def _accuracy_by_class(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=weight.dtype)
+    return _accuracy_by_group(logits, labels, one_hot * weight[:, None])
 
 
 def accuracy(logits: ArrayLike, labels: ArrayLike, weight: ArrayLike | None = None) -> jax.Array:
@@ -103,7 +118,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, weight: ArrayLike | None = No
     """
     logits, labels = check_classification(logits, labels)
     weight = check_weight(weight, labels.size)
-    return _accuracy_by_group(logits, labels, weight[:, None])[..., 0]
+    return _accuracy(logits, labels, weight)
 
 
 def accuracy_by_class(
@@ -131,8 +146,7 @@ def accuracy_by_class(
     """
     logits, labels = check_classification(logits, labels)
     weight = check_weight(weight, labels.size)
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=weight.dtype)
-    return _accuracy_by_group(logits, labels, one_hot * weight[:, None])
+    return _accuracy_by_class(logits, labels, weight)
 
 
 def losses(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -152,7 +166,11 @@ def losses(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         >>> [round(loss, 4) for loss in losses([[0.0, 0.0]], [1]).tolist()]
         [0.6931]
     """
-    logits, labels = check_classification(logits, labels)
+    return _losses(*check_classification(logits, labels))
+
+
+@jax.jit
+def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
     log_probabilities = jax.nn.log_softmax(logits)
     index = jnp.broadcast_to(labels[:, None], (*logits.shape[:-1], 1))
     return -jnp.take_along_axis(log_probabilities, index, -1)[..., 0]
@@ -165,7 +183,12 @@ def confidence(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         >>> confidence([[0.0, 0.0]], [1]).tolist()
         [0.5]
     """
-    return jnp.exp(-losses(logits, labels))
+    return _confidence(*check_classification(logits, labels))
+
+
+@jax.jit
+def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.exp(-_losses(logits, labels))
 
 
 def entropy(logits: ArrayLike) -> jax.Array:
@@ -181,7 +204,12 @@ def entropy(logits: ArrayLike) -> jax.Array:
         >>> [round(nats, 4) for nats in entropy([[0.0, 0.0], [0.0, -float("inf")]]).tolist()]
         [0.6931, 0.0]
     """
-    log_probabilities = jax.nn.log_softmax(as_float(logits))
+    return _entropy(as_float(logits))
+
+
+@jax.jit
+def _entropy(logits: jax.Array) -> jax.Array:
+    log_probabilities = jax.nn.log_softmax(logits)
     probabilities = jnp.exp(log_probabilities)
     terms = probabilities * jnp.where(probabilities == 0, 0.0, log_probabilities)
     return jnp.abs(jnp.sum(terms, -1))  # the sum is <= 0; abs also turns -0 into 0
@@ -190,7 +218,7 @@ def entropy(logits: ArrayLike) -> jax.Array:
 def _check_regression(
     predictions: ArrayLike, targets: ArrayLike, weight: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns predictions `[..., n, d]`, targets `[n, d]` and weights `[n, 1]`."""
+    """Returns predictions and targets of any permitted shape as floats, and weights `[n]`."""
     predictions, targets = as_float(predictions), as_float(targets)
     shape = predictions.shape[-targets.ndim :] if targets.ndim else ()
     if targets.ndim not in (1, 2) or targets.size == 0 or shape != targets.shape:
@@ -198,9 +226,16 @@ def _check_regression(
             "expected targets [n] or [n, d] with n > 0 and predictions [..., n] or [..., n, d], "
             f"found {targets.shape} and {predictions.shape}: give both the same trailing shape"
         )
+    return predictions, targets, check_weight(weight, targets.shape[0])
+
+
+def _columns(
+    predictions: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Predictions `[..., n, d]`, targets `[n, d]` and weights `[n, 1]`."""
     if targets.ndim == 1:
         predictions, targets = predictions[..., None], targets[:, None]
-    return predictions, targets, check_weight(weight, targets.shape[0])[:, None]
+    return predictions, targets, weight[:, None]
 
 
 def _weighted_square(values: jax.Array, weight: jax.Array) -> jax.Array:
@@ -230,7 +265,12 @@ def mean_squared_error(
         >>> float(mean_squared_error([1.0, 2.0], [1.0, 4.0]))
         2.0
     """
-    predictions, targets, weight = _check_regression(predictions, targets, weight)
+    return _mean_squared_error(*_check_regression(predictions, targets, weight))
+
+
+@jax.jit
+def _mean_squared_error(predictions: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
+    predictions, targets, weight = _columns(predictions, targets, weight)
     targets = jnp.broadcast_to(targets, predictions.shape)
     return jnp.mean(_weighted_square(predictions - targets, weight), -1) / jnp.sum(weight)
 
@@ -253,14 +293,23 @@ def r2(predictions: ArrayLike, targets: ArrayLike, weight: ArrayLike | None = No
         >>> float(r2([1.0, 3.0, 2.0], [1.0, 3.0, 2.0])), float(r2([2.0, 2.0, 2.0], [1.0, 3.0, 2.0]))
         (1.0, 0.0)
     """
-    predictions, targets, weight = _check_regression(predictions, targets, weight)
-    mean = jnp.sum(weight * targets, 0, keepdims=True) / jnp.sum(weight)
-    total = _weighted_square(targets - mean, weight)
-    if is_concrete(total) and bool(jnp.any(total == 0)):
+    score, total = _r2(*_check_regression(predictions, targets, weight))
+    if is_concrete(total) and holds(lambda xp, total: xp.any(total == 0), total):
         raise ValueError(
             "expected targets that vary, found a constant output: R2 compares with the variance "
             "of the targets, so report the mean squared error instead"
         )
+    return score
+
+
+@jax.jit
+def _r2(
+    predictions: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """R2, and the total sum of squares `[d]`."""
+    predictions, targets, weight = _columns(predictions, targets, weight)
+    mean = jnp.sum(weight * targets, 0, keepdims=True) / jnp.sum(weight)
+    total = _weighted_square(targets - mean, weight)
     targets = jnp.broadcast_to(targets, predictions.shape)
     residual = _weighted_square(predictions - targets, weight)
-    return jnp.mean(1 - residual / jnp.broadcast_to(total, residual.shape), -1)
+    return jnp.mean(1 - residual / jnp.broadcast_to(total, residual.shape), -1), total

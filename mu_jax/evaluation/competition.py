@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import holds
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 from mu_jax.evaluation.epsilon import DENSITY, epsilons
-from mu_jax.evaluation.klom import _check_margins
+from mu_jax.evaluation.klom import _check_margins, halves
 
 MIN_MODELS = 32  # below, the floor of the score is no longer near 0.2
 
@@ -93,7 +95,7 @@ def forgetting_quality(
             "more, or report KL divergences of Gaussians, which need fewer"
         )
     epsilon = epsilons(oracle, unlearned)
-    if is_concrete(epsilon) and bool(jnp.isnan(epsilon).any()):
+    if is_concrete(epsilon) and holds(lambda xp, found: xp.isnan(found).any(), epsilon):
         given = oracle_margins, unlearned_margins
         _refuse_untold(given, np.isnan(epsilon), epsilon.dtype.name)
     points = forgetting_points(epsilon, models)
@@ -131,7 +133,11 @@ def forgetting_points(epsilon: ArrayLike, models: int) -> jax.Array:
         >>> forgetting_points([0.0, 0.5, 1.49, 6.9, 7.0], models=512).tolist()
         [1.0, 0.5, 0.25, 0.0001220703125, 0.0]
     """
-    epsilon = as_float(epsilon)
+    return _points(as_float(epsilon), models)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _points(epsilon: jax.Array, models: int) -> jax.Array:
     buckets = jnp.floor(2 * epsilon)  # half a unit wide
     points = jnp.ldexp(jnp.ones_like(epsilon), -buckets.astype(jnp.int32))
     points = jnp.where(epsilon >= np.ceil(np.log(models - 1)), 0.0, points)
@@ -164,16 +170,13 @@ def forgetting_quality_floor(
         >>> floor.models, bool(0.05 < floor.score < 0.4)
         (64, True)
     """
-    oracle_margins = jnp.asarray(oracle_margins)
+    oracle_margins = as_float(oracle_margins)
     if oracle_margins.ndim != 2 or oracle_margins.shape[0] < 2 * min_models:
         raise ValueError(
             f"expected margins [models, examples] of at least {2 * min_models} oracles, found "
             f"shape {oracle_margins.shape}: retrain more models to know the floor"
         )
-    half = oracle_margins.shape[0] // 2
-    order = jax.random.permutation(key, oracle_margins.shape[0])
-    first, second = oracle_margins[order[:half]], oracle_margins[order[half : 2 * half]]
-    return forgetting_quality(first, second, min_models=min_models)
+    return forgetting_quality(*halves(oracle_margins, key), min_models=min_models)
 
 
 def competition_score(
@@ -217,7 +220,7 @@ def _mean_fraction(values: ArrayLike, oracle: bool = False) -> jax.Array:
     values = as_float(values)
     if values.size == 0:
         raise ValueError("expected accuracies, found none: pass those of every model")
-    if is_concrete(values) and not bool(jnp.all((values >= 0) & (values <= 1))):
+    if is_concrete(values) and not holds(lambda xp, v: xp.all((v >= 0) & (v <= 1)), values):
         raise ValueError(
             f"expected accuracies in [0, 1], found {float(values.min())} to {float(values.max())}: "
             "divide percentages by 100, and leave out models that failed"

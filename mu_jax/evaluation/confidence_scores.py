@@ -43,14 +43,18 @@ def membership_scores(logits: ArrayLike, labels: ArrayLike) -> MembershipScores:
         ([1.0, 0.0], True)
     """
     logits, labels = check_classification(logits, labels)
-    correct = jnp.argmax(logits, -1) == jnp.broadcast_to(labels, logits.shape[:-1])
-    correct = jnp.where(jnp.isnan(logits).any(-1), jnp.nan, correct.astype(logits.dtype))
     return MembershipScores(
-        correctness=correct,
+        correctness=_correctness(logits, labels),
         confidence=confidence(logits, labels),
         entropy=-entropy(logits),
         modified_entropy=-modified_entropy(logits, labels),
     )
+
+
+@jax.jit
+def _correctness(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    correct = jnp.argmax(logits, -1) == jnp.broadcast_to(labels, logits.shape[:-1])
+    return jnp.where(jnp.isnan(logits).any(-1), jnp.nan, correct.astype(logits.dtype))
 
 
 def modified_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:

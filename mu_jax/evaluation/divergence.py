@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import as_array, holds
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 
@@ -26,11 +28,20 @@ def _log_probabilities(reference: ArrayLike, other: ArrayLike) -> tuple[jax.Arra
             "binary model's logit z as the pair (0, z)"
         )
     for logits in (reference, other):
-        if is_concrete(logits) and bool(jnp.any(jnp.isnan(logits) | (logits == jnp.inf))):
+        if is_concrete(logits) and holds(_broken, logits):
             raise ValueError(
                 "expected logits that are finite or -inf, found NaN or infinity: a model that "
                 "diverged has no distance, so report it as failed"
             )
+    return _log_softmaxes(reference, other)
+
+
+def _broken(xp: Any, logits: Any) -> Any:
+    return xp.any(xp.isnan(logits) | (logits == xp.inf))
+
+
+@jax.jit
+def _log_softmaxes(reference: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
     shape = jnp.broadcast_shapes(reference.shape, other.shape)
     first, second = (jnp.broadcast_to(jax.nn.log_softmax(z), shape) for z in (reference, other))
     return first, second
@@ -92,6 +103,11 @@ def js_divergence(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
         0.6931
     """
     log_p, log_q = _log_probabilities(reference_logits, logits)
+    return _jensen_shannon(log_p, log_q)
+
+
+@jax.jit
+def _jensen_shannon(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     log_m = _log_middle(log_p, log_q)
     return (_relative_entropy(log_p, log_m) + _relative_entropy(log_q, log_m)) / 2
 
@@ -114,7 +130,11 @@ def activation_distance(reference_logits: ArrayLike, logits: ArrayLike) -> jax.A
         Golatkar, Achille, Ravichandran, Polito, Soatto, "Mixed-Privacy Forgetting in Deep
         Networks", CVPR 2021.
     """
-    log_p, log_q = _log_probabilities(reference_logits, logits)
+    return _distance(*_log_probabilities(reference_logits, logits))
+
+
+@jax.jit
+def _distance(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.linalg.norm(jnp.exp(log_p) - jnp.exp(log_q), axis=-1)
 
 
@@ -131,7 +151,11 @@ def agreement(reference_logits: ArrayLike, logits: ArrayLike) -> jax.Array:
         >>> agreement([[2.0, 1.0], [0.0, 1.0]], [[5.0, 1.0], [3.0, 1.0]]).tolist()
         [1.0, 0.0]
     """
-    log_p, log_q = _log_probabilities(reference_logits, logits)
+    return _agreement(*_log_probabilities(reference_logits, logits))
+
+
+@jax.jit
+def _agreement(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     same = (jnp.argmax(log_p, -1) == jnp.argmax(log_q, -1)).astype(log_p.dtype)
     return jnp.where(jnp.isnan(log_p + log_q).any(-1), jnp.nan, same)
 
@@ -217,7 +241,7 @@ def pairwise_floor(
         >>> pairwise_floor(js_divergence, oracle).shape
         (3, 50)
     """
-    oracle = jnp.asarray(oracle)
+    oracle = as_array(oracle)
     if oracle.ndim < 2 or oracle.shape[0] < 2:
         raise ValueError(
             "expected arrays [models, ...] of at least two oracles, found shape "

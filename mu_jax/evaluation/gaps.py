@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import holds
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 
@@ -20,7 +21,7 @@ class AverageGap(NamedTuple):
 
 
 def _check_fractions(name: str, values: jax.Array) -> None:
-    if is_concrete(values) and not bool(jnp.all((values >= 0) & (values <= 1))):
+    if is_concrete(values) and not holds(lambda xp, v: xp.all((v >= 0) & (v <= 1)), values):
         raise ValueError(
             f"expected fractions in [0, 1] for {name}, found {values.tolist()}: divide percentages "
             "by 100, and leave a metric that failed out of both sides"
@@ -66,13 +67,19 @@ def average_gap(
             f"expected the same metrics on both sides, found {sorted(values)} and "
             f"{sorted(reference)}: name in `metrics` those to average"
         )
-    gaps = []
+    pairs = []
     for name in names:
         value, target = as_float(values[name]), as_float(reference[name])
         _check_fractions(name, value)
         _check_fractions(f"{name} of the reference", target)
-        gaps.append(jnp.abs(value - target))
-    return AverageGap(100 * jnp.mean(jnp.stack(jnp.broadcast_arrays(*gaps)), 0), names)
+        pairs.append((value, target))
+    return AverageGap(_mean_gap(pairs), names)
+
+
+@jax.jit
+def _mean_gap(pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    gaps = [jnp.abs(value - target) for value, target in pairs]
+    return 100 * jnp.mean(jnp.stack(jnp.broadcast_arrays(*gaps)), 0)
 
 
 def tug_of_war(values: ArrayLike, reference: ArrayLike) -> jax.Array:
@@ -107,4 +114,9 @@ def tug_of_war(values: ArrayLike, reference: ArrayLike) -> jax.Array:
         )
     _check_fractions("the unlearned model", values)
     _check_fractions("the reference", reference)
+    return _tug_of_war(values, reference)
+
+
+@jax.jit
+def _tug_of_war(values: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.prod(1 - jnp.abs(values - reference), -1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import as_array, holds
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 Direction = Literal["oracle||unlearned", "unlearned||oracle"]
@@ -28,13 +29,17 @@ def _check_margins(oracle: ArrayLike, unlearned: ArrayLike) -> tuple[jax.Array, 
             f"{unlearned.shape}: a histogram of one model says nothing, train more"
         )
     for name, margins in (("oracle", oracle), ("unlearned", unlearned)):
-        if is_concrete(margins) and not bool(jnp.all(jnp.isfinite(margins))):
+        if is_concrete(margins) and not holds(_finite, margins):
             raise ValueError(
                 f"expected finite margins, found NaN or infinity in those of the {name} models: "
                 "leave out the diverged models and report how many there were"
             )
     dtype = jnp.promote_types(oracle.dtype, unlearned.dtype)
-    return oracle.astype(dtype), unlearned.astype(dtype)
+    return as_array(oracle, dtype), as_array(unlearned, dtype)
+
+
+def _finite(xp: Any, values: Any) -> Any:
+    return xp.isfinite(values).all()
 
 
 def _edges(lowest: jax.Array, highest: jax.Array, bins: int) -> jax.Array:
@@ -209,13 +214,18 @@ def klom_floor(oracle_margins: ArrayLike, key: jax.Array, **options) -> jax.Arra
         >>> bool(0.1 < floor.mean() < 0.2)
         True
     """
-    oracle_margins = jnp.asarray(oracle_margins)
+    oracle_margins = as_float(oracle_margins)
     if oracle_margins.ndim != 2 or oracle_margins.shape[0] < 4:
         raise ValueError(
             "expected margins [models, examples] of at least four oracles, found shape "
             f"{oracle_margins.shape}: retrain more models to know the floor"
         )
-    half = oracle_margins.shape[0] // 2
-    order = jax.random.permutation(key, oracle_margins.shape[0])
-    first, second = oracle_margins[order[:half]], oracle_margins[order[half : 2 * half]]
-    return klom(first, second, **options)
+    return klom(*halves(oracle_margins, key), **options)
+
+
+@jax.jit
+def halves(margins: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two random halves of the models; an odd model is left out."""
+    half = margins.shape[0] // 2
+    order = jax.random.permutation(key, margins.shape[0])
+    return margins[order[:half]], margins[order[half : 2 * half]]

@@ -35,7 +35,11 @@ def margins(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
         Carlini, Chien, Nasr, Song, Terzis, Tramer, "Membership Inference Attacks From First
         Principles", IEEE Symposium on Security and Privacy 2022.
     """
-    logits, labels = check_classification(logits, labels)
+    return _margins(*check_classification(logits, labels))
+
+
+@jax.jit
+def _margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     is_label = jnp.broadcast_to(is_label, logits.shape)
     index = jnp.broadcast_to(labels[:, None], (*logits.shape[:-1], 1))

@@ -47,6 +47,11 @@ def ensemble_distance(margins: ArrayLike) -> jax.Array:
             f"expected margins [models, examples] of at least two models, found {margins.shape}: "
             "stack the models on the first axis"
         )
+    return _distance(margins)
+
+
+@jax.jit
+def _distance(margins: jax.Array) -> jax.Array:
     finite = jnp.isfinite(margins).all(axis=1)
     known = jnp.where(finite[:, None], margins, jnp.nan)
     away = jnp.abs(known - jnp.nanmedian(known, axis=0))

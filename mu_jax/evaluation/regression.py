@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import holds
 from mu_jax.evaluation.accuracy import (
     _check_regression,
+    _columns,
     _weighted_square,
     as_float,
     is_concrete,
-    mean_squared_error,
 )
 from mu_jax.evaluation.membership import LossMia, loss_mia
 from mu_jax.evaluation.threshold_attack import ThresholdMia, threshold_mia
@@ -77,7 +78,12 @@ def regression_errors(
         >>> float(mae), round(float(rmse), 4), float(r2)
         (1.0, 1.4142, -3.0)
     """
-    found, wanted, rows = _check_regression(predictions, targets, weight)
+    return _errors(*_check_regression(predictions, targets, weight))
+
+
+@jax.jit
+def _errors(predictions: jax.Array, targets: jax.Array, weight: jax.Array) -> RegressionErrors:
+    found, wanted, rows = _columns(predictions, targets, weight)
     counted = jnp.where(rows > 0, rows * jnp.abs(found - wanted), 0.0)
     mean = jnp.sum(jnp.where(rows > 0, rows * wanted, 0.0), 0, keepdims=True) / jnp.sum(rows)
     total = _weighted_square(wanted - mean, rows)
@@ -85,7 +91,7 @@ def regression_errors(
     share = residual / jnp.where(total > 0, total, jnp.nan)
     return RegressionErrors(
         mae=jnp.mean(counted.sum(-2), -1) / jnp.sum(rows),
-        rmse=jnp.sqrt(mean_squared_error(predictions, targets, weight)),
+        rmse=jnp.sqrt(jnp.mean(residual, -1) / jnp.sum(rows)),
         r2=jnp.mean(1 - share, -1),
     )
 
@@ -200,7 +206,12 @@ def wasserstein(predictions: ArrayLike, reference: ArrayLike) -> jax.Array:
     Reference:
         Tarun, Chundawat, Mandal, Kankanhalli, "Deep Regression Unlearning", ICML 2023.
     """
-    first, second = jnp.sort(_vector(predictions)), jnp.sort(_vector(reference))
+    return _wasserstein(_vector(predictions), _vector(reference))
+
+
+@jax.jit
+def _wasserstein(predictions: jax.Array, reference: jax.Array) -> jax.Array:
+    first, second = jnp.sort(predictions), jnp.sort(reference)
     every = jnp.sort(jnp.concatenate([first, second]))
     below, below_reference = (
         jnp.searchsorted(side, every[:-1], side="right").astype(every.dtype) / side.size
@@ -260,7 +271,7 @@ def example_errors(
     """
     if kind not in ("absolute", "squared"):
         raise ValueError(f'expected kind "absolute" or "squared", found "{kind}": use one of those')
-    found, wanted, _ = _check_regression(predictions, targets, None)
+    found, wanted, _ = _columns(*_check_regression(predictions, targets, None))
     errors = jnp.abs(found - wanted)
     return jnp.mean(errors if kind == "absolute" else errors**2, -1)
 
@@ -328,7 +339,7 @@ def _vector(values: ArrayLike) -> jax.Array:
             f"expected a vector of predictions, found shape {values.shape}: compare one output of "
             "one model at a time, with jax.vmap for more"
         )
-    if is_concrete(values) and not bool(jnp.isfinite(values).all()):
+    if is_concrete(values) and not holds(lambda xp, found: xp.isfinite(found).all(), values):
         raise ValueError(
             "expected finite predictions, found NaN or infinity: a model that diverged has no "
             "distance, so report it as failed"

@@ -6,8 +6,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import as_array, holds
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 
@@ -18,7 +20,7 @@ def _check_features(name: str, features: ArrayLike) -> jax.Array:
             f"expected {name} [n, d], found shape {features.shape}: flatten or average the "
             "features of every example, one model at a time"
         )
-    if is_concrete(features) and not bool(jnp.isfinite(features).all()):
+    if is_concrete(features) and not holds(lambda xp, found: xp.isfinite(found).all(), features):
         raise ValueError(
             f"expected finite {name}, found NaN or infinity: a model that diverged has no "
             "features to compare, so report it as failed"
@@ -28,17 +30,23 @@ def _check_features(name: str, features: ArrayLike) -> jax.Array:
 
 def _centered(name: str, features: ArrayLike) -> jax.Array:
     """Features less their mean, scaled to mean square 1, which CKA does not see."""
-    features = _check_features(name, features)
-    centered = features - features.mean(0, keepdims=True)
-    size = jnp.sqrt(jnp.mean(centered**2))
-    # The mean of equal numbers is rounded, so constant features need not be exactly 0 here.
-    constant = size <= 1e-6 * jnp.max(jnp.abs(features))
+    centered, constant = _scaled(_check_features(name, features))
     if is_concrete(constant) and bool(constant):
         raise ValueError(
             f"expected {name} that differ between examples, found one vector for all of them: a "
             "collapsed model has no representation to compare"
         )
-    return centered / jnp.where(constant, jnp.nan, size)
+    return centered
+
+
+@jax.jit
+def _scaled(features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Centered features of mean square 1, NaN where they are constant; whether they are."""
+    centered = features - features.mean(0, keepdims=True)
+    size = jnp.sqrt(jnp.mean(centered**2))
+    # The mean of equal numbers is rounded, so constant features need not be exactly 0 here.
+    constant = size <= 1e-6 * jnp.max(jnp.abs(features))
+    return centered / jnp.where(constant, jnp.nan, size), constant
 
 
 def _product(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -153,7 +161,7 @@ def knn_predict(
         [7, 3]
     """
     train = _check_features("training features", train_features)
-    features, labels = _check_features("features", features), jnp.asarray(train_labels)
+    features, labels = _check_features("features", features), as_array(train_labels)
     if labels.shape != train.shape[:1] or train.shape[1] != features.shape[1]:
         raise ValueError(
             f"expected training features [m, d], labels [m] and features [n, d], found "
@@ -161,14 +169,15 @@ def knn_predict(
         )
     if not 1 <= k <= train.shape[0]:
         raise ValueError(f"expected k in [1, {train.shape[0]}], found {k}: 5 is usual")
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or int(labels.min()) < 0:
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or np.min(labels) < 0:
         raise ValueError(
             f"expected labels that are class numbers from 0, found {labels.dtype} from "
-            f"{labels.min()}: renumber the classes"
+            f"{np.min(labels)}: renumber the classes"
         )
-    return _majority(_unit(train), labels, _unit(features), k, int(labels.max()) + 1)
+    return _majority(_unit(train), labels, _unit(features), k, int(np.max(labels)) + 1)
 
 
+@jax.jit
 def _unit(features: jax.Array) -> jax.Array:
     norm = jnp.linalg.norm(features, axis=1, keepdims=True)
     return features / jnp.where(norm > 0, norm, 1)

@@ -185,8 +185,11 @@ def project_capped_simplex(values: ArrayLike, size: ArrayLike) -> jax.Array:
       >>> [round(w, 3) for w in project_capped_simplex([2.0, 0.5, 0.25, -1.0], 1.5).tolist()]
       [1.0, 0.375, 0.125, 0.0]
     """
-    values = as_float(values)
+    return _project(as_float(values), size)
 
+
+@jax.jit
+def _project(values: jax.Array, size: ArrayLike) -> jax.Array:
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) / 2

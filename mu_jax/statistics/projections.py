@@ -81,6 +81,7 @@ class Projection:
         return 1 - 2 * bits.reshape(rows, -1)[:, :dim].astype(dtype)
 
 
+@jax.jit
 def ravel(tree: PyTree) -> jax.Array:
     """All leaves as one vector, in float32 or wider."""
     leaves = jax.tree.leaves(tree)
@@ -88,6 +89,7 @@ def ravel(tree: PyTree) -> jax.Array:
     return jnp.concatenate([leaf.ravel().astype(dtype) for leaf in leaves])
 
 
+@jax.jit
 def unravel(vector: jax.Array, like: PyTree) -> PyTree:
     """The inverse of `ravel`, in the shapes and dtypes of `like`.
 

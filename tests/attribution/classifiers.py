@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ def variables(seed: int, dtype=np.float64) -> mu.Variables:
     rng = np.random.default_rng(seed)
     shapes = {"in": (FEATURES, HIDDEN), "bias": (HIDDEN,), "out": (HIDDEN, CLASSES)}
     params = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
-    return mu.Variables(jax.tree.map(jnp.asarray, params))
+    return mu.Variables(jax.device_put(params))
 
 
 def data(n: int = EXAMPLES, *, seed: int = 0, batch_size: int = 16, dtype=np.float64):
@@ -51,21 +52,22 @@ class Explicit(NamedTuple):
 
 
 def explicit(model: mu.Model, point: mu.Variables, examples: mu.Batches) -> Explicit:
-    flat, unravel = ravel_pytree(point.params)
+    found = _explicit(model, point.params, examples.inputs, examples.targets)
+    return Explicit(*map(np.asarray, found))
+
+
+@partial(jax.jit, static_argnums=0)
+def _explicit(model, params, inputs, targets):
+    flat, unravel = ravel_pytree(params)
 
     def logits(flat):
-        return model.predict(unravel(flat), (), examples.inputs)
+        return model.predict(unravel(flat), (), inputs)
 
     def margin(flat):
-        return mu_margins(logits(flat), examples.targets)
+        return mu_margins(logits(flat), targets)
 
-    p = np.asarray(jax.nn.sigmoid(margin(flat)))
-    return Explicit(
-        np.asarray(jax.jacobian(logits)(flat)),
-        np.asarray(jax.jacobian(margin)(flat)),
-        1 - p,
-        p * (1 - p),
-    )
+    p = jax.nn.sigmoid(margin(flat))
+    return jax.jacobian(logits)(flat), jax.jacobian(margin)(flat), 1 - p, p * (1 - p)
 
 
 def mu_margins(logits, labels):
@@ -76,4 +78,9 @@ def mu_margins(logits, labels):
 
 def matrix_of(projection, size: int) -> np.ndarray:
     """P, f[p, dim], row by row."""
-    return np.asarray(jax.vmap(projection.project)(jnp.eye(size)))
+    return np.asarray(_project_all(projection, np.eye(size)))
+
+
+@jax.jit
+def _project_all(projection, rows):
+    return jax.vmap(projection.project)(rows)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from classifiers import CLASSES, LOGISTIC, LOSS, MODEL, data, explicit, matrix_of, variables
 
@@ -35,7 +34,7 @@ def explicit_scores(point, examples, targets, inverse, coefficient):
 
 
 def flat(tree):
-    return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def inverse_of(point):
@@ -76,7 +75,8 @@ def test_it_agrees_with_the_scores_of_margins(leave_one_out):
         def margins(params):
             return mu.evaluation.margins(MODEL.predict(params, (), targets.inputs), targets.targets)
 
-        changes.append(jax.jvp(margins, (point.variables.params,), (direction,))[1])
+        pushed = jax.jit(lambda at, along, of=margins: jax.jvp(of, (at,), (along,))[1])
+        changes.append(pushed(point.variables.params, direction))
     expected = np.asarray(scores)[FORGET].sum(0)
     assert np.abs(np.mean(changes, 0) - expected).max() < 1e-12 * np.abs(expected).max()
 
@@ -127,10 +127,10 @@ def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
     model = mu.from_function(MODEL.predict, loss)
     point, examples = variables(0), data()
     if loss is not LOSS:
-        examples = examples.replace(targets=jax.nn.one_hot(examples.targets, CLASSES))
+        examples = examples.replace(targets=np.eye(CLASSES)[examples.targets])
     dense = explicit(MODEL, point, data()).logit_gradients
     logits = MODEL.apply(point, examples.inputs)
-    hessians = jax.vmap(jax.hessian(lambda z, y: loss(z[None], y[None])[0]))(
+    hessians = jax.jit(jax.vmap(jax.hessian(lambda z, y: loss(z[None], y[None])[0])))(
         logits, examples.targets
     )
     matrix = np.einsum("ncp,ncd,ndq->pq", dense, hessians, dense) + 60 * 0.02 * np.eye(40)
@@ -139,7 +139,7 @@ def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
         logits = MODEL.predict(params, (), examples.inputs[FORGET])
         return loss(logits, examples.targets[FORGET]).sum()
 
-    gradient = flat(jax.grad(group_loss)(point.params))
+    gradient = flat(jax.jit(jax.grad(group_loss))(point.params))
     expected = np.linalg.solve(matrix, -gradient)
     found = attribution.gauss_newton_direction(
         model, point, examples, examples.take(FORGET), weight_decay=0.02, tolerance=1e-10
@@ -214,7 +214,7 @@ def test_a_restricted_model_has_directions_for_its_trainable_leaves_only():
     store = attribution.trak(model, [point], data(), key=KEY, dim=None, weight_decay=1e-2)
     [direction] = attribution.group_direction(store, data().take(FORGET))
     assert direction["bias"] is None
-    assert float(optax.tree.norm(direction)) > 0
+    assert np.linalg.norm(flat(direction)) > 0
     assert attribution.group_effect(model, point, direction, data().inputs).shape == (60, CLASSES)
 
 

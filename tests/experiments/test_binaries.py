@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from in_process import call
 
 from experiments.configs import digits
 from mu_jax import reporting
@@ -43,7 +44,9 @@ def fails(binary: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quickstart")
-    few = ["--models=8", "--config.methods.dmm.attribution.checkpoints=3"]
+    few = ["--models=8", "--config.methods.dmm.attribution.checkpoints=2"]
+    few += ["--config.methods.dmm.attribution.calibration_models=2"]
+    few += ["--config.methods.dmm.attribution.calibration=('random:0.1:seed=99',)"]
     result = run("quickstart", f"--workdir={workdir}", "--seeds=2", *few, *FAST)
     assert result.returncode == 0, result.stderr
     return workdir, result
@@ -102,7 +105,7 @@ def test_quickstart_publishes_what_forgot_nothing_and_serves_it_not(tmp_path):
 
 def test_report_prints_the_same_table_again(quickstart):
     workdir, result = quickstart
-    again = run("report", str(workdir / "results.jsonl"))
+    again = call("report", str(workdir / "results.jsonl"), further="files of records")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() in result.stdout
 

@@ -26,7 +26,15 @@ def config_of(name):
     return importlib.import_module(f"experiments.configs.{name}").get_config()
 
 
-@pytest.fixture(scope="module", params=[*EMBEDDED, "labels of yes and no"])
+# One task of each kind is quick; the others have the same methods with other numbers.
+SLOW = {"nomus_digits", "corrective_digits", "digits_regression"}
+
+
+def quick(*names, slow=SLOW):
+    return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in names]
+
+
+@pytest.fixture(scope="module", params=quick(*EMBEDDED, "labels of yes and no"))
 def task(request):
     config = config_of(request.param if request.param in EMBEDDED else "digits")
     config.limit, config.training.epochs = 120, 1
@@ -95,7 +103,7 @@ def test_a_configuration_is_completed_by_what_it_does_not_name():
         complete(config_of("diabetes"), "dmm")
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", quick(*EMBEDDED, slow={"digits", *SLOW} - {"nomus_digits"}))
 def test_every_method_of_a_configuration_builds(name, directory):
     config = config_of(name)
     config.limit, config.training.epochs = 120, 1

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_process import call
 
 from mu_jax import reporting
 
@@ -39,7 +40,7 @@ def sweep(tmp_path):
     """Writes a small sweep with these methods, and starts it."""
     (tmp_path / "small.py").write_text(CONFIG)
 
-    def start(methods, *arguments, **changes):
+    def start(methods, *arguments, here=False, **changes):
         fields = {
             "config": "small.py",
             "requests": ["class:7"],
@@ -50,8 +51,8 @@ def sweep(tmp_path):
         }
         path = tmp_path / "sweep.json"
         path.write_text(json.dumps(fields))
-        workdir = f"--workdir={tmp_path}/work"
-        return run("experiments.sweep", f"--sweep={path}", workdir, *arguments)
+        flags = [f"--sweep={path}", f"--workdir={tmp_path}/work", *arguments]
+        return call("sweep.__main__", *flags) if here else run("experiments.sweep", *flags)
 
     return start
 
@@ -60,7 +61,7 @@ GRIDS = {"ssd": {"alpha": [1.5, 3]}, "finetune": {"learning_rate": [0.01, 0.02]}
 
 
 def test_a_dry_run_prints_the_work_list_and_starts_nothing(sweep, tmp_path):
-    result = sweep(GRIDS, "--dry_run")
+    result = sweep(GRIDS, "--dry_run", here=True)
     assert result.returncode == 0, result.stderr
     *studies, size = result.stdout.splitlines()
     assert [line.split()[1] for line in studies] == ["ssd", "finetune"]
@@ -83,7 +84,7 @@ def test_a_bad_sweep_is_one_line_and_starts_nothing(sweep, tmp_path):
 
 
 def test_a_bucket_for_a_working_directory_is_one_line(sweep):
-    result = sweep(["ssd"], "--workdir=s3://bucket/sweep", "--dry_run")
+    result = sweep(["ssd"], "--workdir=s3://bucket/sweep", "--dry_run", here=True)
     assert result.returncode == 2, result.stderr
     assert (
         "error: expected a local path or gs://bucket/folder, found 's3://bucket/sweep'"
