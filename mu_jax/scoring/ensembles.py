@@ -220,13 +220,12 @@ def measure_own(
 def _mean(values: Any, *, unit: str = "fraction", **fields: Any) -> Metric:
     """Mean over models with its 95 % interval, or the reason why it has none."""
     values = np.asarray(values, np.float64)
-    low, high, why = None, None, ""
+    fields |= {"n": values.size, "unit": unit}
     try:
-        low, high = evaluation.t_interval(values)[1:3]
+        found = evaluation.t_interval(values)
     except ValueError as error:
-        why = str(error)
-    ends = {"low": low, "high": high, "no_interval": why}
-    return Metric(values.mean(), n=values.size, unit=unit, **ends, **fields)
+        return Metric(values.mean(), no_interval=str(error), **fields)
+    return Metric(values.mean(), low=found.low, high=found.high, **fields)
 
 
 def _beside(metric: Metric, reference: Metric) -> Metric:

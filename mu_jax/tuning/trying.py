@@ -79,8 +79,8 @@ def _together(
     in_axes = (0, *(None for _ in arguments))
     program = jax.jit(jax.vmap(one, in_axes=in_axes, axis_size=size))
     for start in range(0, len(settings), size):
-        block = settings[start : start + size]
-        filled = [*block, *(block[-1:] * (size - len(block)))]  # one shape, one program
+        block = list(settings[start : start + size])
+        filled = block + block[-1:] * (size - len(block))  # one shape, one program
         grid = {name: np.array([each[name] for each in filled], np.float32) for name in names}
         stacked = jax.tree.map(np.asarray, program(grid, *arguments))
         for row in range(len(block)):
