@@ -103,11 +103,16 @@ class EpochOrders:
         return _sorted(np, np.concatenate(words), self._n)
 
 
-def first_order(key: jax.Array, n: int) -> Any:
-    """The order in epoch 0, i32[n]: on the host where the key can be seen."""
-    if isinstance(key, jax.core.Tracer):
-        return random_order(jax.random.fold_in(key, 0), n)
-    return EpochOrders(key, n)(0, 1)[0]
+def permutation(key: jax.Array, n: int) -> Any:
+    """`jax.random.permutation(key, n)`, i32[n]; one program for many `n` where the key is known."""
+    size = next((size for size in _SIZES if n <= size), None)
+    if isinstance(key, jax.core.Tracer) or size is None or not _bits_are_stable(key):
+        return jax.random.permutation(key, n)
+    rounds = int(np.ceil(3 * np.log(max(n, 1)) / np.log(2**32 - 1)))  # as JAX counts them
+    order = np.arange(n, dtype=np.int32)
+    for words in np.asarray(_words_of_rounds(key, rounds, size)):
+        order = order[np.argsort(words[:n], kind="stable")]
+    return order
 
 
 def random_rows(draw: Callable, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -130,6 +135,15 @@ def _sorted(xp: Any, words: Any, n: int) -> Any:
 def _bits_are_stable(key: jax.Array) -> bool:
     default = str(jax.random.key_impl(key)) == "threefry2x32"
     return default and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _words_of_rounds(key: jax.Array, rounds: int, size: int) -> jax.Array:
+    words = [jnp.zeros((0, size), jnp.uint32)]
+    for _ in range(rounds):
+        key, part = jax.random.split(key)
+        words.append(jax.random.bits(part, (1, size), jnp.uint32))
+    return jnp.concatenate(words)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

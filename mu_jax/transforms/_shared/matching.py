@@ -11,7 +11,7 @@ import optax
 
 from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches, concatenate, in_memory
-from mu_jax.data.rows import first_order
+from mu_jax.data.rows import permutation
 from mu_jax.data.streams import Stream
 from mu_jax.loops.fit import fit
 from mu_jax.model import Model
@@ -101,7 +101,7 @@ def matching_pool(key: jax.Array, forget: Any, retain: Any, recipe: Recipe) -> B
     m, n = forget.num_examples, retain.num_examples
     copies, sampled = recipe.pool_sizes(m, n)
     rows = np.arange(copies) % m
-    sample = _sorted(first_order(key, n)[:sampled])
+    sample = _sorted(permutation(key, n)[:sampled])
     return concatenate(forget.take(rows), in_memory(retain.take(sample)))
 
 
