@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mu_jax.data.batches import Batches, describe
 from mu_jax.data.forget_retain import Data
+from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 
 PyTree = Any
@@ -64,4 +65,4 @@ def with_masks(drawn: PyTree, targets: PyTree) -> PyTree:
 
 def _outputs(model: Model, variables: PyTree, inputs: PyTree) -> Any:
     row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
-    return jax.eval_shape(model.apply, variables, row)
+    return jax.eval_shape(model.apply, bare(variables), row)
