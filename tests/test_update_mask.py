@@ -119,7 +119,7 @@ def check(chosen, variables, after, masks=None):
         np.testing.assert_array_equal(np.asarray(a) != np.asarray(b), mask)
 
 
-@pytest.mark.quick("None-eager", "*Auto-eager", "*Explicit-jit")
+@pytest.mark.quick("None-eager", "*Explicit-jit")
 @pytest.mark.parametrize("call", ["eager", "jit"])
 @pytest.mark.parametrize("kind", [None, AxisType.Auto, AxisType.Explicit])
 def test_it_survives_jit_and_meshes(call, kind):

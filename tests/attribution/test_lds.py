@@ -39,6 +39,7 @@ def test_only_the_order_of_predictions_counts():
     np.testing.assert_allclose(moved.by_target, plain.by_target, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise, widest", [(2.0, 0.5), (0.3, 0.12)])
 def test_the_interval_covers_the_score_of_the_population(noise, widest):
     """Scores of fresh subsets and targets of the same kind, far from 1 and close to it."""

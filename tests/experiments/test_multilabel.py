@@ -53,7 +53,7 @@ def small(copy, label):
     return config
 
 
-@pytest.mark.quick("all")
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["all", "smiling"])
 def test_the_experiment_forgets_persons(copy, tmp_path, label):
     nomus.run(small(copy, label), None, 2, tmp_path / "run")

@@ -110,6 +110,7 @@ def test_modules_are_hashable_and_compare_by_fields(name):
     assert build(name) != build(name, num_outputs=4)
 
 
+@pytest.mark.quick("cnn", "vit")
 @pytest.mark.parametrize("name", SMALL)
 def test_examples_meet_in_the_training_statistics_only(run, name):
     changed = IMAGES.copy()
@@ -121,6 +122,7 @@ def test_examples_meet_in_the_training_statistics_only(run, name):
     assert meets == (name in CONVOLUTIONAL)
 
 
+@pytest.mark.quick("cnn", "resnet9")
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_statistics_rest_in_inference_and_move_in_training(run, name):
     before = run(name).variables["batch_stats"]
@@ -171,6 +173,7 @@ def test_vmap_over_an_ensemble_is_the_loop(filled, name):
         np.testing.assert_allclose(np.asarray(stacked)[1], single, rtol=0, atol=tolerance)
 
 
+@pytest.mark.quick("cnn", "resnet9")
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolution_field_reaches_every_layer(run, name):
     calls = []
@@ -192,6 +195,7 @@ def test_convolution_field_changes_nothing_else(run):
     np.testing.assert_allclose(found, run("cnn").logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick("cnn", "vit")
 @pytest.mark.parametrize("name", SMALL)
 def test_features_are_the_input_of_the_head(run, name):
     (features,) = run(name).inferred["intermediates"]["features"]
@@ -230,6 +234,7 @@ def test_named_activations(name, names):
     assert found == names
 
 
+@pytest.mark.quick("cnn", "vit")
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_is_drawn_in_training_only(run, name):
     module, variables = build(name, dropout=0.5), run(name).variables

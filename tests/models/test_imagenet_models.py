@@ -147,6 +147,7 @@ def test_remat_changes_neither_outputs_nor_gradients(filled, name, train):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), [("resnet50", 16), ("vit", 2)])
 def test_remat_is_of_every_block(name, blocks):
     def found(remat):

@@ -85,6 +85,7 @@ def test_a_sentence_of_padding_alone_is_the_initial_state(lstm):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_word_vectors_are_the_same_as_their_codes(lstm):
     module = LSTM.clone(num_words=None)
     params = dict(lstm["params"])
@@ -134,6 +135,7 @@ def test_examples_do_not_meet(lstm):
     np.testing.assert_allclose(reversed_outputs, outputs[::-1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_draws_dropout_and_gives_finite_gradients(lstm):
     dropping = LSTM.clone(dropout=0.5)
 

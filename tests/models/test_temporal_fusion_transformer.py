@@ -57,6 +57,7 @@ def test_activations_are_batch_first():
     }
 
 
+@pytest.mark.quick("attention_weights")
 @pytest.mark.parametrize("name", ["encoder_selection", "decoder_selection", "attention_weights"])
 def test_weights_sum_to_one_over_the_last_axis(tft, name):
     weights = observe(TFT, tft, SERIES)[1][name]
@@ -66,6 +67,7 @@ def test_weights_sum_to_one_over_the_last_axis(tft, name):
     assert np.abs(weights.sum(1) - 1).max() > 0.1
 
 
+@pytest.mark.slow
 def test_examples_do_not_meet(tft):
     changed = SERIES.copy()
     changed[3] += 1.0
@@ -131,6 +133,7 @@ def test_gated_residual_is_the_formula(filled):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_share_their_values(filled):
     x, module = normal(2, 6, 8), InterpretableAttention(2, None)
     params = fill_part(filled, module, x, 4)

@@ -135,6 +135,7 @@ def test_each_round_is_a_projected_step_along_the_losses_after_unlearning(digits
     assert np.ptp(weights) > 0.01
 
 
+@pytest.mark.slow
 def test_binarising_between_rounds_and_gamma_change_the_weights(digits):
     softest = choose(digits, rounds=3, gamma=3.0).weights
     plain, binary = (choose(digits, rounds=3, binarise_every=n).weights for n in (20, 2))

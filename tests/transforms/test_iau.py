@@ -149,6 +149,7 @@ def test_adam_moves_every_coordinate_by_its_rate():
     np.testing.assert_array_equal(change["hidden"][2], 0.0)
 
 
+@pytest.mark.slow
 def test_adam_is_blind_to_the_size_of_the_request_and_scaled_sgd_is_not():
     data, size = RAW.data(), {}
     for ids in ([1], FORGET_IDS):

@@ -136,6 +136,7 @@ def test_rewinding_of_an_ensemble_and_on_explicit_axes():
             assert a.sharding.is_equivalent_to(b.sharding, b.ndim)
 
 
+@pytest.mark.slow
 def test_rewinding_on_streams_and_after_a_stop(tmp_path):
     chosen = setting("raw")
     data, examples = chosen.data(), validation(chosen)

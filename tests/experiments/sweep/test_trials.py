@@ -60,6 +60,7 @@ def test_a_grid_is_its_settings_one_by_one(task, bench):
         assert found[number].passes == 120 and found[number].wall_s is None
 
 
+@pytest.mark.slow
 def test_words_and_numbers_may_both_vary_and_the_order_stays(task, bench):
     points = [
         {"optimizer": name, "learning_rate": rate}
@@ -126,6 +127,7 @@ def test_records_have_the_oracles_beside_them_and_say_what_was_tried(task, direc
     assert reporting.render([*untouched, *found])
 
 
+@pytest.mark.slow
 def test_halves_and_seeds_share_no_model(task, directory):
     first = make_bench(task, directory, "tuning", "class:3", 0, MODELS)
     others = [

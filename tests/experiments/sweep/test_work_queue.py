@@ -88,6 +88,7 @@ def assert_every_setting_ended_once(folder: Path, plan: Plan) -> None:
     assert all(t.state in (TrialState.COMPLETE, TrialState.FAIL) for t in queue.trials())
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_and_double_nothing(tmp_path):
     plan = listed(30, 3)
     assert sweep_under_fire(tmp_path, plan, workers=2, kills=1, seed=3) == 1
