@@ -1,6 +1,6 @@
 """Writes `examples/digits.safetensors`, the trained model of the README.
 
-    python -m examples.trained_digits
+python -m examples.trained_digits
 """
 
 import pathlib

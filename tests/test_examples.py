@@ -18,6 +18,10 @@ def gap(found, row):
     return rows[row].cells[names.index("average gap")].mean
 
 
+# Random rows are forgotten: doing nothing is then nearly as close as retraining itself.
+RANDOM = ("nnx_model", "equinox_model", "sequence_masks", "string_ids", "tuned_method")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "row"),
@@ -33,15 +37,19 @@ def gap(found, row):
         ("lora_only", "merged"),
         ("head_only", "head"),
         ("streaming", "ssd"),
+        ("string_ids", "finetune"),
+        ("torch_loader", "ssd"),
         ("tuned_method", "chosen"),
     ],
 )
 def test_a_script_ends_with_a_model_closer_to_the_retrained_ones(script, row, capsys):
+    if script == "torch_loader":
+        pytest.importorskip("torch")
     found = importlib.import_module(f"examples.{script}").main()
     assert row in capsys.readouterr().out
     found = getattr(found, "score", found)
     floor = gap(found, "retrain")
-    assert gap(found, row) < gap(found, "do nothing") + (floor if script == "nnx_model" else 0)
+    assert gap(found, row) < gap(found, "do nothing") + (floor if script in RANDOM else 0)
 
 
 @pytest.mark.slow
