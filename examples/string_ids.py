@@ -14,6 +14,7 @@ from flax import linen as nn
 from sklearn.datasets import load_digits
 
 import mu_jax as mu
+from mu_jax import datasets
 
 network = nn.Sequential([nn.Dense(48), nn.relu, nn.Dense(10)])
 
@@ -33,7 +34,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         request = pathlib.Path(folder, "delete.csv")
         request.write_text("user,asked\nu_7,2026-03-01\n", "utf-8")
-        forget, retain = mu.split(train_set, request, ids=table)
+        forgotten = datasets.read_request(request, index=table.index, ids=table)
+    forget, retain = mu.split(train_set, forgotten)
     assert set(table.names(forget.index)) == {i for i, u in zip(ids, users) if u == "u_7"}
 
     def train(examples, seed):
