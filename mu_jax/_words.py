@@ -28,6 +28,8 @@ def short(value: Any) -> str:
         return f"{value:.4g}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return _array(value)
+    if hasattr(value, "_asdict") and not any(map(callable, value)):
+        return call(type(value).__name__, (), value._asdict())
     leaves = jax.tree.leaves(value) if isinstance(value, Mapping | Sequence) else []
     if leaves and not any(map(callable, leaves)):
         few = ", ".join(map(short, leaves[:4])) + (", ..." if leaves[4:] else "")

@@ -1,6 +1,8 @@
 """What is printed of a transform and a model: a few words, not their insides."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -26,3 +28,13 @@ def test_arrays_are_shown_by_their_shape():
     oracles = jnp.ones((4, 50, 10))
     found = repr(mu.oracle_matching(MODEL, optax.sgd(0.1), oracles=oracles))
     assert "oracles=float32[4,50,10]" in found and len(found) < 160
+
+
+def test_info_shows_numbers_not_trees():
+    data = mu.batches(np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0]), batch_size=2)
+    start = nn.Dense(3).init(jax.random.key(0), data.inputs[:1])
+    _, info = mu.ssd(MODEL, 1.5)(None, start, *mu.split(data, [3]))
+    found = repr(info)
+    assert found.startswith("Info(changed=") and "details=SSDInfo(selected=" in found
+    assert f"update_norm={float(info.edit.update_norm):.4g}" in found
+    assert "Array(" not in found and "\n" not in found and len(found) < 500

@@ -133,6 +133,11 @@ class Info(NamedTuple):
     details: Any = ()
     effect: Any = ()
 
+    def __repr__(self) -> str:
+        edit = {name: value for name, value in self.edit._asdict().items() if "leaf" not in name}
+        rest = {name: value for name, value in self._asdict().items() if name != "edit"}
+        return words.call("Info", (), edit | {k: v for k, v in rest.items() if jax.tree.leaves(v)})
+
     def messages(self) -> list[str]:
         """Sentences on a no-op, a collapse or a bad input; empty if all is well.
 
