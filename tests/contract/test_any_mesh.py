@@ -24,7 +24,7 @@ WHOLE = [
 
 # Quick: some transforms; all of them with divided parameters below.
 @pytest.mark.quick(
-    *among("raw-explicit-2-jit", methods=("iau", "scrub", "retrain")),
+    *among("raw-explicit-2-jit", methods=("iau",)),
     *among("raw-auto-8-eager", "cnn-explicit-4-jit", methods=("ssd", "finetune")),
     some_methods=True,
 )
@@ -55,7 +55,7 @@ DIVIDED = [
 # Quick: every transform on explicit axes, and some on automatic ones.
 @pytest.mark.quick(
     "*-raw-explicit-2x2-jit",
-    *among("raw-auto-2x2-jit", methods=("ssd", "scrub")),
+    *among("raw-auto-2x2-jit", methods=("ssd",)),
     *among("raw-explicit-1x2-jit", methods=("finetune",)),
 )
 @pytest.mark.parametrize(

@@ -62,7 +62,11 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
     assert_identical(case.build(chosen)(*given), (after, info))
 
 
-@pytest.mark.quick("*-nnx", *among(methods=("finetune", "retrain")))
+@pytest.mark.quick(
+    *among("nnx", methods=("ssd", "iau", "scrub", "retrain", "blindspot")),
+    *among("cnn", methods=("finetune",)),
+    some_methods=True,
+)
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
 @every(variants="none")
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):

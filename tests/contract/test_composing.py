@@ -68,6 +68,7 @@ def test_a_compilation_would_be_seen(compilations):
     assert compilations
 
 
+@pytest.mark.quick("ssd", "iau", "finetune", "scrub", "blindspot", "dmm", some_methods=True)
 @every(variants="slow")
 def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
     chosen, one = setting("raw"), compiled(case, "raw")

@@ -31,8 +31,8 @@ def by_name(params):
 
 @pytest.mark.quick(
     "*-raw-*",
-    *among("linen-*", methods=("iau", "finetune")),
-    *among("nnx-*", methods=("ssd", "scrub", "retrain")),
+    *among("linen-*", methods=("finetune",)),
+    *among("nnx-*", methods=("ssd", "scrub")),
 )
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]

@@ -46,7 +46,7 @@ def arrays(chosen):
     return chosen.sets()
 
 
-@pytest.mark.quick("*-arrays-*", *among())
+@pytest.mark.quick("*-arrays-*", *among(methods=("ssd", "finetune", "scrub")))
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
 @every(variants="none")
 def test_resumed_is_bit_identical(case, source, share, tmp_path):
