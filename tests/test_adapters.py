@@ -196,6 +196,7 @@ def recipes(model, init):
     }
 
 
+@pytest.mark.quick("retrain", "masked")
 @pytest.mark.filterwarnings("ignore:SSD selected")
 @pytest.mark.parametrize("name", list(recipes(mu.from_function(predict, LOSS), init)))
 def test_callables_without_a_hash_do_as_functions(name):

@@ -84,6 +84,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.quick("ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub")
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_sizes_seeds_optimizers_and_numbers_compile_nothing(name):
     RECIPES[name](0.25)(*given(0, 40, 12))

@@ -50,6 +50,7 @@ def recipes(model, classes):
     }
 
 
+@pytest.mark.quick("squared", "finetune")
 @pytest.mark.parametrize("name", list(recipes(MASKED, CLASSES + 1)))
 def test_methods_do_as_with_the_smaller_head(name):
     results = []

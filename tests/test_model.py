@@ -70,6 +70,7 @@ def test_inference_is_the_default_and_normalizes_by_running_statistics(case):
     np.testing.assert_allclose(model.apply(variables, X), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.quick("linen training", "linen explicit", "nnx", "haiku style")
 def test_a_batch_is_predicted_example_by_example(case):
     model, variables = case
     apply = jax.jit(model.apply)
@@ -121,6 +122,7 @@ def test_dropout_is_off_at_inference_and_seeded_by_the_key_in_training(case):
     assert not same(first, other)
 
 
+@pytest.mark.quick("raw")
 def test_statistics_and_fits_leave_running_statistics_alone_unless_asked(adapter):
     model, variables = adapter
     state = as_data(model.split(variables)[1])
@@ -290,6 +292,7 @@ def test_names_are_the_same_for_linen_and_nnx():
     ]
 
 
+@pytest.mark.quick("raw")
 def test_models_map_over_an_ensemble(adapter):
     model, variables = adapter
     params, state = model.split(variables)

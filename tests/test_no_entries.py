@@ -42,6 +42,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.quick("ssd", "loss_free", "finetune", "iau")
 @pytest.mark.filterwarnings("ignore:SSD selected", "ignore:Nothing was changed")
 @pytest.mark.parametrize("name", RECIPES)
 def test_methods_do_as_without_leaves_that_are_empty(name):

@@ -70,6 +70,7 @@ def test_no_gradient_is_computed_for_frozen_leaves():
     assert products(model) == 5
 
 
+@pytest.mark.quick("linen-False", "nnx-False", "nnx-True")
 @pytest.mark.parametrize("training_mode", [False, True])
 def test_a_fit_of_a_restricted_model_leaves_the_rest_bit_identical(adapter, training_mode):
     model, variables = adapter

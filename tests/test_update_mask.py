@@ -135,6 +135,7 @@ def test_it_survives_jit_and_meshes(call, kind):
     check(chosen, chosen.variables, after)
 
 
+@pytest.mark.slow
 def test_it_survives_vmap():
     chosen = setting("raw")
     members = [chosen.init(jax.random.key(seed)) for seed in (1, 2)]
@@ -147,6 +148,7 @@ def test_it_survives_vmap():
         check(chosen, member, jax.tree.map(lambda x, n=number: x[n], many))
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", ["raw", "linen", "nnx"])
 def test_it_survives_masked(name):
     chosen = setting(name)

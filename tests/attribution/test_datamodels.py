@@ -131,6 +131,7 @@ def test_lasso_agrees_with_scikit_learn_for_a_penalty_per_output(models):
             np.testing.assert_array_equal(effects == 0, weights == 0)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_chosen_per_output_on_held_out_models():
     """Against the same choice written out with scikit-learn's path."""
     masks, outputs = MASKS[:100], OUTPUTS[:100, :3, 0]

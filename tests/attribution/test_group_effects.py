@@ -42,6 +42,7 @@ def inverse_of(point):
     return np.linalg.inv(factor @ factor.T)
 
 
+@pytest.mark.quick("24-options1")
 @pytest.mark.parametrize(
     ("dim", "options"), [(24, {}), (24, {"weight_decay": 1e-2}), (None, {"weight_decay": 1e-2})]
 )
@@ -60,6 +61,7 @@ def test_one_forward_mode_product_is_the_sum_of_explicit_scores(dim, options):
     np.testing.assert_allclose(effect, np.mean(expected, 0), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.quick("False")
 @pytest.mark.parametrize("leave_one_out", [False, True])
 def test_it_agrees_with_the_scores_of_margins(leave_one_out):
     store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
@@ -122,6 +124,7 @@ def test_conjugate_gradients_give_the_matrix_form_for_two_classes():
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [LOSS, mu.losses.squared_error], ids=["softmax", "squared"])
 def test_conjugate_gradients_solve_with_the_full_gauss_newton_matrix(loss):
     model = mu.from_function(MODEL.predict, loss)

@@ -144,6 +144,7 @@ def test_a_penalty_beside_the_mean_is_lighter_without_the_group():
         attribution.ridge_without(A, Y, everything, REMOVED, l2=0.05, reduction="average")
 
 
+@pytest.mark.quick("retain")
 @pytest.mark.parametrize("hessian", ["retain", "full"])
 def test_softmax_step_with_a_penalty_beside_the_mean(hessian):
     x, labels = softmax_problem()

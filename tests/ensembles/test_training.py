@@ -45,6 +45,7 @@ def one(key, weight):
     return state.variables
 
 
+@pytest.mark.quick("together", "one_by_one")
 @pytest.mark.parametrize("layout", ["together", "one_by_one", None])
 def test_an_ensemble_equals_its_models_one_by_one(layout):
     found = jax.jit(lambda k, w: train(k, w, layout=layout))(KEYS, WEIGHTS)

@@ -90,6 +90,7 @@ def test_equals_the_released_procedure_rule_by_rule(models, seed):
     assert epsilon[-1] == CAP and 1 < epsilon[0] < 3 < epsilon[6]
 
 
+@pytest.mark.slow
 def test_samples_with_ties_and_exact_thresholds_equal_the_released_procedure():
     rng = np.random.default_rng(3)
     oracle, unlearned = np.round(rng.normal(size=(2, 40, 8)) * 2, 1)  # on the grid of thresholds
@@ -159,6 +160,7 @@ def test_floor_is_the_value_of_one_half_of_the_oracles_against_the_other():
     assert (np.asarray(apart.epsilon) < 5).all()
 
 
+@pytest.mark.slow
 def test_float32_agrees_with_float64_up_to_thresholds_that_coincide_with_samples():
     oracle, unlearned = np.random.default_rng(5).normal(size=(2, 96, 200))
     with jax.enable_x64(True):

@@ -229,6 +229,7 @@ def test_klom_covers_effects_of_models_with_long_tails(models, q):
     assert klom_coverage(make, interval, 200) >= chance(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [0.95, None])
 def test_klom_covers_where_examples_alone_do_not(q):
     case = {"models": 24, "examples": 100, "effect": 2.0, "shift": 1.0}

@@ -55,6 +55,7 @@ def test_subsets_complement_each_other_and_leave_out_what_they_say(task, tmp_pat
         train_subsets(task, tmp_path, "all", models=4, fraction=1.0)
 
 
+@pytest.mark.slow
 def test_a_study_puts_retraining_at_the_floor_and_doing_nothing_above(task, tmp_path):
     ids = read_ids(task, "class:3")
     originals = train_population(task, tmp_path, "originals", models=24)

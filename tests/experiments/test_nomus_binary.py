@@ -26,6 +26,7 @@ def digits(tmp_path_factory):
     return reporting.read(workdir / "results.jsonl")
 
 
+@pytest.mark.slow
 def test_every_row_has_the_three_numbers_for_every_seed(digits):
     records = digits
     found = {(record.method, record.seed) for record in records}

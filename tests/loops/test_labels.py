@@ -145,6 +145,7 @@ def ignoring(labels):
     return np.where(np.isin(np.arange(N), rows), IGNORED, labels), np.setdiff1d(np.arange(N), rows)
 
 
+@pytest.mark.quick("finetune", "gradient_ascent", "iau", "retrain")
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_do_as_without_the_rows_that_are_ignored(name):
     labels, kept = ignoring(LABELS)

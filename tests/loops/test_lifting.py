@@ -44,6 +44,7 @@ def given(optimizer):
     return grads, optimizer.init(PARAMS), PARAMS, jnp.float32(0.5)
 
 
+@pytest.mark.quick("sgd", "adam", "schedule", "if finite", "every second", "adafactor")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_of_a_kind_are_one_computation_with_their_own_numbers(name):
     one, other = (OPTIMIZERS[name](x) for x in (0.25, 0.25 if name in BRANCHES else 0.375))

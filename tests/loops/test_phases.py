@@ -87,6 +87,20 @@ def test_one_phase_is_a_fit():
     assert_same(info.fits[0], fit)
 
 
+@pytest.mark.quick(
+    "1-kept-arrays",
+    "1-fresh-arrays",
+    "1-fresh-list",
+    "2-kept-stream",
+    "2-kept-list",
+    "2-shared-arrays",
+    "6-kept-stream",
+    "6-fresh-stream",
+    "6-shared-stream",
+    "9-kept-arrays",
+    "9-fresh-arrays",
+    "9-shared-arrays",
+)
 @SOURCES
 @pytest.mark.parametrize("memory", ["kept", "fresh", "shared"])
 @pytest.mark.parametrize("cut", [1, 2, 6, 9])
@@ -109,6 +123,7 @@ def test_under_jit_a_continued_fit_too():
     close(as_data(second), as_data(whole))
 
 
+@pytest.mark.quick("kept")
 @pytest.mark.parametrize("memory", ["kept", "fresh", "shared"])
 def test_jit_and_eager_agree(memory):
     def fit(batches, key):
@@ -135,6 +150,7 @@ def test_a_second_fit_compiles_nothing():
     assert compilations == []
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_step_sizes_are_one_program():
     keys, rates = jax.random.split(KEY, 3), jnp.array([0.01, 0.02, 0.05])
 
@@ -148,6 +164,7 @@ def test_an_ensemble_and_step_sizes_are_one_program():
     )
 
 
+@pytest.mark.quick("arrays")
 @SOURCES
 def test_resumed_in_the_middle_of_a_cycle_is_bit_identical(make, tmp_path):
     class Stopped(Exception):

@@ -135,6 +135,7 @@ def test_the_data_axis_may_have_any_name():
     assert_close(one.value, acc.value)
 
 
+@pytest.mark.quick("2-auto")
 @pytest.mark.parametrize(("devices", "kind"), MESHES)
 def test_a_fit_is_the_same_on_every_mesh(devices, kind):
     def run(batches):

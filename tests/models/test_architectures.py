@@ -155,6 +155,7 @@ def test_half_precision_is_near_single_precision(run, name):
     np.testing.assert_allclose(half, single, rtol=0, atol=0.05 * float(np.abs(single).max()))
 
 
+@pytest.mark.quick("mlp")
 @pytest.mark.parametrize("name", QUICK)
 def test_vmap_over_an_ensemble_is_the_loop(filled, name):
     module = build(name)

@@ -24,6 +24,17 @@ def uses_xla_convolution(function, *args):
     return "conv_general_dilated" in str(jax.make_jaxpr(function)(*args))
 
 
+@pytest.mark.quick(
+    "float32-1e-05-kernel1-strides1-SAME",
+    "float32-1e-05-kernel3-strides3-VALID",
+    "float32-1e-05-kernel4-strides4-padding4",
+    "float32-1e-05-kernel6-strides6-SAME",
+    "float64-1e-12-kernel0-strides0-SAME",
+    "float64-1e-12-kernel2-strides2-SAME_LOWER",
+    "float64-1e-12-kernel3-strides3-VALID",
+    "float64-1e-12-kernel5-strides5-padding5",
+    "float64-1e-12-kernel7-strides7-VALID",
+)
 @pytest.mark.parametrize(
     ("kernel", "strides", "padding"),
     [

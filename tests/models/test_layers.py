@@ -23,6 +23,7 @@ def normalize(y, norm, mean, variance):
     return norm["scale"] * (y - mean) / np.sqrt(variance + 1e-5) + norm["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 1, 1, 3), (2, 4, 4, 3)])
 def test_running_variance_collects_the_biased_variance_not_pytorchs(shape):
     layer, x = ConvBatchNorm(3, kernel_size=1), normal(*shape)

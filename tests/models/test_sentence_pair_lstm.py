@@ -59,6 +59,7 @@ def shifted(words, before, after):
     return moved
 
 
+@pytest.mark.quick("0-0")
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (3, 0), (2, 4)])
 def test_padding_changes_nothing(lstm, before, after):
     def loss(params, words):

@@ -80,6 +80,7 @@ def test_examples_do_not_meet(tft):
     np.testing.assert_allclose(reversed_outputs, outputs[::-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_output_depends_on_a_later_input(tft):
     def predict(series):
         return TFT.apply(tft, series[None])[0].sum(-1)

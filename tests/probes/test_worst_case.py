@@ -147,6 +147,7 @@ def test_binarising_between_rounds_and_gamma_change_the_weights(digits):
     assert not np.allclose(plain, binary)
 
 
+@pytest.mark.slow
 def test_ids_are_those_of_the_data_also_under_jit_and_vmap(digits):
     data, *_ = digits
     moved = data.replace(index=data.index + 7)

@@ -180,6 +180,7 @@ def test_every_number_of_the_table_of_ensembles(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_with_too_few_models_each_is_a_record_and_klom_is_said_to_lack_models():
     found = run({"mine": weights(2, forgets=True, n=3)}, retrained=weights(1, forgets=True, n=4))
     assert [r.seed for r in found.records if r.method == "mine"] == [0, 1, 2]

@@ -81,6 +81,7 @@ def close(first, second, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(np.asarray(b)).max())
 
 
+@pytest.mark.quick("linen_case-4", "nnx_case-32")
 @pytest.mark.parametrize("batch_size", [4, 32])
 @pytest.mark.parametrize("make", [linen_case, nnx_case, raw_case])
 def test_it_is_the_weighted_mean_of_the_gradients_of_examples(make, batch_size):

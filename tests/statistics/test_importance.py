@@ -188,6 +188,7 @@ def test_against_a_loop_over_examples(make, definition, size):
         assert acc.weight == expected
 
 
+@pytest.mark.quick("per_example-None", "grouped-3", "loss_free-4")
 @pytest.mark.parametrize(("definition", "size"), CASES)
 def test_the_batch_size_does_not_matter(definition, size):
     """Neither one that groups do not divide, nor one above the number of examples."""
@@ -306,6 +307,12 @@ def mlp(params, state, x):
     return x @ params["fc3.weight"].T + params["fc3.bias"]
 
 
+@pytest.mark.quick(
+    "forget-shuffled-grouped-64",
+    "forget-lossfree-loss_free-64",
+    "full-ref-grouped-64",
+    "full-per_example-per_example-None",
+)
 @pytest.mark.parametrize(
     ("variant", "definition", "size"),
     [

@@ -46,6 +46,7 @@ def assert_lookups(rows, dtype, mode, indices):
     assert_close(norms(case.losses, case.params, case.rows), expected, 1e-5)
 
 
+@pytest.mark.quick("take, fill", "take, wrap", "at, fill", "at, clip")
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_beyond_a_table_count_as_in_a_plain_gradient(mode):
     assert_lookups(50, np.int32, mode, [1, 50, 50, -1, -1, 3, -51, -51, 120, 49, 0, 49, -50])

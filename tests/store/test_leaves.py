@@ -111,6 +111,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.mark.quick("nnx", "linen", "mixture")
 @pytest.mark.parametrize("name", TREES)
 def test_round_trip(store, name):
     tree = TREES[name]()

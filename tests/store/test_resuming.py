@@ -109,6 +109,7 @@ def saved(directory):
     return sorted(p.parts[-3] for p in directory.glob("loop-*/steps/*"))
 
 
+@pytest.mark.quick("1-list", "1-arrays", "2-arrays", "2-list")
 @pytest.mark.parametrize("make", [lambda b: b, pairs, list], ids=["arrays", "stream", "list"])
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_statistic_stopped_in_its_middle(tmp_path, make, after):
@@ -120,6 +121,7 @@ def test_a_statistic_stopped_in_its_middle(tmp_path, make, after):
     assert_same(result, statistic(batches))
 
 
+@pytest.mark.quick("2-stream", "2-list", "5-list")
 @pytest.mark.parametrize("make", [lambda b: b, pairs, list], ids=["arrays", "stream", "list"])
 @pytest.mark.parametrize("after", [2, 5])
 def test_a_fit_stopped_in_its_middle(tmp_path, make, after):

@@ -179,6 +179,7 @@ def test_activations_are_chosen_by_name_and_axis():
         unlearn(*given)
 
 
+@pytest.mark.slow
 def test_a_grid_of_attention_weights_is_one_program():
     model, init, sets = regression("linen")
     traces = []

@@ -49,6 +49,7 @@ def unreadable(data):
 # --- the direction ---
 
 
+@pytest.mark.quick("5", "1")
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
 def test_a_plain_step_goes_against_the_difference_of_means(batch_size):
     change, info = step(optax.sgd(0.1), RAW.sets(batch_size=batch_size))

@@ -69,6 +69,7 @@ def test_result(batch_size, cached):
     assert info.example_passes == (100 if cached else 1500)
 
 
+@pytest.mark.slow
 def test_losses_move_as_in_the_published_run():
     forget, retain = rows("forget"), rows("retain")
     unlearn = mu.iau(MODEL, optax.adam(1e-3))

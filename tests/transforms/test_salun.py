@@ -41,6 +41,7 @@ def test_equal_entries_are_chosen_in_order_and_in_number():
     assert found["b"].all() and found["a"].ravel().tolist() == [True, True] + [False] * 4
 
 
+@pytest.mark.slow
 def test_a_grid_of_fractions_is_one_program():
     fractions = jnp.array([0.125, 0.25, 0.5])
     found = jax.vmap(lambda fraction: saliency_mask(tree(), fraction))(fractions)
@@ -128,7 +129,7 @@ def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
     assert labels(reverse) == found[::-1]
 
 
-@pytest.mark.quick("*Explicit")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_divided_parameters(kind):
     chosen = setting("raw")

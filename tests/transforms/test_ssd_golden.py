@@ -58,6 +58,7 @@ def test_importances_at_any_batch_size(variant, batch_size):
     assert (forget.weight, full.weight) == expected
 
 
+@pytest.mark.quick("ref-a10_l1-64", "ref-a2_l0.5-50", "shuffled-a2_l0.5-50", "lossfree-a10_l1-64")
 @pytest.mark.parametrize(("setting", "batch_size"), [("a10_l1", 64), ("a2_l0.5", 50)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_edited_weights(variant, setting, batch_size):

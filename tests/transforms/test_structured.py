@@ -94,6 +94,7 @@ TARGETS = {"class": LABELS, "score": A[:, :2], "known": KNOWN}
 DATA = mu.batches({"a": A, "b": B}, TARGETS, batch_size=4)
 
 
+@pytest.mark.quick("ssd", "iau", "ascent")
 @pytest.mark.parametrize(
     "unlearn",
     [

@@ -144,6 +144,7 @@ def test_halves_and_seeds_share_no_model(task, directory):
     assert len({seed for pair in SEEDS.values() for seed in pair}) == 4
 
 
+@pytest.mark.slow
 def test_the_reporting_half_has_the_models_of_the_benchmark(task, directory):
     from experiments.lib.populations import ORIGINALS, train_population
 

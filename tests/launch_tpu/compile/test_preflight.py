@@ -162,6 +162,7 @@ def test_divided_parameters_take_less_room_and_more_messages():
     assert whole.flops == divided.flops
 
 
+@pytest.mark.slow
 def test_arrays_are_one_program_that_holds_all_data():
     (program,) = found("ssd", whole=True)
     one = compiled.measure(program, V5E)
@@ -182,6 +183,7 @@ def test_programs_are_traced_for_the_platform_that_is_asked_for():
     assert seen == ["tpu"] and target.platform() == "cpu"
 
 
+@pytest.mark.slow
 def test_convolutions_are_those_of_the_platform():
     """On a CPU a convolution is slices and a matrix product; on a TPU it stays one."""
     task = programs.abstract_task(ConfigDict({**SMALL, "model": {"name": "cnn", "features": (4,)}}))
