@@ -19,7 +19,7 @@ test: $(VENV)/test  ## Check the style and the types, run the tests and the doct
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 test-slow: $(VENV)/test  ## Run the tests that take long or start several processes
 	$(BIN)/python -m pytest -m 'slow or multiprocess' $(ARGS)

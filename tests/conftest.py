@@ -8,6 +8,7 @@ import collections
 import fnmatch
 import gc
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,27 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", COMPILE_FAST)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keeps what shares programs and fixtures in one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    return Groups(config, log)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Marks cases slow that `quick` does not name; keeps what shares programs in one process."""
+    """Marks cases slow that `quick` does not name; laws of a method come one after another."""
     for item in items:
         if patterns(item) and not any(map(matches(item), patterns(item))):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group(group(item)))
     if not any("::" in str(each) for each in config.args):  # else not all cases are here
         require_quick_cases(items)
-    items.sort(key=lambda item: group(item) if method(item) else "")
+    items.sort(key=lambda item: method(item) or "")
 
 
 def patterns(item):
@@ -65,10 +77,12 @@ def method(item):
     return case.factory.__name__ if case and item.path.parent.name == "contract" else None
 
 
-def group(item):
+def group(nodeid):
     """A method for the laws, so that these share its programs; else the file."""
-    name = method(item)
-    return f"laws of {name}" if name else item.path.relative_to(ROOT).as_posix()
+    file, _, test = nodeid.partition("::")
+    if file.startswith("tests/contract/") and "[" in test:
+        return "laws of " + re.split(r"[-\]]", test.partition("[")[2])[0]
+    return file
 
 
 def require_quick_cases(items):
