@@ -54,9 +54,11 @@ DIVIDED = [
 
 # Quick: every transform on explicit axes, and some on automatic ones.
 @pytest.mark.quick(
-    "*-raw-explicit-2x2-jit",
+    *among("raw-explicit-2x2-jit", methods=("ssd", "iau", "finetune", "scrub", "blindspot")),
+    *among("raw-explicit-2x2-jit", methods=("dmm", "oracle_matching")),
     *among("raw-auto-2x2-jit", methods=("ssd",)),
     *among("raw-explicit-1x2-jit", methods=("finetune",)),
+    some_methods=True,
 )
 @pytest.mark.parametrize(
     ("name", "kind", "shape", "call"),

@@ -259,7 +259,7 @@ def of_sequences():
     return of("linen", batch_size=8)
 
 
-@pytest.mark.quick("*Explicit-of_sequences")
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [of_sequences, of_images])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_unequal_numbers_of_forgotten_rows_on_each_device(kind, make):
