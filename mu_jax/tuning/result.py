@@ -66,14 +66,20 @@ class Tuned:
     def __repr__(self) -> str:
         return "\n".join([*_table(self.trials, self.settings), "", *self._sentences()])
 
+    def _flattery(self) -> str:
+        optimism = self.optimism or 0.0
+        if optimism > 0:
+            return f"choosing makes the setting look {optimism:.2f} better than it is"
+        return "choosing has not made the setting look better than it is"
+
     def _sentences(self) -> list[str]:
         best, lines = self.trials[0], []
         lines.append(f"Chosen among {len(self.trials)} settings: {_words(self.settings)}")
         if best.reported is not None and self.floor is not None:
             lines.append(
                 f"{best.chosen_by:.2f} points from the retrained models that chose, "
-                f"{best.reported:.2f} from the others, which are {self.floor:.2f} from each other: "
-                f"choosing looks {self.optimism:+.2f} better than it is."
+                f"{best.reported:.2f} from the others, which are {self.floor:.2f} away from those: "
+                f"{self._flattery()}."
             )
             equal = sum(trial.chosen_by <= self.floor for trial in self.trials)
             if equal > 1:

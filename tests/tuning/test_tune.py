@@ -101,7 +101,11 @@ def test_the_result_says_what_choosing_was_worth():
     found = tune(default={"share": 0.0})
     text = repr(found)
     assert "Chosen among 3 settings: share=" in text
-    assert f"which are {found.floor:.2f} from each other" in text
+    assert f"which are {found.floor:.2f} away from those" in text
+    looks = (
+        f"look {found.optimism:.2f} better" if found.optimism > 0 else "has not made the setting"
+    )
+    assert looks in text
     gain = found.default.reported - found.trials[0].reported
     assert f"choosing has gained {gain:.2f}" in text
     assert {row.label for row in found.score.rows} >= {"retrain", "do nothing", "chosen"}
