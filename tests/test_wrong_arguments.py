@@ -66,6 +66,14 @@ def test_a_key_in_the_place_of_the_variables_is_refused():
         mu.iau(MODEL, SGD)(key, VARIABLES, *mu.split(DATA, [1]))
 
 
+def test_sets_that_are_swapped_are_warned_of():
+    forget, retain = mu.split(DATA, [0])
+    unlearn = mu.magnitude_prune(MODEL, 0.5)
+    with pytest.warns(mu.UnlearningWarning, match=r"forget set has 7 examples and the retain set 1"):
+        unlearn(None, VARIABLES, retain, forget)
+    unlearn(None, VARIABLES, forget, retain)  # silent
+
+
 def test_a_stream_under_jit_is_refused_by_a_sentence():
     stream = mu.stream(list(zip(X, LABELS, strict=True)), batch_size=4)
     for unlearn in (mu.ssd(MODEL, 1.5), mu.finetune(MODEL, SGD)):

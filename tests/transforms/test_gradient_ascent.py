@@ -51,6 +51,7 @@ def test_it_is_iau_without_its_correction():
     assert_close(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The forget set has")
 def test_an_example_at_its_cap_pushes_no_further():
     model = mu.from_function(lambda w, state, x: x @ w, lambda f, y: jnp.abs(f - y))
     data = mu.batches(jnp.eye(3), jnp.zeros(3), batch_size=3)

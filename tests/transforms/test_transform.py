@@ -86,6 +86,7 @@ def test_messages_of_many_results():
     assert len(info.messages()) == 2
 
 
+@pytest.mark.filterwarnings("ignore:The forget set has")
 @pytest.mark.parametrize("ids", [FORGET_IDS, [0], list(range(EXAMPLES - 1))])
 def test_the_overlap_is_counted_under_jit(ids):
     data = RAW.data()

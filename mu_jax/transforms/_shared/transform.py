@@ -46,6 +46,7 @@ class Transform:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
         _check_places(key, variables)
         check_sets(forget, retain)
+        _warn_if_swapped(forget, retain)
         return self.method(self.model)(key, variables, forget, retain)
 
     @property
@@ -217,6 +218,18 @@ def _check_places(key: Any, variables: Any) -> None:
         raise TypeError(
             f"expected a key first and the variables second, found {type(key).__name__} and "
             f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
+        )
+
+
+def _warn_if_swapped(forget: Any, retain: Any) -> None:
+    """Warn where more is to be forgotten than kept, which is mostly a mistake."""
+    sizes = [getattr(part, "num_examples", None) for part in (forget, retain)]
+    if None not in sizes and sizes[0] > sizes[1]:
+        warnings.warn(
+            f"The forget set has {sizes[0]} examples and the retain set {sizes[1]}: if they are "
+            "swapped, call unlearn(key, variables, forget, retain).",
+            UnlearningWarning,
+            stacklevel=3,
         )
 
 
