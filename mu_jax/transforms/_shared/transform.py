@@ -223,11 +223,11 @@ def _check_places(key: Any, variables: Any) -> None:
 
 def _warn_if_swapped(forget: Any, retain: Any) -> None:
     """Warn where more is to be forgotten than kept, which is mostly a mistake."""
-    sizes = [getattr(part, "num_examples", None) for part in (forget, retain)]
-    if None not in sizes and sizes[0] > sizes[1]:
+    m, n = (getattr(part, "num_examples", 0) for part in (forget, retain))
+    if m > n > 0:
         warnings.warn(
-            f"The forget set has {sizes[0]} examples and the retain set {sizes[1]}: if they are "
-            "swapped, call unlearn(key, variables, forget, retain).",
+            f"The forget set has {m} examples and the retain set {n}: if they are swapped, call "
+            "unlearn(key, variables, forget, retain).",
             UnlearningWarning,
             stacklevel=3,
         )
