@@ -99,7 +99,7 @@ def test_a_model_is_trained_unlearned_rolled_back_and_evaluated(trained, bucket,
     assert call(unlearn, workdir, *OTHER) == 0 and assert_whole(workdir).serving() == 2
     assert call(evaluate, workdir, "--request=class:3", "--retrain=1") == 0
     records = reporting.read(workdir / "evaluation.jsonl")
-    assert [record.method for record in records][-2:] == ["2: ssd", "3: ssd"]
+    assert [record.method for record in records][-3:] == ["2: ssd", "3: ssd", "constant"]
     assert call(unlearn, workdir, "--serve=3") == 0 and call(unlearn, workdir, "--roll_back") == 0
     assert assert_whole(workdir).serving() == 2 and files.names(workdir / "state") == []
 
