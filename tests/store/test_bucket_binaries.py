@@ -182,14 +182,14 @@ def test_a_killed_evaluation_leaves_the_records_before(trained, bucket, once, mo
 def test_the_same_request_at_once_is_one_sentence(trained, bucket, once, monkeypatch, capsys):
     workdir, codes = copied(trained, f"{bucket}/run"), []
     monkeypatch.setattr(claims, "BEAT", 0.1)
-    real = unlearn.judged
+    real = unlearn.guard.judge
 
     def meanwhile(*arguments):
-        monkeypatch.setattr(unlearn, "judged", real)
+        monkeypatch.setattr(unlearn.guard, "judge", real)
         codes.append(call(unlearn, workdir, *REQUEST))
         return real(*arguments)
 
-    monkeypatch.setattr(unlearn, "judged", meanwhile)
+    monkeypatch.setattr(unlearn.guard, "judge", meanwhile)
     assert call(unlearn, workdir, *REQUEST) == 0 and codes == [2]
     assert "another one is at it; wait until it has ended" in capsys.readouterr().err
     assert len(assert_whole(workdir).history()) == 2
@@ -198,15 +198,15 @@ def test_the_same_request_at_once_is_one_sentence(trained, bucket, once, monkeyp
 def test_a_request_that_stood_still_is_not_published_twice(
     trained, bucket, once, monkeypatch, capsys
 ):
-    workdir, codes, real = copied(trained, f"{bucket}/run"), [], unlearn.judged
+    workdir, codes, real = copied(trained, f"{bucket}/run"), [], unlearn.guard.judge
 
     def still(*arguments):
-        monkeypatch.setattr(unlearn, "judged", real)
+        monkeypatch.setattr(unlearn.guard, "judge", real)
         found = real(*arguments)
         codes.append(call(unlearn, workdir, *REQUEST))  # the claim has not been renewed
         return found
 
-    monkeypatch.setattr(unlearn, "judged", still)
+    monkeypatch.setattr(unlearn.guard, "judge", still)
     assert call(unlearn, workdir, *REQUEST) == 2 and codes == [0]
     assert "another one took it over while this one stood still" in capsys.readouterr().err
     store = assert_whole(workdir)
