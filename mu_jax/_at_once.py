@@ -156,12 +156,14 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
 
 
 def copy(tree: PyTree) -> PyTree:
-    """The same arrays in memory of their own, as arrays of JAX; compiles nothing."""
+    """The same arrays in memory of their own, as arrays of JAX; compiles nothing in one process."""
 
-    def place(leaf):
-        return leaf.sharding if leaf.committed else None
+    def copied(leaf):
+        if not leaf.is_fully_addressable:  # in part on another process
+            return jnp.copy(leaf)
+        return jax.device_put(leaf, leaf.sharding if leaf.committed else None, may_alias=False)
 
     tree = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else to_devices(x), tree)
     if any(leaf.committed for leaf in jax.tree.leaves(tree)):
-        return jax.tree.map(lambda x: jax.device_put(x, place(x), may_alias=False), tree)
+        return jax.tree.map(copied, tree)
     return jax.device_put(tree, may_alias=False)

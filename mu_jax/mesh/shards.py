@@ -54,6 +54,8 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     devices = set(mesh.devices.flat)
 
     def move(leaf):
+        if isinstance(leaf, bool | int | float | complex):  # several processes put arrays alone
+            leaf = jnp.asarray(leaf)
         if not isinstance(leaf, jax.Array):
             return jax.device_put(leaf, everywhere)
         named = isinstance(leaf.sharding, NamedSharding)  # one device alone names no mesh
