@@ -299,12 +299,14 @@ def _rewound(
     checkpoints, later = records
     errors, target = _appended(first, later), _error(model, last, validation)
     chosen = rewind_index(errors, target)
-    if at_once.on_host((checkpoints, chosen)) and at_once.is_whole(checkpoints):
+    known = at_once.on_host(chosen)
+    if known and at_once.on_host(checkpoints) and at_once.is_whole(checkpoints):
         after = at_once.indexed(checkpoints, int(chosen) - 1)
         return after, _Rewound(chosen, errors, target)
 
-    def take(checkpoints, chosen):
+    def take(checkpoints, chosen=int(chosen) if known else chosen):
         return jax.tree.map(lambda x: x[chosen - 1], checkpoints)
 
-    after = on_automatic_axes(take, checkpoints, chosen, like=last)
+    arguments = (checkpoints,) if known else (checkpoints, chosen)
+    after = on_automatic_axes(take, *arguments, like=last)
     return after, _Rewound(chosen, errors, target)
