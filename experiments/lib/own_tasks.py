@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from mu_jax.data.rows import shapes_of_rows
 
 PyTree = Any
 Kind = Literal["classification", "multilabel", "regression"]
@@ -171,9 +172,7 @@ def _check(task: OwnTask, reference: str) -> None:
 def _outputs(task: OwnTask) -> PyTree:
     """Shapes of the outputs for the first example; nothing is computed."""
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    one = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), task.train.inputs
-    )
+    one = shapes_of_rows(task.train.inputs, 1)
     try:
         return jax.eval_shape(task.model.apply, variables, one)
     except Exception as error:

@@ -16,6 +16,7 @@ import mu_jax as mu
 from experiments.lib import configurations, own_tasks
 from experiments.lib.own_flags import LARGEST
 from mu_jax import datasets, models
+from mu_jax.data.rows import shapes_of_rows
 
 PyTree = Any
 
@@ -148,7 +149,7 @@ def _configured(config: ConfigDict) -> Task:
 
 def _check_model(config: ConfigDict, module: Any, inputs: PyTree) -> None:
     """Refuse a model that cannot be initialized on the inputs; nothing is computed."""
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
+    one = shapes_of_rows(inputs, 1)
     try:
         shapes = jax.eval_shape(module.init, jax.random.key(0), one)
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]

@@ -22,6 +22,11 @@ class Rows(NamedTuple):
     some: Any
 
 
+def shapes_of_rows(tree: Any, rows: int) -> Any:
+    """Shapes and types of so many rows like those of a tree, for `jax.eval_shape`; no sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), tree)
+
+
 def rows_at(
     xp: Any,
     step: Any,

@@ -10,6 +10,7 @@ import numpy as np
 
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, is_concrete
+from mu_jax.data.rows import shapes_of_rows
 from mu_jax.losses import reads_classes, refuse_labels
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
@@ -56,7 +57,7 @@ def check_labels(model: Model, variables: PyTree, **sets: Any) -> None:
     for name, data in sets.items():
         if not isinstance(data, Batches) or not all(map(is_concrete, (data.targets, data.weight))):
             continue
-        row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data.inputs)
+        row = shapes_of_rows(data.inputs, 1)
         leaves, structure = jax.tree.flatten((bare(variables), row))
         classes = _num_classes(model, structure, tuple(leaves))
         labels, ignored = np.asarray(data.targets), getattr(model.loss, "ignore_label", None)

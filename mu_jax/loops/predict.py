@@ -15,6 +15,7 @@ from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.blocks import alike, at_least
+from mu_jax.data.rows import shapes_of_rows
 from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import bare, counts, manual_axes, on_shards, specs_of, vary
 from mu_jax.model import Model
@@ -45,7 +46,7 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
         data, room = alike(data), at_least(_FEW_ROWS, size)
     first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
     shapes = jax.eval_shape(function, bare(first), *bare(frozen))
-    tables = jax.tree.map(lambda x: jax.ShapeDtypeStruct((room, *x.shape[1:]), x.dtype), shapes)
+    tables = shapes_of_rows(shapes, room)
     table = at_once.zeros(tables) if known else jax.tree.map(jnp.zeros_like, tables)
     specs: Any = (None, ())
     if data.mesh is not None:

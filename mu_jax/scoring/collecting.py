@@ -11,6 +11,7 @@ import numpy as np
 
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, in_memory
+from mu_jax.data.rows import shapes_of_rows
 from mu_jax.data.streams import Stream
 from mu_jax.ensembles.training import ensemble_outputs
 from mu_jax.loops.predict import all_targets, outputs
@@ -106,7 +107,7 @@ def _is_stacked(model: Model, variables: PyTree, data: Batches | Stream, row: st
             "whose leaves are no arrays: give what training returned"
         )
     first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((_ROWS, *x.shape[1:]), x.dtype), first)
+    batch = shapes_of_rows(first, _ROWS)
     failures = []
     for stacked in (False, True):
         try:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mu_jax.data.batches import Batches, describe
 from mu_jax.data.forget_retain import Data
+from mu_jax.data.rows import shapes_of_rows
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 
@@ -64,5 +65,5 @@ def with_masks(drawn: PyTree, targets: PyTree) -> PyTree:
 
 
 def _outputs(model: Model, variables: PyTree, inputs: PyTree) -> Any:
-    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
+    row = shapes_of_rows(inputs, 1)
     return jax.eval_shape(model.apply, bare(variables), row)
