@@ -48,4 +48,11 @@ def _array(value: Any) -> str:
     if plain and not value.shape and not isinstance(value, jax.core.Tracer):
         number = np.asarray(value).item()
         return f"{number:.4g}" if isinstance(number, float) else str(number)
-    return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return type_of(value)
+
+
+def type_of(value: Any) -> str:
+    """Dtype and shape of an array, such as `float32[4,2]`; the type of anything else."""
+    if not hasattr(value, "dtype"):
+        return type(value).__name__
+    return f"{value.dtype}[{','.join(map(str, getattr(value, 'shape', ())))}]"

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mu_jax import _at_once as at_once
+from mu_jax._words import type_of
 from mu_jax.data.axes import Axis, axis_size, constrain, is_explicit
 from mu_jax.data.id_text import refuse_set
 from mu_jax.data.rows import random_order, rows_at
@@ -245,12 +246,7 @@ def checked_batch(batch: Any) -> Batch:
 
 def describe(tree: PyTree) -> str:
     """Types and shapes of the leaves of a tree, such as `float32[4,2]`."""
-
-    def one(x):
-        shape = ",".join(map(str, getattr(x, "shape", ())))
-        return f"{x.dtype}[{shape}]" if hasattr(x, "dtype") else type(x).__name__
-
-    leaves = [one(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = list(map(type_of, jax.tree.leaves(tree)))
     return " ".join(leaves[:4]) + (" ..." if len(leaves) > 4 else "") or "()"
 
 
