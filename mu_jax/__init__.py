@@ -68,6 +68,7 @@ from mu_jax.transforms import (
     scrub,
     ssd,
 )
+from mu_jax.transforms._shared.effect import Effect, effect
 from mu_jax.transforms._shared.matching import Recipe as MatchingRecipe
 from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
 
@@ -76,6 +77,7 @@ __all__ = [
     "Batch",
     "Batches",
     "BlindspotRecipe",
+    "Effect",
     "FitInfo",
     "FitState",
     "IdTable",
@@ -99,6 +101,7 @@ __all__ = [
     "concatenate",
     "data_mesh",
     "dmm",
+    "effect",
     "finetune",
     "fit",
     "fit_phases",

@@ -15,6 +15,8 @@ _PLAIN = (str, bool, int, type(None), type(Ellipsis))
 def short(value: Any) -> str:
     """One value in few words: numbers as they are, arrays by dtype and shape, others by name.
 
+    Something that has `words` says them.
+
     Example:
       >>> import jax.numpy as jnp, optax
       >>> short(jnp.float32(0.25)), short(jnp.ones((3, 4))), short(optax.squared_error)
@@ -24,6 +26,8 @@ def short(value: Any) -> str:
     """
     if isinstance(value, _PLAIN):
         return repr(value)
+    if isinstance(getattr(value, "words", None), str):
+        return value.words
     if isinstance(value, float):
         return f"{value:.4g}"
     if hasattr(value, "dtype") and hasattr(value, "shape"):

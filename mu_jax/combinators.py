@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mu_jax import edits
-from mu_jax.data.batches import is_concrete
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model, restrict
-from mu_jax.transforms._shared.effect import measure
-from mu_jax.transforms._shared.transform import (
-    Info,
-    Transform,
-    Unlearn,
-    UnlearningWarning,
-    report,
-)
+from mu_jax.transforms._shared.transform import Info, Transform, Unlearn, report, with_effect
 
 PyTree = Any
+AnyTransform = TypeVar("AnyTransform", "Transform", "Chain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +23,12 @@ class Chain:
     """Transforms one after another; `info` is a tuple with one entry for each."""
 
     members: tuple[Transform, ...]
+    watch: bool | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model of the last member."""
+        return self.members[-1].model
 
     @property
     def words(self) -> str:
@@ -45,17 +41,22 @@ class Chain:
     def __call__(
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, tuple[Info, ...]]:
-        """Unlearn with each member in turn, member `i` under `fold_in(key, i)`."""
-        infos = []
+        """Unlearn with each member in turn, member `i` under `fold_in(key, i)`.
+
+        The last `info.effect` is that of the whole chain.
+        """
+        infos, before = [], variables
         for number, member in enumerate(self.members):
             member_key = jax.random.fold_in(key, number)
-            variables, info = member(member_key, variables, forget, retain)
+            silent = dataclasses.replace(member, watch=False)
+            variables, info = silent(member_key, variables, forget, retain)
             infos.append(info)
-        return variables, tuple(infos)
+        return variables, with_effect(self, before, variables, (forget, retain), tuple(infos))
 
     def restricted(self, restriction: Callable[[Model], Model]) -> Chain:
         """The chain of restricted members."""
-        return Chain(tuple(member.restricted(restriction) for member in self.members))
+        members = tuple(member.restricted(restriction) for member in self.members)
+        return dataclasses.replace(self, members=members)
 
 
 def chain(*transforms: Transform) -> Chain:
@@ -76,47 +77,21 @@ def chain(*transforms: Transform) -> Chain:
     return Chain(transforms)
 
 
-@dataclasses.dataclass(frozen=True)
-class Watched:
-    """A transform whose `info.effect` says what it did to the losses; see `watched`."""
-
-    member: Any
-
-    def __call__(
-        self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
-    ) -> tuple[PyTree, Any]:
-        """Unlearn, then measure both sets before and after."""
-        after, info = self.member(key, variables, forget, retain)
-        infos = info if isinstance(self.member, Chain) else (info,)
-        changed = [one.edit.changed for one in infos]
-        moved = functools.reduce(jnp.logical_or, [change > 0 for change in changed])
-        effect = measure(_model_of(self.member), variables, after, (forget, retain), moved)
-        if all(is_concrete(leaf) for leaf in jax.tree.leaves(effect)):
-            for message in effect.messages():
-                warnings.warn(message, UnlearningWarning, stacklevel=2)
-        infos = (*infos[:-1], infos[-1]._replace(effect=effect))
-        return after, infos if isinstance(self.member, Chain) else infos[0]
-
-    def restricted(self, restriction: Callable[[Model], Model]) -> Watched:
-        """The same, of the restricted transform."""
-        return Watched(self.member.restricted(restriction))
-
-
-def _model_of(transform: Any) -> Model:
-    return _model_of(transform.members[-1]) if isinstance(transform, Chain) else transform.model
-
-
-def watched(transform: Transform | Chain) -> Watched:
-    """The transform, with the losses before and after in its `info`: did it forget?
+def watched(transform: AnyTransform, always: bool = True) -> AnyTransform:
+    """The transform, with the losses of both sets before and after in its `info`: did it forget?
 
     `info.effect` holds the losses of every forget and retain example before and after, and whether
     their classes were named; `info.effect.forget.loss` and `.accuracy` are the means. Where the
     weights changed and nothing was forgotten (`mu.evaluation.nothing_forgotten`), `info.messages()`
     says so; a call outside `jit` warns. Of a chain the last `info` has the effect of the whole.
 
+    A transform that is not asked measures where warnings can be seen, outside `jit` and `vmap`, on
+    the forget set and as many retained examples; a grid of settings under `vmap` stays as it is.
+
     Args:
       transform: any transform or chain; array-backed or streamed sets, also under `jit`, `vmap` and
         on a mesh. (An iterable that is no `Stream` is refused: its size is not known.)
+      always: True measures both sets whole and everywhere; False measures nothing anywhere.
 
     Cost: two forward passes over the forget and two over the retain set, which is why it has to be
     asked for: a method with a stored statistic reads the forget set alone. `mu.evaluation.score`
@@ -132,7 +107,7 @@ def watched(transform: Transform | Chain) -> Watched:
       >>> info.effect.forget.loss, info.effect.retain.loss
       ((np.float64(1.0), np.float64(9.0)), (np.float64(1.0), np.float64(1.0)))
     """
-    return Watched(transform)
+    return dataclasses.replace(transform, watch=always)
 
 
 def masked(transform: Transform, trainable: Callable[[str], bool] | PyTree) -> Transform:
@@ -189,4 +164,4 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
         return unlearn
 
     method.words = f"through({transform.words})"  # type: ignore[attr-defined]
-    return Transform(transform.model, method)
+    return dataclasses.replace(transform, method=method)

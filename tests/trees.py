@@ -9,10 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import mu_jax as mu
+
 
 def snapshot(tree: Any) -> Any:
-    """A copy on the host; random keys as their data."""
-    return jax.tree.map(_on_host, tree)
+    """A copy on the host; random keys as their data, reports without what is measured eagerly."""
+    return jax.tree.map(_on_host, without_effect(tree))
+
+
+def without_effect(tree: Any) -> Any:
+    """The same with empty effects, which a call outside `jit` measures beside its work."""
+
+    def strip(part):
+        return part._replace(effect=()) if isinstance(part, mu.Info) else part
+
+    return jax.tree.map(strip, tree, is_leaf=lambda part: isinstance(part, mu.Info))
 
 
 def assert_close(found: Any, expected: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
@@ -33,7 +44,7 @@ def stack(trees: list[Any]) -> Any:
             return jnp.stack(leaves)
         return jax.device_put(np.stack(leaves))
 
-    return jax.tree.map(join, *trees)
+    return jax.tree.map(join, *map(without_effect, trees))
 
 
 def is_one_sentence(message: str) -> bool:

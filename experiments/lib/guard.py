@@ -32,8 +32,7 @@ def judge(
       The metrics of `scoring.effect`, and a reason to publish the model for inspection only; "" if
       it may serve.
     """
-    moved = float(info.edit.changed) > 0
-    changes, nothing = scoring.effect(task, models, forget, retain, moved=moved)
+    changes, nothing = scoring.effect(task, models, forget, retain)
     if not info.edit.finite:
         return changes, "its weights are not finite"
     if collapse.flag:

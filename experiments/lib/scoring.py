@@ -48,33 +48,18 @@ def quality(task: Task, part: Part, name: str) -> dict[str, float]:
 
 
 def effect(
-    task: Task,
-    models: tuple[PyTree, PyTree],
-    forget: mu.Batches,
-    retain: mu.Batches,
-    *,
-    moved: bool,
+    task: Task, models: tuple[PyTree, PyTree], forget: mu.Batches, retain: mu.Batches
 ) -> tuple[dict[str, Metric], evaluation.NothingForgotten]:
     """What a request changed on the forget set, and whether nothing was forgotten at all.
 
     Args:
-      models: the variables before and after. moved: whether a weight differs between them.
+      models: the variables before and after.
     """
-    parts = [collect_outputs(task, variables, forget) for variables in models]
-    losses = [single.losses_of(task.info.task, part) for part in parts]
+    found = mu.effect(task.model, *models, forget, retain)
     names = ("forget loss before", "forget loss")
-    metrics = {name: Metric(each.mean(), n=each.size) for name, each in zip(names, losses)}
-    if task.info.task != "classification":
-        return metrics, evaluation.nothing_forgotten(*losses, moved=moved)
-    before, after = (part.outputs.argmax(-1) == part.targets for part in parts)
-    found = evaluation.nothing_forgotten(
-        *losses,
-        moved=moved,
-        correct_before=before,
-        correct_after=after,
-        unretained=~np.isin(parts[0].targets, np.asarray(retain.targets)),
-    )
-    return metrics, found
+    losses = zip(names, found.forget.loss, strict=True)
+    metrics = {name: Metric(float(loss), n=forget.num_examples) for name, loss in losses}
+    return metrics, found.nothing_forgotten()
 
 
 def cost(info: mu.Info | None, *, wall_s: float | None = None, compile_s: float | None = None):

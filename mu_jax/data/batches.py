@@ -191,7 +191,7 @@ def batches(
 
 def _rows(array: jax.Array, row: jax.Array) -> jax.Array:
     """Rows that are known to be there: no negative or too large number has to be mended."""
-    where = jax.typeof(row).sharding
+    array, where = jnp.asarray(array), jax.typeof(row).sharding
     explicit = not where.mesh.empty and is_explicit(where.mesh)
     spec = PartitionSpec(*where.spec, *[None] * (array.ndim - 1))
     out = NamedSharding(where.mesh, spec) if explicit else None

@@ -124,6 +124,16 @@ def observe(observer: Observer) -> Iterator[None]:
         _OBSERVERS.reset(token)
 
 
+@contextlib.contextmanager
+def unobserved() -> Iterator[None]:
+    """Let no observer watch the loops in this block: of a look at a result, which is not work."""
+    token = _OBSERVERS.set(())
+    try:
+        yield
+    finally:
+        _OBSERVERS.reset(token)
+
+
 def fold(
     step: Step,
     carry: PyTree,

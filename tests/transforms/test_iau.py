@@ -179,6 +179,7 @@ def test_normalized_steps_are_rho_times_the_size_of_the_parameters(norm):
         assert_close(moved, jax.tree.map(lambda x, s=0.05 * RHO * size / length: -s * x, g))
 
 
+@pytest.mark.filterwarnings("ignore:The model has forgotten nothing")
 def test_any_stateless_chain_of_optax():
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0, momentum=0.9))
     change, info = step(optimizer)

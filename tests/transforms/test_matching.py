@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import mu_jax as mu
 from mu_jax.transforms._shared.matching import Recipe, matching_pool
@@ -122,6 +123,7 @@ def test_proximity_and_kl():
     assert 0 < moved[10.0] < moved[0.0]
 
 
+@pytest.mark.filterwarnings("ignore:The model has forgotten nothing")
 def test_iterables_and_streams_give_the_same_answer():
     rng = np.random.RandomState(0)
     inputs, targets = rng.normal(size=(11, 3)).astype(np.float32), np.arange(11) % 2

@@ -15,11 +15,14 @@ import numpy as np
 from mu_jax import _at_once as at_once
 from mu_jax import _words as words
 from mu_jax import edits
-from mu_jax.data.batches import ids_of, is_concrete
+from mu_jax._at_once import is_known
+from mu_jax.data.batches import Batches, ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
 from mu_jax.loops.fit import FitInfo, FitState
+from mu_jax.loops.scan import unobserved
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
+from mu_jax.transforms._shared.effect import glance, measure
 
 PyTree = Any
 P = ParamSpec("P")
@@ -35,10 +38,13 @@ class Transform:
       model: how to compute, and which part of the variables may change.
       method: the method for any model, `model -> unlearn`, where
         `unlearn(key, variables, forget, retain) -> (variables, info)`.
+      watch: whether `info.effect` says what happened to the losses: True, False, or None for
+        wherever a warning can be seen, see `Info`.
     """
 
     model: Model
     method: Callable[[Model], Unlearn]
+    watch: bool | None = None
 
     def __call__(
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
@@ -47,7 +53,8 @@ class Transform:
         _check_places(key, variables)
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
-        return self.method(self.model)(key, variables, forget, retain)
+        after, info = self.method(self.model)(key, variables, forget, retain)
+        return after, with_effect(self, variables, after, (forget, retain), info)
 
     @property
     def words(self) -> str:
@@ -124,7 +131,11 @@ class Info(NamedTuple):
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
       details: what the method reports of itself.
-      effect: losses and accuracies before and after, see `mu.watched`; () where not asked for.
+      effect: losses and accuracies of the forget set and of as many retained examples before and
+        after, an `Effect`: `info.effect.forget.loss`, `info.effect.retain.accuracy`. `messages`
+        says if nothing was forgotten. Measured where warnings can be seen, outside `jit` and
+        `vmap`, for two forward passes over the forget set and over as many retained examples.
+        `mu.watched` measures the whole retain set, also inside `jit`, or nothing; () then.
     """
 
     edit: edits.Summary
@@ -146,7 +157,8 @@ class Info(NamedTuple):
         issued these sentences as warnings.
         """
         found = []
-        if not np.all(np.asarray(self.edit.finite)):
+        finite = np.all(np.asarray(self.edit.finite))
+        if not finite:
             known = np.all(np.isfinite(np.asarray(self.edit.params_norm)))
             before = "" if known else ", nor were those before"
             found.append(f"The edited parameters are not finite{before}: do not use them.")
@@ -157,7 +169,7 @@ class Info(NamedTuple):
                 f"The forget and retain sets share {np.max(self.overlap)} examples: make them "
                 "with mu.split."
             )
-        for part in (self.details, self.effect):
+        for part in (self.details, self.effect if finite else ()):
             own = getattr(part, "messages", None)
             found += own() if own else []
         return found
@@ -168,6 +180,60 @@ Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, Info]]
 
 class UnlearningWarning(UserWarning):
     """A transform did nothing, did too much, or was given sets that cannot be right."""
+
+
+class _Watchable(Protocol):
+    @property
+    def model(self) -> Model: ...
+    @property
+    def watch(self) -> bool | None: ...
+
+
+def with_effect(
+    transform: _Watchable, before: PyTree, after: PyTree, sets: tuple[Any, Any], infos: Any
+) -> Any:
+    """The `info` of a transform, or the infos of a chain, with the effect of the whole in the last.
+
+    Warns where warnings can be seen.
+
+    Args:
+      transform: its `model` computes the losses; its `watch` says whether.
+    """
+    seen = is_known((infos, before, after, *map(_arrays, sets)))
+    if transform.watch is False or not (transform.watch or seen):
+        return infos
+    edits_made = [info.edit for info in jax.tree.leaves(infos, is_leaf=_is_info)]
+    moved = _moved([edit.changed for edit in edits_made])
+    look = measure if transform.watch else glance
+    with unobserved():
+        effect = look(transform.model, before, after, sets, moved)
+    if seen and effect and at_once.holds(_all_finite, edits_made[-1].finite):
+        for message in effect.messages():
+            warnings.warn(message, UnlearningWarning, stacklevel=3)
+    return _in_the_last(infos, effect)
+
+
+def _in_the_last(infos: Any, effect: Any) -> Any:
+    if isinstance(infos, Info):
+        return infos._replace(effect=effect)
+    return (*infos[:-1], _in_the_last(infos[-1], effect))
+
+
+def _is_info(tree: Any) -> bool:
+    return isinstance(tree, Info)
+
+
+def _all_finite(xp: Any, finite: Any) -> Any:
+    return xp.all(finite)
+
+
+def _arrays(data: Any) -> Any:
+    return data if isinstance(data, Batches) else ()
+
+
+@reduction
+def _moved(xp: Any, changes: list) -> Any:
+    return functools.reduce(xp.logical_or, [change > 0 for change in changes])
 
 
 def report(
