@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     Mutation(
         "restrict ignores its mask",
-        "mu_jax/model.py",
+        "mu_jax/freezing.py",
         "lambda p, _: choose(path_name(p)), params)",
         "lambda p, _: choose(path_name(p)) or True, params)",
         ("tests/test_restrict.py", "tests/test_model.py"),

@@ -80,11 +80,25 @@ RECIPES = {
         MODEL, optax.sgd(x), epochs=round(8 * x), temperature=1 + x, gamma=x, alpha=x, rewind=OTHERS
     ),
     "salun": lambda x: mu.salun(MODEL, optax.sgd(x), fraction=x, epochs=round(8 * x)),
+    "masked": lambda x: mu.masked(mu.ssd(MODEL, 1.0 + x), lambda name: name.endswith("kernel")),
+    "masked twice": lambda x: mu.masked(
+        mu.finetune(mu.restrict(MODEL, lambda name: "head" in name), optax.sgd(x)),
+        lambda name: name.endswith("kernel"),
+    ),
+    "watched": lambda x: mu.watched(
+        mu.masked(mu.iau(MODEL, optax.sgd(x)), lambda name: name.endswith("bias"))
+    ),
+    "scaled": lambda x: mu.scaled(mu.ssd(MODEL, 1.5), x),
+    "through": lambda x: mu.through(
+        mu.ssd(MODEL, 1.5), optax.chain(optax.apply_if_finite(optax.clip(1.0), 1), optax.scale(x))
+    ),
     "chain": lambda x: mu.chain(mu.ssd(MODEL, x), mu.finetune(MODEL, optax.sgd(x))),
 }
 
 
-@pytest.mark.quick("ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub")
+@pytest.mark.quick(
+    "ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub", "masked twice", "through"
+)
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_sizes_seeds_optimizers_and_numbers_compile_nothing(name):
     RECIPES[name](0.25)(*given(0, 40, 12))

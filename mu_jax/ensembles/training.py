@@ -18,6 +18,7 @@ from mu_jax._tracing import holds_tracer
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
 from mu_jax.data.blocks import at_least
+from mu_jax.freezing import settled
 from mu_jax.loops import lifting
 from mu_jax.loops.fit import fit, lifted_update
 from mu_jax.loops.gradients import Gradients
@@ -122,6 +123,7 @@ def train(
     """
     shape = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     fresh = jax.eval_shape(init, shape)
+    model = settled(model, fresh)
     params = model.params(fresh)
     pieces = (
         lifting.lift(init, shape, owners=(init,)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from mu_jax.freezing import settled
 from mu_jax.reporting.records import Record
 from mu_jax.scoring import Score, score
 from mu_jax.tuning import criteria
@@ -108,7 +109,7 @@ def tune(
 
     def scored(versions: Mapping[str, PyTree], oracles: Sequence[PyTree]) -> Score:
         return score(
-            factory(**settings[0]).model,
+            settled(factory(**settings[0]).model, variables),
             versions,
             forget=forget,
             retain=retain,

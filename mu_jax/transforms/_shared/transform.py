@@ -17,6 +17,7 @@ from mu_jax import _words as words
 from mu_jax import edits
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
+from mu_jax.freezing import settled
 from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
@@ -47,7 +48,7 @@ class Transform:
         _check_places(key, variables)
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
-        return self.method(self.model)(key, variables, forget, retain)
+        return self.method(settled(self.model, variables))(key, variables, forget, retain)
 
     @property
     def words(self) -> str:
