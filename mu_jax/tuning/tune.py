@@ -62,8 +62,9 @@ def tune(
       key: for the transform, the same for every setting.
       trials: the most settings to try.
       default: a setting to compare with; it is tried too.
-      criterion: `(values, reference) -> float`, lower is better, of metrics by name; default the
-        average gap in points.
+      criterion: `(values, reference) -> float`, lower is better, of metrics by name: numbers, each
+        with its `unit` ("fraction" of those in [0, 1]); default the average gap in points
+        (`mu.evaluation.average_gap`).
       at_once: how many settings are unlearned at the same time, each with a model in memory.
       seed: of the draw and of the membership attack.
       **options: `kind`, `metrics` and others of `mu.evaluation.score`.
