@@ -168,7 +168,7 @@ def calls(network: str) -> dict[str, Callable[..., Any]]:
         def init(key):
             return module.init(key, jnp.zeros((1, *shape)))
 
-        # An ensemble is one program with its data in it: of one size, that is.
+        # Two batches: what is measured is compiling.
         data, keys = retain.take(range(2 * batch_size)), jax.random.split(key, 4)
         return mu.ensembles.train(model, optax.sgd(number), data, keys, init=init, epochs=1)
 

@@ -202,6 +202,28 @@ def test_training_an_ensemble_again_compiles_nothing(layout):
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
 
 
+@pytest.mark.quick("together-weighted")
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("layout", ["together", "one_by_one"])
+def test_training_an_ensemble_on_other_sizes_compiles_nothing(layout, weighted):
+    keys = an_ensemble(0)[0]
+
+    def train(data, keys=keys):
+        rows = np.arange(2 * data.num_examples).reshape(2, -1) % 3 if weighted else None
+        options = {"init": init, "epochs": 3, "layout": layout}
+        return mu.ensembles.train(MODEL, optax.sgd(0.1, momentum=0.9), data, keys, rows, **options)
+
+    first, *others = (given(seed, 30 + size, size)[3] for seed, size in enumerate((9, 21, 14)))
+    others = [others[0].take(range(8)), others[1].take(range(23))]
+    train(first)
+    with counted_compilations() as compilations:
+        found = list(map(train, others))
+    assert compilations == []
+    for data, variables in zip(others, found):  # inside jit the rows are those of the set alone
+        expected = jax.jit(train)(data, keys)
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
 def an_ensemble(seed):
     rng = np.random.default_rng(seed)
     keys = jax.random.wrap_key_data(np.arange(4, dtype=np.uint32).reshape(2, 2) + seed)
