@@ -80,7 +80,8 @@ def load(reference: str) -> OwnTask:
     """The task that `package.module:function` returns, checked; made once in a process.
 
     Raises:
-      ValueError: no module, no function, a function that raises, or a task that cannot be meant.
+      ValueError: no module, no function, a function that raises, or a task with a field
+        that is not allowed.
     """
     if not _REFERENCE.fullmatch(reference):
         raise ValueError(

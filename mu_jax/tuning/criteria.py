@@ -34,7 +34,7 @@ def average_gap(values: Values, reference: Values) -> float:
 
 
 def values_of(record: Record) -> dict[str, Measured]:
-    """The metrics that are closer to retrain or further from it, those that have a value."""
+    """The metrics that are to be close to those of retrained models, where they have a value."""
     return {
         name: Measured(metric.value, metric.unit)
         for name, metric in record.metrics.items()
@@ -46,7 +46,7 @@ def mean_of(records: Sequence[Record]) -> dict[str, Measured]:
     """The mean of each metric that every record has."""
     each = [values_of(record) for record in records]
     return {
-        name: Measured(np.mean([values[name] for values in each]), first.unit)
+        name: Measured(float(np.mean([values[name] for values in each])), first.unit)
         for name, first in each[0].items()
         if all(name in values for values in each)
     }
@@ -61,7 +61,7 @@ def distance(record: Record, reference: Values, criterion: Criterion) -> float:
 
 
 def without_oracles(before: Record) -> dict[str, Measured]:
-    """What a model would score that had forgotten and kept the rest, guessed without retraining.
+    """The metrics of a model that has forgotten the set and kept the rest, guessed by a rule.
 
     The retain and test metrics stay as they are before; on the forget set the model does as on the
     test set, and the membership attack tells nothing apart (one half). That is the expectation for

@@ -97,12 +97,7 @@ def tune(
       >>> len(found.trials), sorted(found.settings)
       (3, ['alpha'])
     """
-    retrained = list(retrained)
-    if 0 < len(retrained) < 4:
-        raise ValueError(
-            f"expected four retrained models or more, half of them to choose and half to report, "
-            f"found {len(retrained)}; train more, or give none"
-        )
+    retrained = _two_halves(retrained)
     settings = draw(space, trials, seed)
     if default is not None and dict(default) not in settings:
         settings = [dict(default), *settings]
@@ -141,6 +136,17 @@ def tune(
         floor=floor,
         notes=() if retrained else (_WITHOUT,),
     )
+
+
+def _two_halves(retrained: Sequence[PyTree]) -> list[PyTree]:
+    """The oracles; ValueError for some that are too few for two halves."""
+    found = list(retrained)
+    if 0 < len(found) < 4:
+        raise ValueError(
+            f"expected four retrained models or more, half of them to choose and half to report, "
+            f"found {len(found)}; train more, or give none"
+        )
+    return found
 
 
 def _judged(

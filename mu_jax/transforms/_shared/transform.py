@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -109,13 +109,6 @@ def method(
     return build
 
 
-class Details(Protocol):
-    """What a method reports of itself: a NamedTuple of arrays with a method `messages`."""
-
-    def messages(self) -> list[str]:
-        """Sentences on what went wrong or did nothing; empty if all is well."""
-
-
 class Info(NamedTuple):
     """What a transform did; diagnostics only, never needed to continue.
 
@@ -124,7 +117,8 @@ class Info(NamedTuple):
       steps: optimizer steps, i32[].
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
-      details: what the method reports of itself.
+      details: what the method reports of itself, a NamedTuple of arrays. Its `messages()`, where it
+        has them, are sentences on what went wrong or did nothing.
       effect: losses and accuracies before and after, see `mu.watched`; () where not asked for.
     """
 
