@@ -85,8 +85,8 @@ MUTATIONS = (
     Mutation(
         "the same order in every epoch",
         "mu_jax/loops/scan.py",
-        "return random_order(jax.random.fold_in(key, epoch), batches.num_examples)",
-        "return random_order(key, batches.num_examples)",
+        "return batches.order(jax.random.fold_in(key, epoch))",
+        "return batches.order(key)",
         ("tests/loops",),
     ),
     Mutation(
