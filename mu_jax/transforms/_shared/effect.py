@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax import _at_once as at_once
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch
 from mu_jax.loops.predict import map_rows
@@ -97,11 +98,16 @@ def measure(
     """The effect of going from `before` to `after` on the forget and the retain set."""
     rows = _rows(model)
     forget, retain = (map_rows(rows, part, before, after) for part in sets)
-    unretained = jnp.zeros(forget["weight"].shape, bool)
-    if "label" in forget:
-        kept = jnp.where(retain["weight"] > 0, retain["label"], -1)
-        unretained = ~jnp.isin(forget["label"], kept)
-    return Effect(_change(forget), _change(retain), unretained, moved)
+    return Effect(_change(forget), _change(retain), _unretained(forget, retain), moved)
+
+
+@at_once.elementwise
+def _unretained(xp: Any, forget: dict[str, jax.Array], retain: dict[str, jax.Array]) -> jax.Array:
+    """Whether no example to retain has the label of one to forget; False without labels."""
+    if "label" not in forget:
+        return xp.zeros(forget["weight"].shape, bool)
+    kept = xp.where(retain["weight"] > 0, retain["label"], -1)
+    return ~xp.isin(forget["label"], kept)
 
 
 def _change(found: dict[str, jax.Array]) -> Change:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from mu_jax import _words as words
 from mu_jax import edits
 from mu_jax.data.batches import ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
+from mu_jax.freezing import settled
 from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
@@ -47,7 +48,7 @@ class Transform:
         _check_places(key, variables)
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
-        return self.method(self.model)(key, variables, forget, retain)
+        return self.method(settled(self.model, variables))(key, variables, forget, retain)
 
     @property
     def words(self) -> str:
@@ -108,13 +109,6 @@ def method(
     return build
 
 
-class Details(Protocol):
-    """What a method reports of itself: a NamedTuple of arrays with a method `messages`."""
-
-    def messages(self) -> list[str]:
-        """Sentences on what went wrong or did nothing; empty if all is well."""
-
-
 class Info(NamedTuple):
     """What a transform did; diagnostics only, never needed to continue.
 
@@ -123,7 +117,8 @@ class Info(NamedTuple):
       steps: optimizer steps, i32[].
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
-      details: what the method reports of itself.
+      details: what the method reports of itself, a NamedTuple of arrays. Its `messages()`, where it
+        has them, are sentences on what went wrong or did nothing.
       effect: losses and accuracies before and after, see `mu.watched`; () where not asked for.
     """
 
