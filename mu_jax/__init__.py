@@ -23,6 +23,7 @@ from mu_jax.data import (
     split,
     stream,
 )
+from mu_jax.freezing import restrict
 from mu_jax.loops import (
     FitInfo,
     FitState,
@@ -43,7 +44,6 @@ from mu_jax.model import (
     Variables,
     from_function,
     from_linen,
-    restrict,
 )
 from mu_jax.objectives import supervised
 from mu_jax.statistics.accumulator import Accumulator, Statistic

@@ -9,9 +9,13 @@ from typing import Any, TypeVar
 import jax
 import optax
 
+from mu_jax import _at_once as at_once
 from mu_jax import edits
+from mu_jax._tracing import holds_tracer
+from mu_jax.freezing import restrict
+from mu_jax.loops import lifting
 from mu_jax.mesh.shards import on_automatic_axes
-from mu_jax.model import Model, restrict
+from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Info, Transform, Unlearn, report, with_effect
 
 PyTree = Any
@@ -120,7 +124,8 @@ def masked(transform: Transform, trainable: Callable[[str], bool] | PyTree) -> T
     Args:
       transform: any transform.
       trainable: `name -> bool` over names such as `Dense_0/kernel`, or a tree of bools shaped like
-        the parameters, True where the transform may change a leaf.
+        the parameters, True where the transform may change a leaf. Choices of the same leaves are
+        one program, also by functions that are made anew for every call.
     """
     return transform.restricted(lambda model: restrict(model, trainable))
 
@@ -134,22 +139,20 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
     """The transform with its change of the parameters sent through an optax transformation.
 
     `params + transformation(after - before)`: clip the edit by its norm, mask it element by
-    element, scale it. For a method that fits, this acts on the whole displacement.
+    element, scale it. For a method that fits, this acts on the whole displacement. Outside `jit`
+    transformations of a kind are one program, whatever their numbers.
     """
     if isinstance(transform, Chain):
         raise TypeError(
             "expected a single transform, found a chain: send its members through one by one"
         )
 
-    def send(updates: PyTree, before: PyTree) -> PyTree:
-        return transformation.update(updates, transformation.init(before), before)[0]
-
     def method(model: Model) -> Unlearn:
         def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
             after, info = transform.method(model)(key, variables, forget, retain)
             params, state = model.split(after)
             before = model.params(variables)
-            updates = on_automatic_axes(send, optax.tree.sub(params, before), before, like=before)
+            updates = _sent(transformation, optax.tree.sub(params, before), before)
             after = model.join(edits.apply(before, updates), state)
             return report(
                 model,
@@ -165,3 +168,15 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
 
     method.words = f"through({transform.words})"  # type: ignore[attr-defined]
     return dataclasses.replace(transform, method=method)
+
+
+def _sent(transformation: optax.GradientTransformation, updates: PyTree, before: PyTree) -> PyTree:
+    """The updates after the transformation, one program for all transformations of a kind."""
+
+    def send(updates: PyTree, before: PyTree) -> PyTree:
+        return transformation.update(updates, transformation.init(before), before)[0]
+
+    args = updates, before
+    if not at_once.is_known(args) or at_once.is_divided(args) or holds_tracer(transformation):
+        return on_automatic_axes(send, *args, like=before)
+    return lifting.run(lifting.lift(send, *args, owners=(transformation.update,)), *args)

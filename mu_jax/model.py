@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from mu_jax._arguments import by_position, mode_arguments, several_inputs, spread
 from mu_jax._callables import hashable
-from mu_jax._tracing import cached
 from mu_jax._words import short
 from mu_jax.data.batches import Batch, describe
 from mu_jax.losses import guarded
@@ -281,81 +280,6 @@ def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
 
 def _join_linen(params: PyTree, state: PyTree) -> PyTree:
     return {"params": params, **state}
-
-
-def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
-    """The same model with fewer trainable leaves; the others count as state and never move.
-
-    Args:
-      model: a model.
-      trainable: `name -> bool` over names such as `Dense_0/kernel`, or a tree of bools shaped like
-        the parameters.
-
-    Returns:
-      A `Model` whose `params` has None in place of every frozen leaf: statistics, optimizers and
-      edits do not see those, and no gradient is taken for them.
-
-    Raises:
-      TypeError: masks of array elements, which no model can express; for those end the optimizer
-        with `mu.edits.where(mask)`.
-    """
-    if callable(trainable):
-        return _restrict(model, hashable(trainable))
-    leaves = jax.tree_util.tree_leaves_with_path(trainable)
-    if any(jnp.ndim(leaf) for _, leaf in leaves):
-        raise TypeError(
-            "expected one bool per leaf, found masks of array elements: end the optimizer with "
-            "mu.edits.where(mask), or pass the transform through it"
-        )
-    return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
-
-
-@cached(maxsize=64)
-def _restrict(model: Model, trainable: Callable[[str], bool] | frozenset[str]) -> Model:
-    choose = trainable if callable(trainable) else trainable.__contains__
-
-    def split(variables):
-        params, state = model.split(variables)
-        chosen = jax.tree_util.tree_map_with_path(lambda p, _: choose(path_name(p)), params)
-        if not any(jax.tree.leaves(chosen)):
-            names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-            raise ValueError(
-                "expected at least one trainable leaf, found that the mask chooses none of "
-                f"{', '.join(names[:4])}, ...: check the names"
-            )
-        kept = jax.tree.map(lambda x, keep: x if keep else None, params, chosen)
-        frozen = jax.tree.map(lambda x, keep: None if keep else x, params, chosen)
-        return kept, (frozen, state)
-
-    def whole(p, q):
-        return jax.tree.map(lambda a, b: b if a is None else a, p, q, is_leaf=lambda x: x is None)
-
-    def lift(function):
-        """A function of the whole model's parameters and state as one of the restricted ones."""
-        return function and (lambda p, state, *args: function(whole(p, state[0]), state[1], *args))
-
-    def lift_train(function):
-        def lifted(params, state, inputs, key):
-            *found, moved = function(whole(params, state[0]), state[1], inputs, key)
-            return *found, (state[0], moved)
-
-        return function and lifted
-
-    def refresh(variables, fresh):
-        frozen = split(variables)[1][0]
-        params, (_, state) = split(model.refresh(variables, fresh))
-        return lift(model.join)(params, (frozen, state))
-
-    return dataclasses.replace(
-        model,
-        refresh=refresh,
-        predict=lift(model.predict),
-        predict_train=lift_train(model.predict_train),
-        split=split,
-        join=lift(model.join),
-        observe=lift(model.observe),
-        observe_train=lift_train(model.observe_train),
-    )
 
 
 def path_name(path: Sequence[Any]) -> str:

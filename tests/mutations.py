@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     Mutation(
         "restrict ignores its mask",
-        "mu_jax/model.py",
+        "mu_jax/freezing.py",
         "lambda p, _: choose(path_name(p)), params)",
         "lambda p, _: choose(path_name(p)) or True, params)",
         ("tests/test_restrict.py", "tests/test_model.py"),
@@ -85,8 +85,8 @@ MUTATIONS = (
     Mutation(
         "the same order in every epoch",
         "mu_jax/loops/scan.py",
-        "return random_order(jax.random.fold_in(key, epoch), batches.num_examples)",
-        "return random_order(key, batches.num_examples)",
+        "return batches.order(jax.random.fold_in(key, epoch))",
+        "return batches.order(key)",
         ("tests/loops",),
     ),
     Mutation(

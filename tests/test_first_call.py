@@ -80,11 +80,25 @@ RECIPES = {
         MODEL, optax.sgd(x), epochs=round(8 * x), temperature=1 + x, gamma=x, alpha=x, rewind=OTHERS
     ),
     "salun": lambda x: mu.salun(MODEL, optax.sgd(x), fraction=x, epochs=round(8 * x)),
+    "masked": lambda x: mu.masked(mu.ssd(MODEL, 1.0 + x), lambda name: name.endswith("kernel")),
+    "masked twice": lambda x: mu.masked(
+        mu.finetune(mu.restrict(MODEL, lambda name: "head" in name), optax.sgd(x)),
+        lambda name: name.endswith("kernel"),
+    ),
+    "watched": lambda x: mu.watched(
+        mu.masked(mu.iau(MODEL, optax.sgd(x)), lambda name: name.endswith("bias"))
+    ),
+    "scaled": lambda x: mu.scaled(mu.ssd(MODEL, 1.5), x),
+    "through": lambda x: mu.through(
+        mu.ssd(MODEL, 1.5), optax.chain(optax.apply_if_finite(optax.clip(1.0), 1), optax.scale(x))
+    ),
     "chain": lambda x: mu.chain(mu.ssd(MODEL, x), mu.finetune(MODEL, optax.sgd(x))),
 }
 
 
-@pytest.mark.quick("ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub")
+@pytest.mark.quick(
+    "ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub", "masked twice", "through"
+)
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_sizes_seeds_optimizers_and_numbers_compile_nothing(name):
     RECIPES[name](0.25)(*given(0, 40, 12))
@@ -186,6 +200,30 @@ def test_training_an_ensemble_again_compiles_nothing(layout):
     jax.tree.map(np.testing.assert_array_equal, first, again)
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
+
+
+@pytest.mark.quick("together-weighted")
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("layout", ["together", "one_by_one"])
+def test_training_an_ensemble_on_other_sizes_compiles_nothing(layout, weighted):
+    keys = an_ensemble(0)[0]
+
+    def train(data, keys=keys):
+        rows = np.arange(2 * data.num_examples).reshape(2, -1) % 3 if weighted else None
+        options = {"init": init, "epochs": 3, "layout": layout}
+        return mu.ensembles.train(MODEL, optax.sgd(0.1, momentum=0.9), data, keys, rows, **options)
+
+    first, *others = (given(seed, 30 + size, size)[3] for seed, size in enumerate((9, 21, 14)))
+    others = [others[0].take(range(8)), others[1].take(range(23))]
+    train(first)
+    with counted_compilations() as compilations:
+        found = list(map(train, others))
+    assert compilations == []
+    for data, variables in zip(others, found):  # inside jit the rows are those of the set alone
+        expected = jax.jit(train)(data, keys)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), variables, expected
+        )
 
 
 def an_ensemble(seed):

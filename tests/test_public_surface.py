@@ -219,6 +219,7 @@ FLOORS = (
         "data",
         "losses",
         "model",
+        "freezing",
         "models",
         "datasets",
         "evaluation",

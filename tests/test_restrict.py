@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from model_cases import (
 )
 
 import mu_jax as mu
+from mu_jax.freezing import settled
 from mu_jax.model import path_name
 
 
@@ -127,3 +130,28 @@ def test_restrict_refuses_to_choose_nothing(adapter, form):
     with pytest.raises(ValueError) as raised:
         part.apply(variables, X)
     assert_one_sentence(raised, "head/bias", "at least one trainable leaf")
+
+
+def test_models_with_the_same_trainable_leaves_are_the_same_once_these_are_known(adapter):
+    model, variables = adapter
+    first, second = (mu.restrict(model, lambda name: name.startswith("head/")) for _ in range(2))
+    assert first != second
+    found = settled(first, variables)
+    assert found == settled(second, variables) == settled(found, variables)
+    assert found == mu.restrict(model, mask_of(model.params(variables)))
+    other = settled(mu.restrict(model, lambda name: name.endswith("bias")), variables)
+    assert other != found and settled(model, variables) is model
+    assert same(found.params(variables), first.params(variables))
+
+
+def test_settling_keeps_what_was_changed_since(adapter):
+    model, variables = adapter
+    inner = mu.restrict(model, lambda name: name.startswith("head/"))
+    nested = settled(mu.restrict(inner, lambda name: name.endswith("bias")), variables)
+    assert leaf_names(nested.params(variables)) == ["head/bias"]
+    assert nested == settled(mu.restrict(inner, lambda name: name.endswith("bias")), variables)
+    other = dataclasses.replace(inner, loss=mu.losses.absolute_error)
+    assert settled(other, variables).loss is mu.losses.absolute_error
+    assert settled(other, variables) == settled(other, variables) != settled(inner, variables)
+    changed = dataclasses.replace(inner, predict=lambda params, state, inputs: inputs)
+    assert settled(changed, variables) is changed

@@ -129,7 +129,7 @@ def read(path: pathlib.Path) -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuse a configuration that lacks what every binary reads, or has what cannot be meant.
+    """Refuse a configuration that lacks what every binary reads, or has a value not allowed.
 
     Raises:
       ValueError: the first field that is wrong.
@@ -160,7 +160,7 @@ def range_in_words(least: float, most: float, value: Any) -> str:
 
 
 def check_fields(config: ConfigDict, fields: Fields) -> None:
-    """Refuse a configuration that lacks one of these fields, or has one that cannot be meant.
+    """Refuse a configuration that lacks one of these fields, or has one that is not allowed.
 
     Raises:
       ValueError: the first field that is wrong.

@@ -10,7 +10,7 @@ from mu_jax.scoring import kinds
 
 
 def constant_outputs(task: Task, retain: mu.Batches, num_examples: int) -> np.ndarray:
-    """The answer to every example of what knows the retained labels alone, `f32[n, ...]`.
+    """The answers of a predictor that knows the retained labels and no input, `f32[n, ...]`.
 
     See `mu_jax.scoring.kinds.constant_answer`.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from mu_jax.data.rows import shapes_of_rows
+from experiments.lib.shapes import shapes_of_outputs
 
 PyTree = Any
 Kind = Literal["classification", "multilabel", "regression"]
@@ -80,7 +80,8 @@ def load(reference: str) -> OwnTask:
     """The task that `package.module:function` returns, checked; made once in a process.
 
     Raises:
-      ValueError: no module, no function, a function that raises, or a task that cannot be meant.
+      ValueError: no module, no function, a function that raises, or a task with a field
+        that is not allowed.
     """
     if not _REFERENCE.fullmatch(reference):
         raise ValueError(
@@ -170,14 +171,6 @@ def _check(task: OwnTask, reference: str) -> None:
 
 
 def _outputs(task: OwnTask) -> PyTree:
-    """Shapes of the outputs for the first example; nothing is computed."""
-    variables = jax.eval_shape(task.init, jax.random.key(0))
-    one = shapes_of_rows(task.train.inputs, 1)
-    try:
-        return jax.eval_shape(task.model.apply, variables, one)
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise ValueError(
-            f"expected a model that computes with the variables of init on the train inputs, found "
-            f"{what}; correct the task"
-        ) from error
+    return shapes_of_outputs(
+        task.model, lambda key, _: task.init(key), task.train.inputs, name="it", place="the task"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,8 @@ from ml_collections import ConfigDict
 
 import mu_jax as mu
 from experiments.lib import configurations, own_tasks
-from experiments.lib.own_flags import LARGEST
+from experiments.lib.shapes import shapes_of_outputs
 from mu_jax import datasets, models
-from mu_jax.data.rows import shapes_of_rows
 
 PyTree = Any
 
@@ -130,8 +128,11 @@ def _configured(config: ConfigDict) -> Task:
     }
     train, test = (source.read(config.dataset) for source in sources.values())
     module = make_module(config.model, info)
-    _check_model(config, module, train.inputs)
-    loss = lookup(LOSSES, config.get("loss") or DEFAULT_LOSSES[info.task], "loss")
+    model = mu.from_linen(
+        module, lookup(LOSSES, config.get("loss") or DEFAULT_LOSSES[info.task], "loss")
+    )
+    name = f"{config.model.name} with these fields"
+    shapes_of_outputs(model, module.init, train.inputs, name=name, place="config.model")
 
     def init(key):
         return module.init(key, train.inputs[:1])
@@ -140,27 +141,11 @@ def _configured(config: ConfigDict) -> Task:
         train=_batches(train, config.batch_size),
         test=_batches(test, config.batch_size),
         info=info,
-        model=mu.from_linen(module, loss),
+        model=model,
         init=jax.jit(init),
         config=config,
         sources=sources,
     )
-
-
-def _check_model(config: ConfigDict, module: Any, inputs: PyTree) -> None:
-    """Refuse a model that cannot be initialized on the inputs; nothing is computed."""
-    one = shapes_of_rows(inputs, 1)
-    try:
-        shapes = jax.eval_shape(module.init, jax.random.key(0), one)
-        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
-        if max(sizes, default=0) > LARGEST:
-            raise ValueError(f"an array of {max(sizes):.3g} numbers is more than a program takes")
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(
-            f"expected a model for the inputs of {config.dataset}, found that {config.model.name} "
-            f"with these fields fails on them ({what}); correct config.model"
-        ) from error
 
 
 def location(config: ConfigDict) -> dict[str, Any]:

@@ -85,7 +85,11 @@ class Batches:
 
     def shuffled(self, key: jax.Array) -> Batches:
         """The same examples in a random order."""
-        return self.take(random_order(key, self.num_examples))
+        return self.take(self.order(key))
+
+    def order(self, key: jax.Array) -> jax.Array:
+        """A random order of the rows, i32[n]."""
+        return random_order(key, self.num_examples)
 
     def at(self, step: jax.Array | int, order: jax.Array | None = None) -> Batch:
         """Batch number `step` of an epoch, filled up with real rows of weight 0.
@@ -114,7 +118,7 @@ class Batches:
         return _read(self, step, order)
 
     def _read(self, xp: Any, step: Any, order: Any, take: Callable[[Any, Any], Any]) -> Batch:
-        real = min(self.batch_size, self.num_examples)
+        real = min(self.batch_size, self.weight.shape[0])
         row, weight, index, some = rows_at(
             xp,
             step,
@@ -124,6 +128,7 @@ class Batches:
             batch_size=self.batch_size,
             slots=round_up(real, self.multiple * axis_size(self.mesh, self.axis)),
             take=take,
+            count=self.num_examples,
         )
         parts = (row, weight, index)
         if self.mesh is not None:  # divided first: each device then reads its own rows only

@@ -37,6 +37,7 @@ def rows_at(
     batch_size: int,
     slots: int,
     take: Callable[[Any, Any], Any],
+    count: Any | None = None,
 ) -> Rows:
     """The rows of batch number `step`, filled up to `slots` with real rows of weight 0.
 
@@ -47,11 +48,12 @@ def rows_at(
       order: a permutation of the rows; None for the given order.
       batch_size: examples per batch. slots: rows of the result.
       take: `(array, rows) -> array`.
+      count: how many of the rows are used, at least one batch; None for all.
     """
-    n = weight.shape[0]
+    n = weight.shape[0] if count is None else count
     slot = xp.arange(slots)
     row = step * batch_size + slot
-    valid = (slot < min(batch_size, n)) & (row < n)
+    valid = (slot < min(batch_size, weight.shape[0])) & (row < n)
     row = row % n
     row = row if order is None else take(order, row)
     weight, index = take(weight, row), take(index, row)
@@ -77,6 +79,24 @@ def random_order(key: jax.Array, n: int) -> jax.Array:
     if n > _PACKED:
         return jax.random.permutation(key, n)
     return _sorted(jnp, jax.random.bits(key, (n,), jnp.uint32), n)
+
+
+def can_be_counted(key: jax.Array, n: int) -> bool:
+    """Whether `random_order_of` gives the orders of `random_order` for so many rows."""
+    return n <= _PACKED and _bits_are_stable(key)
+
+
+def random_order_of(key: jax.Array, n: jax.Array, size: int) -> jax.Array:
+    """`random_order(key, n)` at the first n places, i32[size], where n is traced; the rest is idle.
+
+    Only where `can_be_counted` holds.
+    """
+    last = jnp.maximum(n - 1, 1).astype(jnp.uint32)
+    low = jnp.uint32(2**32 - 1) >> jax.lax.clz(last)
+    row = jnp.arange(size, dtype=jnp.uint32)
+    packed = (jax.random.bits(key, (size,), jnp.uint32) & ~low) | row
+    packed = jnp.where(row < n.astype(jnp.uint32), packed, jnp.uint32(2**32 - 1))  # to the end
+    return (jnp.sort(packed) & low).astype(jnp.int32)
 
 
 class EpochOrders:

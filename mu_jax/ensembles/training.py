@@ -18,10 +18,13 @@ from mu_jax._tracing import holds_tracer
 from mu_jax.data.axes import constrain, is_explicit
 from mu_jax.data.batches import Batches
 from mu_jax.data.blocks import at_least
+from mu_jax.data.counted import counted
+from mu_jax.freezing import settled
 from mu_jax.loops import lifting
-from mu_jax.loops.fit import fit, lifted_update
+from mu_jax.loops.fit import FitState, advance, lifted_update, no_info, num_steps, with_batch_size
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import outputs
+from mu_jax.loops.scan import is_recording
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 
@@ -117,11 +120,13 @@ def train(
       Variables with a leading axis of N.
 
     Cost: N times one training; memory of N models and optimizer states when trained together.
-    Outside `jit` other keys, weights and numbers compile nothing; the data are part of the program,
-    so that another number of examples compiles again.
+    Outside `jit` other keys, weights and numbers compile nothing, nor do other numbers of examples
+    up to the same power of two, which takes a copy of the data; on a mesh, for sets smaller than a
+    batch, more than 65,536 examples or more than 1 GiB of them another number compiles again.
     """
     shape = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     fresh = jax.eval_shape(init, shape)
+    model = settled(model, fresh)
     params = model.params(fresh)
     pieces = (
         lifting.lift(init, shape, owners=(init,)),
@@ -140,8 +145,23 @@ def train(
         layout=layout or choose_layout(stacked),
         mesh=mesh,
     )
-    run = _compiled_train if at_once.is_known((keys, weights, batches)) else _train
-    return run(recipe, [piece.values for piece in pieces], batches, keys, weights)
+    values = [piece.values for piece in pieces]
+    if not at_once.is_known((keys, weights, batches)):
+        return _train(recipe, values, batches, keys, weights)
+    if mesh is None and not is_recording():
+        batches = counted(with_batch_size(batches, batch_size), keys)
+        weights = _with_room(weights, batches.weight.shape[0])
+    return _compiled_train(recipe, values, batches, keys, weights)
+
+
+def _with_room(weights: Any, rows: int) -> Any:
+    """The weights of the models with so many columns, the further ones 0."""
+    if weights is None:
+        return None
+    further = (0, 0), (0, rows - weights.shape[1])
+    if not at_once.on_host(weights) or at_once.is_divided(weights):
+        return jnp.pad(weights, further)
+    return at_once.as_array(np.pad(np.asarray(weights), further))
 
 
 class _Recipe(NamedTuple):
@@ -171,18 +191,23 @@ def _train(
 
     def one(key, weight=None):
         own = batches if weight is None else batches.replace(weight=weight.astype(jnp.float32))
-        state, _ = fit(
+        own = with_batch_size(own, recipe.batch_size)
+        variables = recipe.init(values[0], jax.random.fold_in(key, 0))
+        opt_state = optimizer.init(recipe.model.params(variables))
+        start = jnp.zeros((), jnp.int32)
+        state = FitState(start, variables, opt_state, jax.random.fold_in(key, 1))
+        most = -(-own.weight.shape[0] // own.batch_size) * recipe.epochs
+        last, _ = advance(
             recipe.model,
             objective,
             optimizer,
-            recipe.init(values[0], jax.random.fold_in(key, 0)),
+            (state, no_info(most)),
             own,
-            key=jax.random.fold_in(key, 1),
-            epochs=recipe.epochs,
-            batch_size=recipe.batch_size,
+            start=0,
+            stop=num_steps(own, recipe.epochs),
             gradients=recipe.gradients,
         )
-        return state.variables
+        return last.variables
 
     members = (keys,) if weights is None else (keys, weights)
     return map_models(one, *members, layout=recipe.layout, mesh=recipe.mesh)

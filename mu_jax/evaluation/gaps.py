@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,27 +29,40 @@ def _check_fractions(name: str, values: jax.Array) -> None:
         )
 
 
+def _check_finite(name: str, values: jax.Array) -> None:
+    if is_concrete(values) and not holds(lambda xp, v: xp.all(xp.isfinite(v)), values):
+        raise ValueError(
+            f"expected finite values for {name}, found {values.tolist()}: leave a metric that "
+            "failed out of both sides"
+        )
+
+
 def average_gap(
     values: Mapping[str, ArrayLike],
     reference: Mapping[str, ArrayLike],
     metrics: Sequence[str] | None = None,
+    *,
+    units: Mapping[str, str] | None = None,
 ) -> AverageGap:
     """Mean absolute difference from the retrained model over named metrics, in points.
 
-    `100 / M * sum_m |value_m - reference_m|`. The field averages unlearning, retain and test
+    `100 / M * sum_m |value_m - reference_m|`; a metric that is no fraction, such as a squared
+    error, counts as `|value_m / reference_m - 1|`. The field averages unlearning, retain and test
     accuracy and a membership attack; with other metrics the number is another one, so their names
     are returned with it. Direction: lower is better, and closer to retrain is what it measures.
 
     Args:
-        values: fractions in [0, 1] by name, of the unlearned model; scalars, or arrays over seeds.
+        values: metrics of the unlearned model by name; scalars, or arrays over seeds.
         reference: the same of the retrained model, seed by seed.
         metrics: the names to average; None takes all, and then both sides must have the same.
+        units: what metrics are measured in, by name, as `reporting.Metric.unit`; default
+            "fraction", of values in [0, 1].
 
     Returns:
         `AverageGap(value, metrics)`.
 
     Raises:
-        ValueError: no metrics, one that either side lacks, or values outside [0, 1] or NaN.
+        ValueError: no metrics, one that either side lacks, fractions outside [0, 1], or NaN.
 
     Example:
         >>> gap = average_gap({"retain": 0.99, "forget": 0.90}, {"retain": 1.0, "forget": 0.87})
@@ -67,18 +81,26 @@ def average_gap(
             f"expected the same metrics on both sides, found {sorted(values)} and "
             f"{sorted(reference)}: name in `metrics` those to average"
         )
-    pairs = []
+    pairs, relative = [], []
     for name in names:
         value, target = as_float(values[name]), as_float(reference[name])
-        _check_fractions(name, value)
-        _check_fractions(f"{name} of the reference", target)
+        relative.append((units or {}).get(name, "fraction") != "fraction")
+        check = _check_finite if relative[-1] else _check_fractions
+        check(name, value)
+        check(f"{name} of the reference", target)
         pairs.append((value, target))
-    return AverageGap(_mean_gap(pairs), names)
+    return AverageGap(_mean_gap(pairs, tuple(relative)), names)
 
 
-@jax.jit
-def _mean_gap(pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    gaps = [jnp.abs(value - target) for value, target in pairs]
+_SMALL = 1e-12  # of a reference of 0, to which nothing is relative
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _mean_gap(pairs: list[tuple[jax.Array, jax.Array]], relative: tuple[bool, ...]) -> jax.Array:
+    gaps = [
+        jnp.abs(value - target) / (jnp.maximum(jnp.abs(target), _SMALL) if divide else 1)
+        for (value, target), divide in zip(pairs, relative, strict=True)
+    ]
     return 100 * jnp.mean(jnp.stack(jnp.broadcast_arrays(*gaps)), 0)
 
 

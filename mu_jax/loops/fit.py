@@ -33,10 +33,18 @@ class Objective(Protocol):
     which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
     and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
     (teachers, masks, targets) that are read and never trained. The variables come back with their
-    statistics moved, or as they were. An objective whose fields named `*training_mode` are all
-    False lets no row of a batch see another: a set smaller than a batch is then filled up with rows
-    of weight 0 to a size that small sets share, and with it their program.
+    statistics moved, or as they were.
     """
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether rows of weight 0 change nothing; False for an objective that does not say.
+
+        Not so for batch statistics in training mode, where rows see one another. Where it is so, a
+        set smaller than a batch is filled up to a size that small sets share, and with it their
+        program.
+        """
+        return False
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
@@ -279,12 +287,10 @@ def advance(
 def _alike(batches: Any, objective: Objective, gradients: Gradients | None) -> Any:
     """The batches, filled up where a set is smaller than one: small sets share a program.
 
-    Not where the rows of a batch may see one another, in the training mode of the model, and not
-    for a seam, which may count the rows.
+    Not where the rows of a batch may see one another, and not for a seam, which may count the rows.
     """
-    fields = getattr(objective, "__dict__", {}).items()
-    modes = [mode for name, mode in fields if name.endswith("training_mode")]
-    if not isinstance(batches, Batches) or gradients is not None or not modes or any(modes):
+    independent = gradients is None and getattr(objective, "rows_are_independent", False)
+    if not isinstance(batches, Batches) or not independent:
         return batches
     return alike(batches, few=_FEW_ROWS)
 

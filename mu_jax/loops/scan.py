@@ -16,7 +16,6 @@ from mu_jax import _at_once as at_once
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches, checked_batch, pad, without_padding_values
 from mu_jax.data.blocks import blocks, can_be_cut
-from mu_jax.data.rows import random_order
 from mu_jax.mesh.shards import enter, mesh_of, place
 
 PyTree = Any
@@ -201,7 +200,7 @@ def _run(
 
     def shuffle(epoch):
         assert key is not None
-        return random_order(jax.random.fold_in(key, epoch), batches.num_examples)
+        return batches.order(jax.random.fold_in(key, epoch))
 
     def body(position, state):
         carry, order = state

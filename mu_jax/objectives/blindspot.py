@@ -69,6 +69,11 @@ class blindspot:
     training_mode: bool = False
     teacher_in_training_mode: bool = False
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """Where both models are in inference mode: see `Objective`."""
+        return not (self.training_mode or self.teacher_in_training_mode)
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

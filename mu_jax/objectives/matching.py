@@ -50,6 +50,11 @@ class matching:
     training_mode: bool = False
     proximity: jax.Array | float = 0.0
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """In inference mode alone: see `Objective`."""
+        return not self.training_mode
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

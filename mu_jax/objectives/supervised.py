@@ -39,6 +39,11 @@ class supervised:
     sign: jax.Array | float = 1.0
     training_mode: bool = False
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """In inference mode alone: see `Objective`."""
+        return not self.training_mode
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -1,18 +1,8 @@
 """Reporting: result records on disk, and tables made from them."""
 
 from mu_jax.reporting.floors import at_floor, gap_to_oracles
-from mu_jax.reporting.records import (
-    Cost,
-    ForgetSet,
-    Metric,
-    Oracle,
-    Record,
-    append,
-    from_json,
-    missing,
-    read,
-    to_json,
-)
+from mu_jax.reporting.json_lines import append, from_json, read, to_json
+from mu_jax.reporting.records import Cost, ForgetSet, Metric, Oracle, Record, missing
 from mu_jax.reporting.summary import Cell, Column, Row, Table, summarize
 from mu_jax.reporting.tables import render, to_rich
 

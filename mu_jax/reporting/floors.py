@@ -28,7 +28,8 @@ def at_floor(gap: float, floor: float | None) -> float:
 def gap_to_oracles(record: Record, names: Sequence[str] | None = None) -> float | None:
     """Average gap of a record to the retrained models that its metrics name, in points.
 
-    `100 / M * sum_m |value_m - oracle_m|`, see `average_gap`. Of a record of retrained models whose
+    `100 / M * sum_m |value_m - oracle_m|`, relative where a metric is no fraction, see
+    `average_gap`. Of a record of retrained models whose
     metrics name *other* retrained models it is the floor of `at_floor`.
 
     Args:
@@ -54,4 +55,5 @@ def gap_to_oracles(record: Record, names: Sequence[str] | None = None) -> float 
         values[name], targets[name] = metric.value, oracle
     if record.status != "ok" or not names:
         return None
-    return float(average_gap(values, targets).value)
+    units = {name: record.metrics[name].unit for name in values}
+    return float(average_gap(values, targets, units=units).value)

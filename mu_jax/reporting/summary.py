@@ -100,7 +100,8 @@ def summarize(
             one counts.
         metrics: names of the columns, in order; None takes all, in order of appearance.
         gap_metrics: names averaged in the gap; None takes the columns whose unit is "fraction"
-            and whose direction is "closer to retrain".
+            and whose direction is "closer to retrain". One of another unit counts relative to the
+            retrained models.
         costs: fields of `Cost` to show, each where any record has it.
         reference: method name of the retrained models.
         baseline: method name of the untouched model.
@@ -109,8 +110,9 @@ def summarize(
         Tables in order of appearance of the forget sets.
 
     Raises:
-        ValueError: no records, a metric that no record has, one with two units or directions, an
-            unknown cost, or several settings of the reference.
+        ValueError: no records, a metric that no record has, one with two units or directions, a
+            gap metric that is not to be close to retraining, an unknown cost, or several settings
+            of the reference.
 
     Example:
         >>> accuracy = lambda value: {"retain accuracy": Metric(value, unit="fraction")}
@@ -124,6 +126,7 @@ def summarize(
     kinds = metric_kinds(records)
     _check_names("metrics", metrics or (), kinds)
     _check_names("gap metrics", gap_metrics or (), kinds)
+    _check_close({name: kinds[name] for name in gap_metrics or ()})
     _check_names("costs", costs, COST_NUMBERS)
     tables = []
     for group in by_forget_set(records).values():
@@ -142,6 +145,15 @@ def _check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             f"expected {what} among {', '.join(known) or 'none'}, found {', '.join(absent)}: name "
             "those that a record has"
         )
+
+
+def _check_close(gap_kinds: Mapping[str, Metric]) -> None:
+    for name, kind in gap_kinds.items():
+        if kind.direction != "closer to retrain":
+            raise ValueError(
+                f"expected gap metrics that are to be close to retraining, found {name!r}, of "
+                f"which {kind.direction}: leave it out of gap_metrics"
+            )
 
 
 def _fractions(kinds: Mapping[str, Metric]) -> list[str]:
@@ -270,6 +282,7 @@ def _gap(run: Record, retrained: Sequence[Record], names: Sequence[str]) -> floa
     gap = average_gap(
         {name: np.full(len(targets), value) for name, value in zip(names, own)},
         dict(zip(names, np.transpose(targets))),
+        units={name: run.metrics[name].unit for name in names},
     )
     return float(gap.value.mean())
 

@@ -98,7 +98,7 @@ def collapse_of_losses(values: np.ndarray) -> Collapse:
 
 
 def constant_answer(kind: Kind, targets: np.ndarray, *, classes: int | None = None) -> np.ndarray:
-    """The answer to every example of what knows the retained labels and no input, `f32[...]`.
+    """The answer of a predictor that knows the retained labels and no input, `f32[...]`.
 
     Classes: the logits `log((n_k + 1) / (n + K))`, where n_k of the n retained examples are of
     class k of K; the largest is the majority class, and by the one added the loss of a class

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from mu_jax import _files as files
-from mu_jax.reporting.records import Record, to_json
+from mu_jax.reporting.json_lines import to_json
+from mu_jax.reporting.records import Record
 from mu_jax.reporting.summary import Row, Table, summarize
 from mu_jax.reporting.tables import render
 

@@ -25,11 +25,11 @@ class Catalog:
         self.directory, self.folder = directory, folder
 
     def numbers(self) -> list[int]:
-        """Of all versions, ascending."""
+        """Numbers of all versions, ascending."""
         return commits.numbers(self.folder)
 
     def restorable(self) -> list[int]:
-        """Of the versions whose arrays are there, ascending."""
+        """Numbers of the versions whose arrays are there, ascending."""
         return [version for version in self.numbers() if self.is_restorable(version)]
 
     def is_restorable(self, version: int) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 PyTree = Any
 Description = dict[str, Any]
+_TODO = "pass a `like` of the architecture that was stored, or name another checkpoint"
 
 
 class Packed(NamedTuple):
@@ -35,7 +36,7 @@ def pack(tree: PyTree) -> Packed:
         ValueError: a leaf is not numeric, two leaves share a path, or there is nothing to store.
     """
     named = by_path(tree)
-    descriptions = {name: _describe(name, leaf) for name, leaf in named.items()}
+    descriptions = describe(named)
     arrays = {name: _storable(named[name]) for name in named if _has_elements(descriptions[name])}
     if not arrays:
         raise ValueError(
@@ -65,9 +66,7 @@ def unpack(
         ValueError: a leaf is missing, extra, or of another shape or dtype; `read` is not called.
     """
     named = by_path(like)
-    _require_same(
-        {name: _describe(name, leaf) for name, leaf in named.items()}, descriptions, source
-    )
+    require_same(describe(named), descriptions, source, todo=_TODO)
     targets = {name: _target(leaf) for name, leaf in named.items()}
     arrays = read({name: targets[name] for name in named if _has_elements(descriptions[name])})
     placed = []
@@ -89,6 +88,11 @@ def by_path(tree: PyTree) -> dict[str, Any]:
             )
         named[name] = leaf
     return named
+
+
+def describe(named: Mapping[str, Any]) -> dict[str, Description]:
+    """Shape and dtype of every leaf as JSON; ValueError for a leaf that is not numeric."""
+    return {name: _describe(name, leaf) for name, leaf in named.items()}
 
 
 def _describe(name: str, leaf: Any) -> Description:
@@ -161,15 +165,31 @@ def _has_elements(description: Description) -> bool:
     return 0 not in description["shape"]
 
 
-def _require_same(
-    expected: Mapping[str, Description], found: Mapping[str, Description], source: Any
+def require_same(
+    expected: Mapping[str, Description],
+    found: Mapping[str, Description],
+    source: Any,
+    *,
+    todo: str,
+    further: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    for name in [*expected, *(name for name in found if name not in expected)]:
+    """Refuse leaves that are not those of another tree, by the first that differs.
+
+    Floats of any width are the same; other types are not.
+
+    Args:
+      expected, found: descriptions by path, see `describe`.
+      source: where `found` is from. todo: what to do, for the message.
+      further: of the paths that were not expected, those that may be there. Default: none.
+    """
+    others = [name for name in found if name not in expected]
+    for name in [*expected, *(name for name in others if not further(name))]:
         wanted, stored = expected.get(name), found.get(name)
         if wanted is None or stored is None or not _compatible(wanted, stored):
+            there = f" but {', '.join(others[:5])}" if stored is None and others else ""
             raise ValueError(
-                f"expected {_text(wanted)} at {name!r}, found {_text(stored)} in {source}; pass a "
-                "`like` of the architecture that was stored, or name another checkpoint"
+                f"expected {_text(wanted)} at {name!r}, found {_text(stored)}{there} in {source}; "
+                f"{todo}"
             )
 
 

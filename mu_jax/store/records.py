@@ -98,10 +98,10 @@ def require_finite(packed: Packed) -> None:
 
 
 def named(version: int) -> str:
-    """A version for a sentence; 0 is none."""
+    """A version as words of a sentence; 0 is none."""
     return f"version {version}" if version else "no version"
 
 
 def listed(versions: list[int]) -> str:
-    """Versions for a sentence."""
+    """Versions as words of a sentence."""
     return f"versions {', '.join(map(str, versions))}" if versions else "no version"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def load_weights(source: Any, *, like: PyTree) -> PyTree:
 
     Raises:
       FileNotFoundError: there is nothing at the path.
-      ValueError: a leaf is missing or of another shape, a collection of the model has a leaf more
-        in the source, or the file cannot be read; the first one is named.
+      ValueError: a leaf is missing, of another shape, or an integer for a float; a collection of
+        the model has a leaf more in the source; or the file cannot be read; the first is named.
       ModuleNotFoundError: a safetensors file without the extra `weights`.
 
     Cost: reads the checkpoint once, as NumPy arrays on the host.
@@ -57,7 +58,14 @@ def load_weights(source: Any, *, like: PyTree) -> PyTree:
     found, where = _read(source)
     wanted = leaves.by_path(like)
     found = _with_collection(found, wanted)
-    _require_same(found, wanted, where)
+    collections = _collections(wanted)
+    leaves.require_same(
+        leaves.describe(wanted),
+        leaves.describe(_types(found)),
+        where,
+        todo="give weights of this model",
+        further=lambda name: name.split("/")[0] not in collections,
+    )
     placed = [jnp.asarray(found[name], leaf.dtype) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
@@ -132,25 +140,14 @@ def _with_collection(found: dict[str, Any], wanted: Mapping[str, Any]) -> dict[s
     return {f"params/{name}": leaf for name, leaf in found.items()}
 
 
+def _types(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The types that JAX gives to the leaves; text beside them has none."""
+    types = {}
+    for name, leaf in found.items():
+        with contextlib.suppress(TypeError):
+            types[name] = jax.typeof(leaf)
+    return types
+
+
 def _collections(names: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name.split("/")[0] for name in names))
-
-
-def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    for name, leaf in wanted.items():
-        if name not in found:
-            raise ValueError(
-                f"expected a leaf {name} in {where}, found {', '.join(list(found)[:5])}"
-                f"{', ...' if len(found) > 5 else ''}; give weights of this model"
-            )
-        if tuple(found[name].shape) != tuple(leaf.shape):
-            raise ValueError(
-                f"expected {name} of shape {tuple(leaf.shape)}, found {tuple(found[name].shape)} "
-                f"in {where}; give weights of this model"
-            )
-    further = [n for n in found if n not in wanted and n.split("/")[0] in _collections(wanted)]
-    if further:
-        raise ValueError(
-            f"expected the leaves of the model in {where}, found {further[0]} too, which it does "
-            "not have; give weights of this model"
-        )

@@ -91,6 +91,10 @@ class _Capped:
     model: Model
     training_mode: bool
 
+    @property
+    def rows_are_independent(self) -> bool:
+        return not self.training_mode
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

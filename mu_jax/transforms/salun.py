@@ -205,6 +205,10 @@ class _Relabeled:
     training_mode: bool
     draw: Draw
 
+    @property
+    def rows_are_independent(self) -> bool:
+        return not self.training_mode
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -7,40 +7,49 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from mu_jax.evaluation import gaps
 from mu_jax.reporting.records import Record
 
-Values = Mapping[str, float]
+
+class Measured(float):
+    """A number that knows its unit: "fraction", or another that `reporting.Metric.unit` names."""
+
+    unit: str
+
+    def __new__(cls, value: float, unit: str) -> Measured:
+        """The number in that unit."""
+        self = super().__new__(cls, value)
+        self.unit = unit
+        return self
+
+
+Values = Mapping[str, Measured]
 Criterion = Callable[[Values, Values], float]
 
 
 def average_gap(values: Values, reference: Values) -> float:
-    """Mean distance to the reference, in points: of fractions as they are, of others relative.
-
-    `100 / M * sum_m |value_m - reference_m|` over accuracies and the membership attack; a metric
-    that leaves [0, 1], such as a squared error, counts as `|value / reference - 1|`. Lower is
-    better.
-    """
-    gaps = []
-    for name, target in reference.items():
-        scale = 1.0 if name == "MIA" or name.endswith("accuracy") else max(abs(target), 1e-12)
-        gaps.append(abs(values[name] - target) / scale)
-    return 100.0 * float(np.mean(gaps))
+    """The average gap over the metrics of the reference, see `mu.evaluation.average_gap`."""
+    units = {name: target.unit for name, target in reference.items()}
+    return float(gaps.average_gap(values, reference, tuple(reference), units=units).value)
 
 
-def values_of(record: Record) -> dict[str, float]:
-    """The metrics that are closer to retrain or further from it, those that have a value."""
+def values_of(record: Record) -> dict[str, Measured]:
+    """The metrics that are to be close to those of retrained models, where they have a value."""
     return {
-        name: metric.value
+        name: Measured(metric.value, metric.unit)
         for name, metric in record.metrics.items()
         if metric.direction == "closer to retrain" and metric.value is not None
     }
 
 
-def mean_of(records: Sequence[Record]) -> dict[str, float]:
+def mean_of(records: Sequence[Record]) -> dict[str, Measured]:
     """The mean of each metric that every record has."""
     each = [values_of(record) for record in records]
-    names = [name for name in each[0] if all(name in values for values in each)]
-    return {name: float(np.mean([values[name] for values in each])) for name in names}
+    return {
+        name: Measured(float(np.mean([values[name] for values in each])), first.unit)
+        for name, first in each[0].items()
+        if all(name in values for values in each)
+    }
 
 
 def distance(record: Record, reference: Values, criterion: Criterion) -> float:
@@ -51,8 +60,8 @@ def distance(record: Record, reference: Values, criterion: Criterion) -> float:
     return float(criterion(values, reference))
 
 
-def without_oracles(before: Record) -> dict[str, float]:
-    """What a model would score that had forgotten and kept the rest, guessed without retraining.
+def without_oracles(before: Record) -> dict[str, Measured]:
+    """The metrics of a model that has forgotten the set and kept the rest, guessed by a rule.
 
     The retain and test metrics stay as they are before; on the forget set the model does as on the
     test set, and the membership attack tells nothing apart (one half). That is the expectation for
@@ -63,5 +72,7 @@ def without_oracles(before: Record) -> dict[str, float]:
     guess = {}
     for name in values:
         test = values.get(name.replace("forget ", "test ", 1), values[name])
-        guess[name] = 0.5 if name == "MIA" else test if name.startswith("forget ") else values[name]
+        guess[name] = test if name.startswith("forget ") else values[name]
+    if "MIA" in guess:
+        guess["MIA"] = Measured(0.5, guess["MIA"].unit)
     return guess

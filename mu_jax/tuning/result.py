@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mu_jax._words import short
+from mu_jax.reporting.floors import at_floor
 from mu_jax.scoring import Score
 from mu_jax.transforms import Transform
 
@@ -81,7 +82,7 @@ class Tuned:
                 f"{best.reported:.2f} from the others, which are {self.floor:.2f} away from those: "
                 f"{self._flattery()}."
             )
-            equal = sum(trial.chosen_by <= self.floor for trial in self.trials)
+            equal = sum(at_floor(one.chosen_by, self.floor) == self.floor for one in self.trials)
             if equal > 1:
                 lines.append(f"{equal} settings lie below that floor and are equal.")
             if self.default is not None and self.default.reported is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from mu_jax.freezing import settled
 from mu_jax.reporting.records import Record
 from mu_jax.scoring import Score, score
 from mu_jax.tuning import criteria
@@ -61,8 +62,9 @@ def tune(
       key: for the transform, the same for every setting.
       trials: the most settings to try.
       default: a setting to compare with; it is tried too.
-      criterion: `(values, reference) -> float`, lower is better, of metrics by name; default the
-        average gap in points.
+      criterion: `(values, reference) -> float`, lower is better, of metrics by name: numbers, each
+        with its `unit` ("fraction" of those in [0, 1]); default the average gap in points
+        (`mu.evaluation.average_gap`).
       at_once: how many settings are unlearned at the same time, each with a model in memory.
       seed: of the draw and of the membership attack.
       **options: `kind`, `metrics` and others of `mu.evaluation.score`.
@@ -95,12 +97,7 @@ def tune(
       >>> len(found.trials), sorted(found.settings)
       (3, ['alpha'])
     """
-    retrained = list(retrained)
-    if 0 < len(retrained) < 4:
-        raise ValueError(
-            f"expected four retrained models or more, half of them to choose and half to report, "
-            f"found {len(retrained)}; train more, or give none"
-        )
+    retrained = _two_halves(retrained)
     settings = draw(space, trials, seed)
     if default is not None and dict(default) not in settings:
         settings = [dict(default), *settings]
@@ -108,7 +105,7 @@ def tune(
 
     def scored(versions: Mapping[str, PyTree], oracles: Sequence[PyTree]) -> Score:
         return score(
-            factory(**settings[0]).model,
+            settled(factory(**settings[0]).model, variables),
             versions,
             forget=forget,
             retain=retain,
@@ -139,6 +136,17 @@ def tune(
         floor=floor,
         notes=() if retrained else (_WITHOUT,),
     )
+
+
+def _two_halves(retrained: Sequence[PyTree]) -> list[PyTree]:
+    """The oracles; ValueError for some that are too few for two halves."""
+    found = list(retrained)
+    if 0 < len(found) < 4:
+        raise ValueError(
+            f"expected four retrained models or more, half of them to choose and half to report, "
+            f"found {len(found)}; train more, or give none"
+        )
+    return found
 
 
 def _judged(

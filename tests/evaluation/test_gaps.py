@@ -20,6 +20,14 @@ def test_average_gap_is_in_points_and_names_its_metrics():
     assert swapped.value == gap.value
 
 
+def test_a_metric_that_is_no_fraction_counts_relative_to_the_reference():
+    gap = evaluation.average_gap(UNLEARNED, RETRAINED, units={"seconds": "seconds"})
+    expected = (0.8 + 4.4 + 0.8 + 100 * (1 - 12 / 90)) / 4
+    assert float(gap.value) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="expected finite values for a of the reference"):
+        evaluation.average_gap({"a": 1.0}, {"a": np.inf}, units={"a": ""})
+
+
 def test_average_gap_pairs_seeds():
     values = {"a": np.array([0.5, 0.7]), "b": np.array([0.1, 0.2])}
     reference = {"a": np.array([0.4, 0.9]), "b": np.array([0.1, 0.6])}

@@ -210,7 +210,7 @@ def test_fields_that_cannot_be_meant_are_refused(base, changes, said):
 def test_a_model_that_no_program_can_hold_is_one_sentence(width):
     config = config_of("digits").unlock()
     config.model.features = (width,)
-    with pytest.raises(ValueError, match=r"^expected a model for .*; correct config\.model$"):
+    with pytest.raises(ValueError, match=r"^expected a model that .*; correct config\.model$"):
         make_task(config)
 
 

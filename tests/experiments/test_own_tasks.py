@@ -5,6 +5,7 @@ import importlib
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -71,9 +72,17 @@ def wrong(**changes):
 no_batches = wrong(train=INPUTS)
 no_kind = wrong(kind="ranking")
 no_variables = wrong(init=lambda key: {"params": {}})
+too_large = wrong(init=lambda key: {"params": {"kernel": jnp.zeros((2**16, 2**16))}})
 no_logits = wrong(train=mu.batches(np.stack([INPUTS] * 2, 1), classes(), batch_size=8))
 few_sites = wrong(attributes={"site": np.arange(3)})
 no_field = wrong(training={"epocs": 3})
+
+
+def no_init():
+    def init(key):
+        raise OSError("no file")
+
+    return dataclasses.replace(untrained(), init=init)
 
 
 def raises():
@@ -141,7 +150,9 @@ def test_weights_without_a_recipe_are_not_retrained():
         ("raises", "RuntimeError no disk; correct the module"),
         ("no_batches", "expected mu.Batches as train"),
         ("no_kind", "expected a kind among classification, multilabel, regression"),
-        ("no_variables", "expected a model that computes with the variables of init"),
+        ("no_variables", "expected a model that computes on the train inputs"),
+        ("no_init", r"fails on them \(OSError: no file\); correct the task"),
+        ("too_large", r"an array of 4\.29e\+09 numbers is more than a program takes"),
         ("no_logits", r"expected logits \[n, K\]"),
         ("few_sites", r"expected one site for each of 24 train examples .* found shape \(3,\)"),
         ("no_field", "expected fields of training .* found 'epocs'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,8 @@ import mu_jax as mu
 from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Term, micro_batches, sam
 from mu_jax.losses import weighted_sum
+from mu_jax.objectives import blindspot
+from mu_jax.objectives.matching import matching
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -251,3 +255,52 @@ def test_messages_name_the_first_bad_step_of_an_ensemble(field):
     [message] = info.messages()
     assert message.startswith(f"The {field.split('_')[0]} was nan at step 3")
     assert "had grown before: check the examples of that step, and lower" in message
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Squared distance of the outputs to their mean over all rows of a batch, padding too."""
+
+    training_mode: bool = False
+
+    def __call__(self, variables, batch, frozen, key):
+        outputs = MODEL.apply(variables, batch.inputs)
+        apart = jnp.square(outputs - outputs.mean())
+        return {"spread": Term(weighted_sum(apart, batch.weight), batch.weight.sum())}, variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """The mean output, of which every row has its own part."""
+
+    rows_are_independent = True
+
+    def __call__(self, variables, batch, frozen, key):
+        outputs = MODEL.apply(variables, batch.inputs)
+        return {"mean": Term(weighted_sum(outputs, batch.weight), batch.weight.sum())}, variables
+
+
+def test_sets_are_not_filled_up_for_an_objective_whose_rows_may_see_one_another():
+    few = data(batch_size=64).take(range(5))
+    _, info = run(few, Spread(), epochs=1, shuffle=False)
+    outputs = MODEL.apply(start(), few.inputs)
+    np.testing.assert_allclose(info.loss, [np.var(outputs)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_every_objective_says_whether_its_rows_are_independent(training):
+    assert mu.supervised(MODEL, training_mode=training).rows_are_independent is not training
+    assert matching(MODEL, training_mode=training).rows_are_independent is not training
+    for name in ("training_mode", "teacher_in_training_mode"):
+        objective = blindspot(MODEL, **{name: training})
+        assert objective.rows_are_independent is not training
+
+
+def test_small_sets_share_a_program_where_the_objective_says_that_rows_are_independent():
+    sets = [data(batch_size=64).take(range(rows)) for rows in (5, 9)]
+    run(sets[0], Mean(), epochs=1, shuffle=False)
+    with counted_compilations() as compilations:
+        _, info = run(sets[1], Mean(), epochs=1, shuffle=False)
+    assert compilations == []
+    expected = np.mean(MODEL.apply(start(), sets[1].inputs))
+    np.testing.assert_allclose(info.loss, [expected], rtol=1e-5)

@@ -320,10 +320,10 @@ def test_decimals_suit_the_size_of_a_column():
         (lambda: reporting.render([*study(), *reporting.summarize(study())]), "alone"),
         (
             lambda: reporting.render(
-                [record(name, 0, 1, 1, klom=2.0) for name in ("retrain", "ssd")],
+                [record(name, 0, 1, 1, klom=0.5) for name in ("retrain", "ssd")],
                 gap_metrics=["klom"],
             ),
-            "fractions",
+            "found 'klom', of which lower is better",
         ),
         (
             lambda: reporting.render([*study(), record("retrain", 0, 1, 1, selection="other")]),

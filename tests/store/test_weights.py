@@ -102,21 +102,35 @@ def test_floats_take_the_type_of_the_model(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
 
 
+def test_text_and_numbers_beside_the_model_are_left_where_they_are():
+    beside = {"step": 3, "name": "a", "history": np.array(["b", None], object)}
+    found = load_weights(some() | beside, like=like())
+    jax.tree.map(np.testing.assert_array_equal, found, some())
+
+
 def without(tree, collection, module, leaf):
     part = {name: x for name, x in tree[collection][module].items() if name != leaf}
     return {**tree, collection: {**tree[collection], module: part}}
 
 
 WRONG = {
-    "expected a leaf params/Dense_0/bias in": lambda tree: without(
-        tree, "params", "Dense_0", "bias"
+    r"expected float32\[3\] at 'params/Dense_0/bias', found no leaf in the given dict": (
+        lambda tree: without(tree, "params", "Dense_0", "bias")
     ),
-    "expected a leaf batch_stats/BatchNorm_0/mean in": lambda tree: {"params": tree["params"]},
-    r"expected params/Dense_0/bias of shape \(3,\), found \(4,\)": lambda tree: {
+    "at 'batch_stats/BatchNorm_0/mean', found no leaf": lambda tree: {"params": tree["params"]},
+    "found no leaf but .*net/batch_stats/BatchNorm_0/mean, ": lambda tree: {"net": tree},
+    r"expected float32\[3\] at 'params/Dense_0/bias', found float32\[4\]": lambda tree: {
         **tree,
         "params": {**tree["params"], "Dense_0": {"bias": np.zeros(4), "kernel": np.zeros((2, 3))}},
     },
-    "found params/Dense_1/kernel too": lambda tree: {
+    r"found int32\[2,3\] in the given dict; give weights of this model": lambda tree: {
+        **tree,
+        "params": {
+            **tree["params"],
+            "Dense_0": {"bias": np.zeros(3), "kernel": np.ones((2, 3), np.int64)},
+        },
+    },
+    r"expected no leaf at 'params/Dense_1/kernel', found float32\[2,3\]": lambda tree: {
         **tree,
         "params": {**tree["params"], "Dense_1": {"kernel": np.zeros((2, 3))}},
     },

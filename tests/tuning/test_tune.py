@@ -134,6 +134,27 @@ def test_the_rule_without_oracles_expects_the_forget_set_to_be_like_the_test_set
     }
 
 
+def record_of(**metrics):
+    units = {"recall": "fraction", "MIA": "fraction"}
+    return mu.reporting.Record(
+        "ssd",
+        mu.reporting.ForgetSet("some", 3),
+        0,
+        {k: mu.reporting.Metric(v, unit=units.get(k, "")) for k, v in metrics.items()},
+    )
+
+
+def test_the_gap_reads_units_and_not_names():
+    own, other = record_of(recall=0.6, accuracy=30.0), record_of(recall=0.5, accuracy=40.0)
+    reference = criteria.mean_of([other])
+    found = criteria.distance(own, reference, criteria.average_gap)
+    assert found == pytest.approx((10 + 25) / 2, rel=1e-5)
+    assert criteria.mean_of([own, other]) == {"recall": 0.55, "accuracy": 35.0}
+    assert criteria.mean_of([own, other])["recall"].unit == "fraction"
+    guess = criteria.without_oracles(record_of(MIA=0.7))
+    assert guess["MIA"] == 0.5 and guess["MIA"].unit == "fraction"
+
+
 def test_settings_that_differ_in_floats_are_one_program():
     traced = []
 

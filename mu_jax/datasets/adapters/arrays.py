@@ -1,4 +1,4 @@
-"""Arrays in memory or on disk: numpy memory maps, and the IDX files of MNIST and its kin."""
+"""Arrays in memory or on disk: numpy memory maps, and IDX files, the format of MNIST."""
 
 from __future__ import annotations
 

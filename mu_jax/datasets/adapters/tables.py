@@ -32,7 +32,7 @@ class _Table:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns."""
+        """Names of the columns."""
         return self._table.column_names
 
     def column(self, where: str, what: str) -> Any:

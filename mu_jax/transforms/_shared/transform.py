@@ -18,6 +18,7 @@ from mu_jax import edits
 from mu_jax._at_once import is_known
 from mu_jax.data.batches import Batches, ids_of, is_concrete
 from mu_jax.data.forget_retain import check_sets
+from mu_jax.freezing import settled
 from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.loops.scan import unobserved
 from mu_jax.mesh.shards import reduction
@@ -53,7 +54,8 @@ class Transform:
         _check_places(key, variables)
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
-        after, info = self.method(self.model)(key, variables, forget, retain)
+        model = settled(self.model, variables)
+        after, info = self.method(model)(key, variables, forget, retain)
         return after, with_effect(self, variables, after, (forget, retain), info)
 
     @property
@@ -115,13 +117,6 @@ def method(
     return build
 
 
-class Details(Protocol):
-    """What a method reports of itself: a NamedTuple of arrays with a method `messages`."""
-
-    def messages(self) -> list[str]:
-        """Sentences on what went wrong or did nothing; empty if all is well."""
-
-
 class Info(NamedTuple):
     """What a transform did; diagnostics only, never needed to continue.
 
@@ -130,7 +125,8 @@ class Info(NamedTuple):
       steps: optimizer steps, i32[].
       example_passes: forward and backward passes of single examples, f32[].
       overlap: number of ids that the forget and retain sets share, i32[]; -1 if not known.
-      details: what the method reports of itself.
+      details: what the method reports of itself, a NamedTuple of arrays. Its `messages()`, where it
+        has them, are sentences on what went wrong or did nothing.
       effect: losses and accuracies of the forget set and of as many retained examples before and
         after, an `Effect`: `info.effect.forget.loss`, `info.effect.retain.accuracy`. `messages`
         says if nothing was forgotten. Measured where warnings can be seen, outside `jit` and
@@ -206,7 +202,7 @@ def with_effect(
     moved = _moved([edit.changed for edit in edits_made])
     look = measure if transform.watch else glance
     with unobserved():
-        effect = look(transform.model, before, after, sets, moved)
+        effect = look(settled(transform.model, before), before, after, sets, moved)
     if seen and effect and at_once.holds(_all_finite, edits_made[-1].finite):
         for message in effect.messages():
             warnings.warn(message, UnlearningWarning, stacklevel=3)

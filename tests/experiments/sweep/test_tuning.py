@@ -40,6 +40,20 @@ def test_without_a_value_or_an_oracle_there_is_no_gap():
     assert reporting.gap_to_oracles(record(1, 0.9, status="failed", reason="no memory")) is None
 
 
+def test_a_gap_over_squared_errors_is_relative_to_the_retrained_models():
+    def run(method, value, **oracle):
+        metrics = {"forget squared error": Metric(value, **oracle)}
+        return Record(method, ForgetSet("class 3", 9), 0, metrics)
+
+    own = run("ssd", 30.0, oracle=Oracle(40.0))
+    names = ["forget squared error"]
+    assert reporting.gap_to_oracles(own, names) == pytest.approx(25.0)
+    (table,) = reporting.summarize([own, run("retrain", 40.0)], gap_metrics=names)
+    cells = {row.label: row.cells for row in table.rows}
+    column = [column.name for column in table.columns].index("average gap")
+    assert cells["ssd"][column].mean == pytest.approx(25.0)
+
+
 def test_the_smallest_mean_gap_over_forget_sets_and_seeds_comes_first():
     records = [
         record(alpha, 0.9 - gap, forget_set, seed=seed)

@@ -1,0 +1,130 @@
+"""Models of which only some leaves are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mu_jax._callables import hashable
+from mu_jax._tracing import cached
+from mu_jax.model import Model, path_name
+
+PyTree = Any
+Choice = Callable[[str], bool] | frozenset[str]
+
+
+class _Restriction(NamedTuple):
+    """How a model was restricted: the whole one, the choice, and what came out."""
+
+    whole: Model
+    choice: Choice
+    restricted: Model
+
+
+def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
+    """The same model with fewer trainable leaves; the others count as state and never move.
+
+    Args:
+      model: a model.
+      trainable: `name -> bool` over names such as `Dense_0/kernel`, or a tree of bools shaped like
+        the parameters.
+
+    Returns:
+      A `Model` whose `params` has None in place of every frozen leaf: statistics, optimizers and
+      edits do not see those, and no gradient is taken for them.
+
+    Raises:
+      TypeError: masks of array elements, which no model can express; for those end the optimizer
+        with `mu.edits.where(mask)`.
+    """
+    if callable(trainable):
+        return _restrict(model, hashable(trainable))
+    leaves = jax.tree_util.tree_leaves_with_path(trainable)
+    if any(jnp.ndim(leaf) for _, leaf in leaves):
+        raise TypeError(
+            "expected one bool per leaf, found masks of array elements: end the optimizer with "
+            "mu.edits.where(mask), or pass the transform through it"
+        )
+    return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
+
+
+def settled(model: Model, variables: PyTree) -> Model:
+    """The model with its trainable leaves chosen by name, where a function has chosen them.
+
+    Two functions are never equal, even if they are written alike, and so are models restricted by
+    them. Once the variables are known the names are, which compare by value: models of which the
+    same leaves are trained are then the same model, and compile once.
+
+    Args:
+      model: any model; one that is not restricted comes back as it is.
+      variables: its variables, of which the structure matters alone.
+    """
+    restriction: _Restriction | None = getattr(model.split, "restriction", None)
+    if restriction is None:
+        return model
+    whole, choice, made = restriction
+    if dataclasses.replace(model, loss=made.loss) != made:  # changed since
+        return model
+    whole = settled(whole, variables)
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(whole.params(variables)))
+    names = frozenset(filter(_chooser(choice), map(path_name, paths)))
+    same = _restrict(whole, names if names else choice)  # `split` refuses a choice of nothing
+    return dataclasses.replace(same, loss=model.loss)
+
+
+def _chooser(choice: Choice) -> Callable[[str], bool]:
+    return choice if callable(choice) else choice.__contains__
+
+
+@cached(maxsize=64)
+def _restrict(model: Model, choice: Choice) -> Model:
+    choose = _chooser(choice)
+
+    def split(variables):
+        params, state = model.split(variables)
+        chosen = jax.tree_util.tree_map_with_path(lambda p, _: choose(path_name(p)), params)
+        if not any(jax.tree.leaves(chosen)):
+            names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise ValueError(
+                "expected at least one trainable leaf, found that the mask chooses none of "
+                f"{', '.join(names[:4])}, ...: check the names"
+            )
+        kept = jax.tree.map(lambda x, keep: x if keep else None, params, chosen)
+        frozen = jax.tree.map(lambda x, keep: None if keep else x, params, chosen)
+        return kept, (frozen, state)
+
+    def whole(p, q):
+        return jax.tree.map(lambda a, b: b if a is None else a, p, q, is_leaf=lambda x: x is None)
+
+    def lift(function):
+        """A function of the whole model's parameters and state as one of the restricted ones."""
+        return function and (lambda p, state, *args: function(whole(p, state[0]), state[1], *args))
+
+    def lift_train(function):
+        def lifted(params, state, inputs, key):
+            *found, moved = function(whole(params, state[0]), state[1], inputs, key)
+            return *found, (state[0], moved)
+
+        return function and lifted
+
+    def refresh(variables, fresh):
+        frozen = split(variables)[1][0]
+        params, (_, state) = split(model.refresh(variables, fresh))
+        return lift(model.join)(params, (frozen, state))
+
+    restricted = dataclasses.replace(
+        model,
+        refresh=refresh,
+        predict=lift(model.predict),
+        predict_train=lift_train(model.predict_train),
+        split=split,
+        join=lift(model.join),
+        observe=lift(model.observe),
+        observe_train=lift_train(model.observe_train),
+    )
+    split.restriction = _Restriction(model, choice, restricted)  # type: ignore[attr-defined]
+    return restricted
