@@ -28,6 +28,22 @@ def mode_arguments(module: Any) -> tuple[dict[str, bool], dict[str, bool]]:
     return {}, {}
 
 
+def check_not_fixed(module: Any) -> None:
+    """Refuse training mode of a module whose own field holds it in inference mode.
+
+    Raises:
+      ValueError: `train=False`, `deterministic=True` or the like is a field of the module.
+    """
+    fields = getattr(module, "__dataclass_fields__", {})
+    for name, in_training in _MODES.items():
+        if name in fields and getattr(module, name, None) is (not in_training):
+            raise ValueError(
+                f"expected a module that can be switched to training mode, found "
+                f"{type(module).__name__} with {name}={not in_training} fixed: make the module "
+                f"with {name}=None and name it in its __call__, or set training_mode=False"
+            )
+
+
 def several_inputs(module: Any, others: Collection[str] = ()) -> tuple[str, ...]:
     """The names of the inputs that a module must be given by position, if these are two or more.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mu_jax._arguments import by_position, mode_arguments, several_inputs, spread
+from mu_jax._arguments import by_position, check_not_fixed, mode_arguments, several_inputs, spread
 from mu_jax._callables import hashable
 from mu_jax._words import short
 from mu_jax.data.batches import Batch, describe
@@ -234,6 +234,8 @@ def from_linen(
         )
 
     def apply_train(params, state, inputs, key, *sown):
+        if not (train_places or training):
+            check_not_fixed(module)
         rngs = None if key is None else {"dropout": key}
         arguments = ({"params": params, **state}, *spread(inputs, several), *train_places)
         return module.apply(*arguments, **training, rngs=rngs, mutable=[*state, *sown])

@@ -68,7 +68,7 @@ def test_a_key_in_the_place_of_the_variables_is_refused():
 
 def test_sets_that_are_swapped_are_warned_of():
     forget, retain = mu.split(DATA, [0])
-    unlearn = mu.magnitude_prune(MODEL, 0.5)
+    unlearn = mu.watched(mu.magnitude_prune(MODEL, 0.5), False)
     with pytest.warns(mu.UnlearningWarning, match="has 7 examples and the retain set 1"):
         unlearn(None, VARIABLES, retain, forget)
     unlearn(None, VARIABLES, forget, retain)  # silent
@@ -100,7 +100,7 @@ def test_oracles_may_be_a_list():
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *oracles)
     found = []
     for given in (oracles, tuple(oracles), stacked):
-        unlearn = mu.oracle_matching(MODEL, SGD, oracles=given)
+        unlearn = mu.watched(mu.oracle_matching(MODEL, SGD, oracles=given), False)
         found.append(unlearn(KEY, VARIABLES, *mu.split(DATA, [1, 2]))[0].params)
     np.testing.assert_array_equal(found[0], found[2])
     np.testing.assert_array_equal(found[1], found[2])

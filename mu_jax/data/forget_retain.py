@@ -112,7 +112,7 @@ def check_sets(forget: Any, retain: Any) -> None:
         weight = getattr(data, "weight", None)
         if weight is not None and is_concrete(weight):
             check_weight(weight, f"{name} set")
-    ids, others = _real_ids(forget), _real_ids(retain)
+    ids, others = real_ids(forget), real_ids(retain)
     if all(index is not None and is_concrete(index) for index in (ids, others)):
         shared = np.intersect1d(np.asarray(ids), np.asarray(others))
         if shared.size:
@@ -122,7 +122,7 @@ def check_sets(forget: Any, retain: Any) -> None:
             )
 
 
-def _real_ids(examples: Any) -> Any:
+def real_ids(examples: Any) -> Any:
     """Ids of a set, of the rows that count where it is a list of batches; None if not known."""
     if not isinstance(examples, list | tuple) or isinstance(examples, Batch):
         return ids_of(examples)

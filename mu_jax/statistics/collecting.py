@@ -95,7 +95,7 @@ def _fit_to_devices(batches: Any, group_size: int) -> tuple[Any, Mesh | None, Ax
     mesh, axis = getattr(batches, "mesh", None), getattr(batches, "axis", "data")
     if mesh is None and isinstance(batches, list | tuple) and batches:
         mesh, axis = mesh_of(batches[0]) or (None, axis)
-    if hasattr(batches, "batch_size"):
+    if hasattr(batches, "num_examples"):
         rows = min(batches.batch_size, batches.num_examples)
         size = round_up(rows, group_size * axis_size(mesh, axis))
         batches = batches.replace(multiple=group_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import optax
 
 from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches
+from mu_jax.data.checks import check_range
 from mu_jax.loops.predict import outputs
 from mu_jax.model import Model
 from mu_jax.transforms._shared.matching import RELEASED, Recipe, match
@@ -87,6 +89,9 @@ def dmm(
       >>> unlearned.params[2].round(2)
       Array([-0.45,  0.65], dtype=float32)
     """
+
+    check_range(-math.inf, multiplier=multiplier)
+    recipe.check()
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         def targets(pool: Batches) -> jax.Array:

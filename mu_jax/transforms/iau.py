@@ -11,6 +11,7 @@ import optax
 
 from mu_jax import edits
 from mu_jax._at_once import elementwise
+from mu_jax.data.checks import check_range
 from mu_jax.loops import lifting
 from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import bare, on_automatic_axes, reduction
@@ -115,6 +116,8 @@ def iau(
       >>> unlearn(jax.random.key(0), mu.Variables(jnp.zeros(2)), forget, retain)[0].params
       Array([ 0.1, -0.3], dtype=float32)
     """
+
+    check_range(retain_weight=retain_weight)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key

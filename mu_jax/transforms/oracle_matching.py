@@ -48,6 +48,7 @@ def oracle_matching(
       Attribute-to-Delete: Machine Unlearning via Datamodel Matching. ICLR 2025.
     """
 
+    recipe.check()
     if isinstance(oracles, list) or type(oracles) is tuple:  # `Variables` are a tuple as well
         oracles = at_once.stacked(oracles)
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batch, Batches, check_weight, in_memory
+from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
@@ -23,6 +25,7 @@ from mu_jax.model import Model
 from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report, total
 
 PyTree = Any
+_COLDEST = float(np.finfo(np.float32).tiny)
 
 
 class SCRUBInfo(NamedTuple):
@@ -136,6 +139,9 @@ def scrub(
       >>> bool(model.losses(unlearned, data.at(1))[0] > 1)
       True
     """
+
+    check_range(alpha=alpha, gamma=gamma)
+    check_range(_COLDEST, temperature=temperature)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, retain=retain)

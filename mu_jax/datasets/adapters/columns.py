@@ -67,7 +67,9 @@ def plain_tree(value: Any) -> Any:
     if isinstance(value, str | bytes) or value is None:
         return value
     if hasattr(value, "detach"):  # a tensor of torch
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        short = str(value.dtype) == "torch.bfloat16"  # a type that numpy does not have
+        value = (value.float() if short else value).numpy()
     array = np.asarray(value)
     if array.dtype == object:
         return value

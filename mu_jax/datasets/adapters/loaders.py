@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mu_jax.datasets.adapters.columns import Where, plain_tree
+from mu_jax.datasets.adapters.columns import Where, by_position, plain_tree
 from mu_jax.datasets.adapters.rows import Rows, rows_of
 
 
@@ -90,7 +90,8 @@ def from_iterable(records: Iterable[Any], *, batched: bool = False, **columns: A
         **columns: as in `from_records`.
 
     Raises:
-        ValueError: nothing to read, or as in `from_records`.
+        ValueError: nothing to read; positions as ids of a loader that shuffles; or as in
+            `from_records`.
 
     Cost: one pass; memory of all records.
 
@@ -101,6 +102,7 @@ def from_iterable(records: Iterable[Any], *, batched: bool = False, **columns: A
         >>> rows.read().inputs["a"].tolist()
         [[0], [1], [2]]
     """
+    _check_order(records, columns.get("ids"))
     iterator = getattr(records, "as_numpy_iterator", records.__iter__)()
     found: list[Any] = []
     for element in iterator:
@@ -109,6 +111,18 @@ def from_iterable(records: Iterable[Any], *, batched: bool = False, **columns: A
     if not found:
         raise ValueError("expected at least one record, found an empty iterable: give data")
     return from_records(found, **columns)
+
+
+def _check_order(records: Any, ids: Any) -> None:
+    """Refuse positions as ids of what a torch `DataLoader` draws in an order of its own."""
+    found = [type(getattr(records, name, None)).__name__ for name in ("sampler", "batch_sampler")]
+    ordered = {"NoneType", "SequentialSampler", "BatchSampler", "_InfiniteConstantSampler"}
+    drawn = [name for name in found if name not in ordered]
+    if ids is by_position and drawn:
+        raise ValueError(
+            f"expected data in the same order every time, as ids are positions, found a loader "
+            f"that reads by {drawn[0]}: give it to mu.datasets.from_loader, or a column of ids"
+        )
 
 
 def _unbatched(element: Any) -> list[Any]:

@@ -11,6 +11,7 @@ import optax
 
 from mu_jax._at_once import elementwise
 from mu_jax.data.batches import Batches, concatenate, in_memory
+from mu_jax.data.checks import check_range
 from mu_jax.data.rows import permutation
 from mu_jax.data.streams import Stream
 from mu_jax.loops.fit import fit
@@ -53,6 +54,14 @@ class Recipe(NamedTuple):
     def num_steps(self, forget: int, retain: int) -> int:
         """Optimizer steps for sets of these sizes; what a schedule needs to know."""
         return self.epochs * -(-sum(self.pool_sizes(forget, retain)) // self.batch_size)
+
+    def check(self) -> None:
+        """Refuse multiples and a weight that are negative or no numbers."""
+        check_range(
+            retain_multiplier=self.retain_multiplier,
+            forget_multiplier=self.forget_multiplier,
+            proximity=self.proximity,
+        )
 
 
 RELEASED = Recipe()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
 
 import jax
@@ -17,7 +18,9 @@ from mu_jax import _words as words
 from mu_jax import edits
 from mu_jax._at_once import is_known
 from mu_jax.data.batches import Batches, ids_of, is_concrete
+from mu_jax.data.checks import check_arrays, check_counts
 from mu_jax.data.forget_retain import check_sets
+from mu_jax.data.overlap import refusing_shared
 from mu_jax.freezing import settled
 from mu_jax.loops.fit import FitInfo, FitState
 from mu_jax.loops.scan import unobserved
@@ -52,8 +55,10 @@ class Transform:
     ) -> tuple[PyTree, Info]:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
         _check_places(key, variables)
+        check_arrays(self.model.params(variables))
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
+        forget, retain = refusing_shared(forget, retain)
         model = settled(self.model, variables)
         after, info = self.method(model)(key, variables, forget, retain)
         return after, with_effect(self, variables, after, (forget, retain), info)
@@ -107,6 +112,8 @@ def method(
 
     @functools.wraps(factory)
     def build(model: Model, *args: P.args, **kwargs: P.kwargs) -> Transform:
+        _check_counts(inspect.signature(factory).bind(model, *args, **kwargs).arguments)
+
         def bind(model: Model) -> Unlearn:
             return factory(model, *args, **kwargs)
 
@@ -115,6 +122,20 @@ def method(
         return Transform(model, bind)
 
     return build
+
+
+def _check_counts(given: Mapping[str, Any]) -> None:
+    """Refuse numbers of epochs, steps and examples that are none, in the recipe as well.
+
+    Zero epochs or steps are a fit that changes nothing, of which the transform warns.
+    """
+    recipe: Any = given.get("recipe")
+    given = {**given, **(recipe._asdict() if hasattr(recipe, "_asdict") else {})}
+    for name, value in given.items():
+        if name.endswith(("batch_size", "group_size")):
+            check_counts(1, **{name: value})
+        elif name.endswith(("epochs", "steps")):
+            check_counts(0, **{name: value})
 
 
 class Info(NamedTuple):
