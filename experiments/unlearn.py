@@ -147,6 +147,7 @@ def unlearn(
             print(f"Version {version} is the result of this request")
             return serve(store, version, parent)
         transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
+        transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         with mu.resumable(this.folder, config=this.decides):
             with stage(METHOD.value):
                 variables, info = transform(jax.random.key(SEED.value), before, forget, retain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -55,11 +56,24 @@ def effect(
     Args:
       models: the variables before and after.
     """
-    found = mu.effect(task.model, *models, forget, retain)
+    found = mu.effect(_scored(task), *models, forget, retain)
     names = ("forget loss before", "forget loss")
     losses = zip(names, found.forget.loss, strict=True)
     metrics = {name: Metric(float(loss), n=forget.num_examples) for name, loss in losses}
     return metrics, found.nothing_forgotten()
+
+
+def _scored(task: Task) -> mu.Model:
+    """The model with the loss by which a task of this kind is scored."""
+    kind = task.info.task
+    return dataclasses.replace(task.model, loss=_LOSSES.get(kind, mu.losses.cross_entropy))
+
+
+def _squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return mu.losses.squared_error(kinds.point(outputs, targets), targets)
+
+
+_LOSSES = {"regression": _squared_error, "multilabel": mu.losses.binary_cross_entropy}
 
 
 def cost(info: mu.Info | None, *, wall_s: float | None = None, compile_s: float | None = None):

@@ -41,7 +41,7 @@ def _numbers(index: Any) -> set[int]:
 def _watched(batches: Any, own: set[int], others: set[int]) -> Any:
     if not hasattr(batches, "__iter__"):
         return batches
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):  # `iter` itself could begin an epoch
         return _checked(batches, own, others)
     kind = _WatchedWithLength if hasattr(batches, "__len__") else _Watched
     return kind(batches, own, others)

@@ -71,7 +71,14 @@ class Case(NamedTuple):
     changes: tuple[tuple[str, Any], ...] = ()
 
     def build(self, setting: Setting, **changes: Any) -> Callable:
-        """The transform on the model of a setting, `changes` in place of the table's arguments."""
+        """The transform on the model of a setting, `changes` in place of the table's arguments.
+
+        It never measures the losses before and after: one law, of `watched`, is about those.
+        """
+        return mu.watched(self.watched(setting, **changes), False)
+
+    def watched(self, setting: Setting, **changes: Any) -> Callable:
+        """The same, measuring the losses before and after where a warning can be seen."""
         return self.factory(**{**arguments(self.factory, setting), **dict(self.changes), **changes})
 
     def default(self, parameter: str) -> Any:

@@ -12,6 +12,8 @@ from recipes import ARGUMENTS, cases, compiled, every
 from small_models import setting
 from trees import assert_close, snapshot, stack
 
+import mu_jax as mu
+
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
 
@@ -61,6 +63,22 @@ def test_jit_equals_eager_and_a_second_call_compiles_nothing(case, compilations)
     other = compiled(case, "raw")(*given[1]), case.build(chosen)(*given[1])
     assert not compilations
     assert_close(*other)
+
+
+@every(variants="none")
+def test_losses_before_and_after_are_there_by_default_and_change_nothing_else(case):
+    chosen = setting("raw")
+    given = (KEY, chosen.variables, *chosen.sets())
+    expected, plain = case.build(chosen)(*given)
+    after, info = case.watched(chosen)(*given)
+    assert_close((after, info), (expected, plain), rtol=0, atol=0)
+    assert plain.effect == ()
+    forget = given[2]
+    whole = mu.Batch(forget.inputs, forget.targets, forget.weight, forget.index)
+    for found, variables in zip(info.effect.forget.loss, (chosen.variables, after)):
+        np.testing.assert_allclose(found, chosen.model.losses(variables, whole).mean(), rtol=1e-5)
+    assert info.effect.retain.weight.shape == whole.weight.shape
+    assert jax.eval_shape(case.watched(chosen), *given)[1].effect == ()
 
 
 def test_a_compilation_would_be_seen(compilations):

@@ -56,7 +56,7 @@ def as_stream(mesh):
 
 def results(mesh):
     """Everything that must agree, as a flat dict of arrays."""
-    found = {}
+    found, key = {}, jax.random.key(0)
     statistics = {
         "importance": mu.statistics.importance(MODEL),
         "grouped": mu.statistics.importance(MODEL, "grouped", 2),
@@ -73,11 +73,14 @@ def results(mesh):
             optax.adam(0.01),
             variables(),
             make(mesh),
-            key=jax.random.key(0),
+            key=key,
             epochs=2,
         )
         found[f"{form}/fit"] = state.variables.params
         found[f"{form}/loss"] = info.loss
+        forget, retain = mu.split(make(mesh), [0, 3, 4, 8])
+        effect = mu.iau(MODEL, optax.sgd(0.5))(key, variables(), forget, retain)[1].effect
+        found[f"{form}/effect"] = np.asarray(effect.forget.loss)
     return found
 
 
@@ -124,7 +127,7 @@ def on_host(tree):
     """All values, by path, on every process."""
 
     def whole(x):
-        here = x.is_fully_addressable
+        here = isinstance(x, np.ndarray) or x.is_fully_addressable
         return np.asarray(x if here else multihost_utils.process_allgather(x, tiled=True))
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
