@@ -88,13 +88,13 @@ def utility_numbers(found: TofuSet, name: str) -> dict[str, np.ndarray]:
 
 def ratio_of(found: TofuSet, name: str) -> np.ndarray:
     """The truth ratios of a set: against paraphrases, or the answers where there need be none."""
-    correct = found.answer_nll if np.size(found.paraphrased_nll) == 0 else found.paraphrased_nll
-    if correct is found.answer_nll and name in PARAPHRASED:
+    plain = np.size(found.paraphrased_nll) == 0
+    if plain and name in PARAPHRASED:
         raise ValueError(
             f"expected the losses of paraphrased answers for {name!r}, found none: the truth ratio "
             "of this set is defined on paraphrases"
         )
-    return truth_ratio(correct, found.perturbed_nll)
+    return truth_ratio(found.answer_nll if plain else found.paraphrased_nll, found.perturbed_nll)
 
 
 def harmonic_mean(values: ArrayLike) -> float:
@@ -133,7 +133,7 @@ def model_utility(sets: Mapping[str, TofuSet]) -> float:
         Maini, Feng, Schwarzschild, Lipton, Kolter, "TOFU: A Task of Fictitious Unlearning for
         LLMs", COLM 2024.
     """
-    return harmonic_mean([x.mean() for part in _nine(sets) for x in part.values()])
+    return harmonic_mean(np.array([x.mean() for part in _nine(sets) for x in part.values()]))
 
 
 def _nine(sets: Mapping[str, TofuSet]) -> list[dict[str, np.ndarray]]:
@@ -165,7 +165,7 @@ def model_utility_interval(sets: Mapping[str, TofuSet], *, level: float = 0.95) 
 
     parts = _nine(sets)
     sizes = [len(part["ROUGE"]) for part in parts]
-    value = harmonic_mean([x.mean() for part in parts for x in part.values()])
+    value = harmonic_mean(np.array([x.mean() for part in parts for x in part.values()]))
     relative = [x.std(ddof=1) / x.mean() / x.size**0.5 for p in parts for x in p.values() if value]
     if min(sizes) < FEWEST or not value or max(relative) > UNCERTAIN:
         raise ValueError(

@@ -161,9 +161,8 @@ def per_document(
             "`documents`"
         )
     own = segment[:, None, :] == np.arange(1, documents + 1)[:, None]
-    alike = (as_array(x)[..., None, :] for x in statistics[:-1])
-    mask = as_array(statistics.mask)[..., None, :]
-    return TokenStatistics(*alike, mask=jnp.where(own, mask, 0))
+    wide = TokenStatistics(*(as_array(x)[..., None, :] for x in statistics))
+    return wide._replace(mask=jnp.where(own, wide.mask, 0))
 
 
 def restricted(statistics: TokenStatistics, mask: ArrayLike) -> TokenStatistics:

@@ -79,8 +79,16 @@ def recovery_table(
         logs = logs_of(models, retrained)
 
     def measure(found: language.Recovered) -> Row:
-        ends = {"low": found.low, "high": found.high, "no_interval": found.no_interval}
-        return {title: Metric(found.value, n=found.n, direction=direction, unit="fraction", **ends)}
+        metric = Metric(
+            found.value,
+            n=found.n,
+            low=found.low,
+            high=found.high,
+            no_interval=found.no_interval,
+            direction=direction,
+            unit="fraction",
+        )
+        return {title: metric}
 
     return table_of(logs, measure)
 

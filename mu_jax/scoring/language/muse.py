@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.typing import ArrayLike
 
@@ -59,7 +59,7 @@ def muse_table(models: Mapping[str, MuseLog], *, retrained: MuseLog | Sequence[M
 
 
 def attack_row(scores: tuple[ArrayLike, ArrayLike], retrained: tuple[ArrayLike, ArrayLike]) -> Row:
-    """ "AUC" and "PrivLeak" of an attack: scores of forgotten and of unseen texts, low for members.
+    """The AUC and PrivLeak of an attack: scores of forgotten and of unseen texts, low for members.
 
     Args:
         scores: of the model. retrained: of the retrained model.
@@ -71,9 +71,9 @@ def attack_row(scores: tuple[ArrayLike, ArrayLike], retrained: tuple[ArrayLike, 
     n = found.n_forget + found.n_holdout
     band = language.privleak_floor(found.n_forget, found.n_holdout)
     alike = f"0.5 with standard deviation {found.null_std:.3f} if both sides were alike"
-    why = "no interval of an AUC near 0 or 1, or of a ratio of two, covers 90 %"
+    why = "there is none that holds for AUCs near 0 and 1, where memorized texts lie"
     return {
-        "AUC": Metric(found.auc, n=n, null=0.5, no_interval=why, note=alike),
+        "AUC": Metric(found.auc, n=n, no_interval=why, note=alike),
         "PrivLeak": Metric(
             found.value,
             n=n,
@@ -108,14 +108,17 @@ def muse_changes(tables: Sequence[Table], title: str) -> Table:
 def _changes(first: Table, last: Table, row: str, title: str, n: int) -> Row:
     found = {}
     for name, metric in first[row].items():
-        ends = [table[row][name].value for table in (first, last)]
-        oracle = [table[RETRAIN][name].value for table in (first, last)]
-        if any(value is None for value in ends):
-            found[f"{title} {name}"] = missing(f"{name} is missing at one end", unit=metric.unit)
+        change, own = (_difference(first, last, each, name) for each in (row, RETRAIN))
+        fields: dict[str, Any] = {"n": n, "unit": metric.unit}
+        if change is None:
+            found[f"{title} {name}"] = missing(f"{name} is missing at one end", **fields)
             continue
-        beside = None if None in oracle else Oracle(oracle[1] - oracle[0])
-        why = "two runs of each size or request have no spread to take an interval from"
-        found[f"{title} {name}"] = Metric(
-            ends[1] - ends[0], n=n, oracle=beside, unit=metric.unit, no_interval=why
-        )
+        why = "one run of each size or request has no spread to take an interval from"
+        beside = None if own is None else Oracle(own)
+        found[f"{title} {name}"] = Metric(change, oracle=beside, no_interval=why, **fields)
     return found
+
+
+def _difference(first: Table, last: Table, row: str, name: str) -> float | None:
+    start, end = first[row][name].value, last[row][name].value
+    return None if start is None or end is None else end - start

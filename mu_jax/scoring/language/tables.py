@@ -45,13 +45,17 @@ def ends_of(interval: Callable[[], evaluation.Interval]) -> dict[str, Any]:
 
 def logs_of(models: Mapping[str, Log], retrained: Log | Sequence[Log]) -> dict[str, list[Log]]:
     """Logs by row, the retrained ones last; several are a list or a tuple that is no log."""
-    several = isinstance(retrained, list) or type(retrained) is tuple
-    found: Any = list(retrained) if several else [retrained]  # type: ignore[call-overload]
-    if not found or found[0] is None or RETRAIN in models:
+    given: Any = retrained
+    several = isinstance(given, list) or type(given) is tuple
+    found = list(given) if several else [given]
+    if not found or found[0] is None:
         raise ValueError(
-            f"expected the log of at least one retrained model, and no row {RETRAIN!r} beside it, "
-            f"found {len(models)} rows and {found if not found else 'such a row'}: give it as "
-            "retrained="
+            "expected the log of at least one retrained model, found none: without it nobody can "
+            "say whether these numbers are good"
+        )
+    if RETRAIN in models:
+        raise ValueError(
+            f"expected no row {RETRAIN!r} among the models, found one: give its log as retrained="
         )
     return {**{name: [log] for name, log in models.items()}, RETRAIN: found}
 

@@ -102,7 +102,7 @@ def _check_same_questions(
     ids = [np.asarray(part.ids) for part in (first, second)]
     named = all(each.size for each in ids)
     if np.size(first.answer_nll) != np.size(second.answer_nll) or (
-        named and not np.array_equal(*ids)
+        named and not np.array_equal(ids[0], ids[1])
     ):
         raise ValueError(
             f"expected the questions of the retrained model's log in {name!r} of {row!r}, found "

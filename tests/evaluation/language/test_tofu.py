@@ -92,6 +92,7 @@ def test_bad_input_is_one_sentence():
     part = drawn(np.random.default_rng(0), 5, 1.0)
     with pytest.raises(ValueError, match="expected the losses of paraphrased answers for 'forget'"):
         language.utility_numbers(part._replace(paraphrased_nll=()), "forget")
+    assert language.utility_numbers(part._replace(paraphrased_nll=part.answer_nll), "forget")
     found = language.utility_numbers(part._replace(paraphrased_nll=()), "real authors")
     ratio = language.truth_ratio(part.answer_nll, part.perturbed_nll)
     np.testing.assert_array_equal(found["truth ratio"], language.preference_for_truth(ratio))

@@ -221,3 +221,16 @@ def test_bad_input_is_one_sentence():
     data = mu.batches(np.zeros((2, 3), int), np.zeros(2), batch_size=2)
     with pytest.raises(ValueError, match="make the data with TokenTargets"):
         language.statistics_of(MODEL, mu.Variables(jnp.asarray(TABLE)), data)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_mesh_does_not_matter(explicit):
+    texts, prompts = documents(9)
+    inputs, targets = rows(texts, prompts, LENGTH)
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+    data = mu.shard(mu.batches(inputs, targets, batch_size=4), mesh)
+    found = language.statistics_of(MODEL, mu.Variables(jnp.asarray(TABLE)), data)
+    wanted = language.token_statistics(TABLE[inputs.tokens], targets)
+    for one, other in zip(found, wanted):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
