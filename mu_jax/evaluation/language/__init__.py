@@ -65,6 +65,7 @@ from mu_jax.evaluation.language.token_stats import (
     per_document,
     restricted,
     token_statistics,
+    token_statistics_from_hidden,
 )
 from mu_jax.evaluation.language.truth_ratio import (
     closeness_to_one,
@@ -133,6 +134,7 @@ __all__ = [
     "tofu_table",
     "token_counts",
     "token_statistics",
+    "token_statistics_from_hidden",
     "truth_ratio",
     "utility_numbers",
     "verbatim_memorization",

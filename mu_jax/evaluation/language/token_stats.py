@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -109,20 +110,103 @@ def _extremes(tokens: jax.Array, mask: jax.Array) -> str:
 
 @jax.jit
 def _statistics(logits: jax.Array, tokens: jax.Array, mask: jax.Array) -> TokenStatistics:
-    scored = mask[:, 1:] > 0
-    logits = logits[..., :-1, :]
+    return _masked(_of_tokens(logits[..., :-1, :], _wanted(tokens, mask)), mask)
+
+
+def _wanted(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The tokens that are predicted, `[B, T - 1]`; id 0 where nothing is scored."""
+    return jnp.where(mask[:, 1:] > 0, tokens[:, 1:], 0)
+
+
+def _of_tokens(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, ...]:
+    """nll, hit, mean and variance of tokens `[..., T]` under logits `[..., T, V]`."""
     log_p = jax.nn.log_softmax(logits)
-    shape = log_p.shape[:-1]
-    tokens = jnp.broadcast_to(jnp.where(scored, tokens[:, 1:], 0), shape)
+    tokens = jnp.broadcast_to(tokens, log_p.shape[:-1])
     nll = -jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
     hit = jnp.where(jnp.isnan(nll), nll, (jnp.argmax(logits, -1) == tokens).astype(nll.dtype))
     p = jnp.exp(log_p)
     log_p = jnp.where(p > 0, log_p, 0)  # 0 log 0 = 0
     mean = jnp.sum(p * log_p, -1)
-    variance = jnp.sum(p * jnp.square(log_p - mean[..., None]), -1)
-    found = (nll, hit, mean, variance, jnp.ones_like(nll))
-    first = [(0, 0)] * (len(shape) - 1) + [(1, 0)]
-    return TokenStatistics(*(jnp.pad(jnp.where(scored, x, 0), first) for x in found))
+    return nll, hit, mean, jnp.sum(p * jnp.square(log_p - mean[..., None]), -1)
+
+
+def _masked(found: tuple[jax.Array, ...], mask: jax.Array) -> TokenStatistics:
+    """Statistics with a first column, and 0 where nothing is scored."""
+    first = [(0, 0)] * (found[0].ndim - 1) + [(1, 0)]
+    everything = (*found, jnp.ones_like(found[0]))
+    return TokenStatistics(*(jnp.pad(jnp.where(mask[:, 1:] > 0, x, 0), first) for x in everything))
+
+
+def token_statistics_from_hidden(
+    hidden: ArrayLike, unembedding: ArrayLike, targets: Targets, *, chunk: int = 128
+) -> TokenStatistics:
+    """`token_statistics` of the logits `hidden @ unembedding.T`, which are never there as a whole.
+
+    Args:
+        hidden: float `[B, T, d]`, what the last layer norm gives.
+        unembedding: float `[V, d]`, of the head; the embedding, where both are tied.
+        targets: as `token_statistics`.
+        chunk: number of columns whose logits are there at a time.
+
+    Returns:
+        `TokenStatistics`, arrays `[B, T]`.
+
+    Raises:
+        ValueError: shapes disagree, or as `token_statistics`.
+
+    Cost:
+        One product with the head; a few arrays `[B, chunk, V]` in float32 in place of `[B, T, V]`.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> class Row(NamedTuple):
+        ...     tokens: np.ndarray
+        ...     mask: np.ndarray
+        >>> row = Row(np.array([[1, 0, 1]]), np.array([[0.0, 1.0, 1.0]]))
+        >>> hidden = np.array([[[1.0, 1.0], [0.0, 2.0], [9.0, 9.0]]])
+        >>> found = token_statistics_from_hidden(hidden, np.eye(2), row, chunk=1)
+        >>> [round(nats, 4) for nats in found.nll[0].tolist()]
+        [0.0, 0.6931, 0.1269]
+    """
+    hidden, unembedding = as_array(hidden), as_array(unembedding)
+    tokens, mask = as_array(targets.tokens), as_array(targets.mask)
+    if (
+        hidden.ndim != 3
+        or unembedding.shape[1:] != hidden.shape[2:]
+        or tokens.shape != hidden.shape[:2]
+        or mask.shape != tokens.shape
+        or chunk < 1
+    ):
+        raise ValueError(
+            "expected hidden states [B, T, d], a head [V, d], tokens and a mask [B, T] and a chunk "
+            f"of at least 1, found {hidden.shape}, {unembedding.shape}, {tokens.shape}, "
+            f"{mask.shape} and {chunk}: transpose the head if its columns are tokens"
+        )
+    if is_concrete(tokens, mask):
+        _check_scored(tokens, mask, unembedding.shape[0])
+    return _in_chunks(hidden, unembedding, tokens, mask, chunk)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _in_chunks(
+    hidden: jax.Array, unembedding: jax.Array, tokens: jax.Array, mask: jax.Array, chunk: int
+) -> TokenStatistics:
+    length = hidden.shape[1] - 1
+    wide = jnp.promote_types(jnp.promote_types(hidden.dtype, unembedding.dtype), jnp.float32)
+
+    def pieces(x: jax.Array) -> jax.Array:
+        padding = [(0, 0), (0, -length % chunk)] + [(0, 0)] * (x.ndim - 2)
+        padded = jnp.pad(x, padding)
+        return jnp.moveaxis(padded.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    def one(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        states, wanted = piece
+        logits = jnp.einsum("btd,vd->btv", states, unembedding, preferred_element_type=wide)
+        return _of_tokens(logits, wanted)
+
+    found = jax.lax.map(one, (pieces(hidden[:, :-1]), pieces(_wanted(tokens, mask))))
+    rows = (jnp.moveaxis(x, 0, 1).reshape(len(hidden), -1)[:, :length] for x in found)
+    return _masked(tuple(rows), mask)
 
 
 def per_document(

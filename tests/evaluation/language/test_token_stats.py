@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,6 +216,8 @@ def test_bad_input_is_one_sentence():
         language.token_statistics(logits, good)
     with pytest.raises(ValueError, match="found a scored token there"):
         language.token_statistics(logits, good._replace(mask=np.ones((1, 3))))
+    with pytest.raises(ValueError, match="transpose the head if its columns are tokens"):
+        language.token_statistics_from_hidden(np.ones((1, 3, 4)), np.ones((4, 9)), good)
     with pytest.raises(ValueError, match="the targets of the same rows"):
         language.token_statistics(logits[:, :2], good)
     with pytest.raises(ValueError, match=r"expected a ratio in \(0, 1\], found 0"):
@@ -234,3 +238,27 @@ def test_a_mesh_does_not_matter(explicit):
     wanted = language.token_statistics(TABLE[inputs.tokens], targets)
     for one, other in zip(found, wanted):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+def test_from_hidden_states_in_chunks(chunk):
+    texts, prompts = documents(5)
+    targets = rows(texts, prompts, LENGTH)[1]
+    random = np.random.default_rng(2)
+    hidden, head = random.normal(size=(5, LENGTH, 3)), random.normal(size=(WORDS, 3))
+    found = language.token_statistics_from_hidden(hidden, head, targets, chunk=chunk)
+    wanted = language.token_statistics(np.einsum("btd,vd->btv", hidden, head), targets)
+    for one, other in zip(found, wanted):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_of_whole_rows_are_never_there():
+    row = TokenTargets(np.zeros((2, 129), np.int32), np.zeros((2, 129), np.float32))
+    hidden, head = np.zeros((2, 129, 4), np.float32), np.zeros((1000, 4), np.float32)
+
+    def temporaries(chunk):
+        compute = jax.jit(functools.partial(language.token_statistics_from_hidden, chunk=chunk))
+        return compute.lower(hidden, head, row).compile().memory_analysis().temp_size_in_bytes
+
+    whole = 2 * 128 * 1000 * 4
+    assert temporaries(128) > whole > 4 * temporaries(8)
