@@ -135,8 +135,8 @@ def concept_changes(
         ([0.0, 0.0], [0.0, 0.0])
 
     Reference:
-        Hong, Yu, Yang, Ravfogel, Geva, "Intrinsic Test of Unlearning Using Parametric Knowledge
-        Traces", EMNLP 2025.
+        Hong, Yu, Yang, Ravfogel, Geva, "Intrinsic Evaluation of Unlearning Using Parametric
+        Knowledge Traces", 2024.
     """
     before, after, unembedding = as_float(before), as_float(after), as_float(unembedding)
     if before.ndim != 2 or after.shape != before.shape or unembedding.shape[1:] != before.shape[1:]:

@@ -115,7 +115,7 @@ def restoration(unlearned: ArrayLike, corrupted: ArrayLike, clean: ArrayLike) ->
 
     Reference:
         Rezaei, Chandu, Feizi, Choi, Brahman, Ravichander, "RESTOR: Knowledge Recovery in Machine
-        Unlearning", TMLR 2025.
+        Unlearning", 2024.
     """
     return recovered(unlearned, corrupted, clean)
 

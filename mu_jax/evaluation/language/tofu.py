@@ -184,7 +184,7 @@ def forget_quality(ratio: ArrayLike, retrained_ratio: ArrayLike) -> ForgetQualit
     The p-value of the two-sided Kolmogorov-Smirnov test of R on the forget set, exact up to 10,000
     questions. The retrained model's ratios are required. Direction: higher is better, but a perfect
     unlearner's p-value is spread over all of (0, 1): values above 0.05 tell nothing apart. The test
-    is the same for R and 1 / R. With 40 questions almost any model passes.
+    is the same for R and 1 / R. With 40 questions a small difference goes unseen.
 
     Args:
         ratio: float `[n]`, `truth_ratio` of the unlearned model on the forget set.
