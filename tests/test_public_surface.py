@@ -27,7 +27,7 @@ def public_names(module):
 
 
 def public_objects():
-    for name in ["", *SUBPACKAGES]:
+    for name in ["", *SUBPACKAGES, "evaluation.language"]:
         module = importlib.import_module(f"mu_jax.{name}".rstrip("."))
         for attribute in public_names(module):
             yield pytest.param(getattr(module, attribute), id=f"{module.__name__}.{attribute}")

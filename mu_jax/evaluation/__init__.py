@@ -1,6 +1,7 @@
 """Evaluation of unlearning: pure functions of outputs, labels and per-example scores.
 
-`score` takes models, so it is at home above, in `mu_jax.scoring`; it loads when it is touched.
+`score` takes models, so it is at home above, in `mu_jax.scoring`; it loads when it is touched, and
+so does the room of language models, `evaluation.language`.
 """
 
 import importlib
@@ -186,10 +187,13 @@ __all__ = [
     "zrf_as_published",
 ]
 
+_ROOMS = ("language",)
 _ABOVE = {"score": "mu_jax.scoring"}  # nothing in this room uses what stands above it
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"mu_jax.evaluation.{name}")
     if name in _ABOVE:
         return getattr(importlib.import_module(_ABOVE[name]), name)
     raise AttributeError(f"module 'mu_jax.evaluation' has no attribute {name!r}")

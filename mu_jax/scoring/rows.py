@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -147,13 +147,16 @@ def _with_oracle(asked: Asked, records: list[Record]) -> Iterator[Record]:
     retrained = [one for one in records if one.method == RETRAIN]
     for one in records:
         others = [r for r in retrained if not asked.paired or r.seed == one.seed]
-        metrics = {name: _beside(metric, name, others) for name, metric in one.metrics.items()}
+        metrics = {
+            name: beside(metric, [r.metrics[name].value for r in others])
+            for name, metric in one.metrics.items()
+        }
         yield dataclasses.replace(one, metrics=metrics)
 
 
-def _beside(metric: Metric, name: str, retrained: list[Record]) -> Metric:
-    found = (r.metrics[name].value for r in retrained)
-    values = [value for value in found if value is not None]
+def beside(metric: Metric, retrained: Iterable[float | None]) -> Metric:
+    """The metric with the mean and range of the retrained models' values that there are."""
+    values = [value for value in retrained if value is not None]
     if not values:
         return metric
     oracle = Oracle(float(np.mean(values)), min(values), max(values))
