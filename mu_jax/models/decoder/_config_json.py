@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +61,8 @@ _LLAMA3 = {
 }
 
 
-def read(directory: str | os.PathLike[str], ignore: tuple[str, ...]) -> Json:
-    """The fields of a `DecoderConfig`, see there."""
-    path = Path(directory) / "config.json"
-    found = _load(path)
-    try:
-        return _fields({key: value for key, value in found.items() if key not in ignore})
-    except ValueError as error:
-        raise ValueError(f"{error} (in {path})") from error
-
-
-def _load(path: Path) -> Json:
+def load(path: Path) -> Json:
+    """The content of a `config.json`."""
     if not path.is_file():
         beside = (path.parent / "adapter_config.json").is_file()
         hint = "the adapter of another model; merge it into its base first" if beside else "none"
@@ -89,7 +79,8 @@ def _load(path: Path) -> Json:
     return found
 
 
-def _fields(found: Json) -> Json:
+def fields_of(found: Json) -> Json:
+    """The fields of a `DecoderConfig`, see there."""
     kind = _kind(found)
     _refuse(kind, found)
     for key in _SIZES.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 from mu_jax.models.decoder import _config_json
 
@@ -161,9 +162,15 @@ class DecoderConfig:
           ValueError: another architecture, rope type or activation, a quantized model, biases in
             Llama's layers, dropout, an unknown key, a missing size.
         """
-        fields = _config_json.read(directory, ignore)
-        scaling = fields.pop("rope_scaling")
-        return cls(rope_scaling=scaling and RopeScaling(**scaling), **fields)
+        path = Path(directory) / "config.json"
+        found = _config_json.load(path)
+        try:
+            kept = {key: value for key, value in found.items() if key not in ignore}
+            fields = _config_json.fields_of(kept)
+            scaling = fields.pop("rope_scaling")
+            return cls(rope_scaling=scaling and RopeScaling(**scaling), **fields)
+        except ValueError as error:
+            raise ValueError(f"{error} (in {path})") from error
 
     def as_json(self) -> dict:
         """The content of a `config.json` that transformers opens, from version 4.43 on."""

@@ -18,7 +18,7 @@ from mu_jax.data.axes import Axis
 from mu_jax.mesh.params import Rules, param_shardings
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Variables
-from mu_jax.models.decoder._files import DTYPES, Tensors, local_directory
+from mu_jax.models.decoder._tensors import DTYPES, Tensors, local_directory
 from mu_jax.models.decoder.blocks import frequencies
 from mu_jax.models.decoder.config import DecoderConfig
 from mu_jax.models.decoder.decoder import Decoder

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from mu_jax import _files as files
 from mu_jax.model import Variables
 from mu_jax.models.decoder._checks import check_params
-from mu_jax.models.decoder._files import DTYPES, SINGLE, local_directory
+from mu_jax.models.decoder._tensors import DTYPES, SINGLE, local_directory
 from mu_jax.models.decoder.decoder import Decoder
 from mu_jax.models.decoder.layout import Leaf, at, block_leaves, outer_leaves
 
