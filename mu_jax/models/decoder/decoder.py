@@ -208,8 +208,8 @@ class Decoder:
         """
         sliding = self.config.sliding_layers or (False,) * self.config.depth
         if self.remat:
-            options = {"static_argnums": self._static(), "prevent_cse": not self.scan_layers}
-            step = jax.checkpoint(step, **options)
+            loop = self.scan_layers  # which the compiler does not see through
+            step = jax.checkpoint(step, static_argnums=self._static(), prevent_cse=not loop)
         if not self.scan_layers:
             kept = []
             for number in range(n_blocks):

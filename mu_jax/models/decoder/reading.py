@@ -149,7 +149,7 @@ def _shapes(decoder: Decoder, tensors: Tensors, dtype: DTypeLike | None) -> PyTr
     """The tree of parameters as shapes and types."""
 
     def kind(shape: tuple[int, ...], names: list[str]) -> jax.ShapeDtypeStruct:
-        stored = [tensors.kind(name)[1] for name in names]
+        stored = [jnp.dtype(tensors.kind(name)[1]) for name in names]
         found = functools.reduce(jnp.promote_types, stored) if dtype is None else dtype
         return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(found))
 
@@ -198,7 +198,7 @@ def _placed(
 ) -> jax.Array:
     if place is None:
         return jnp.asarray(read((slice(None),) * len(kind.shape)))
-    return jax.make_array_from_callback(kind.shape, place, read)
+    return jax.make_array_from_callback(kind.shape, place, lambda index: read(index or ()))
 
 
 def _stacked(

@@ -105,7 +105,7 @@ def _write_files(
     with open(folder / SINGLE, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for array in _arrays(tensors, dtype):
-            file.write(array.reshape(-1).view(np.uint8))
+            file.write(array.reshape(-1).view(np.uint8).data)
     kinds = {str(np.dtype(dtype or array.dtype)) for _, _, array, _ in tensors}
     config = decoder.config.as_json() | {"torch_dtype": "/".join(sorted(kinds)[:1])}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
