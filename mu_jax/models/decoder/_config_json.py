@@ -33,13 +33,15 @@ _FIXED: dict[str, tuple] = {
     "is_encoder_decoder": (False, None),
     "chunk_size_feed_forward": (0, None),
 }
-# Keys that do not change the outputs of a decoder.
+# Keys that do not change the outputs of a decoder; neither do those that start with `_`.
 # fmt: off
 _SILENT = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache",
-    "_name_or_path", "return_dict", "id2label", "label2id", "problem_type", "pretraining_tp",
-    "_attn_implementation", "_attn_implementation_autoset", "is_llama_config",
+    "return_dict", "id2label", "label2id", "problem_type", "pretraining_tp", "is_llama_config",
     "transformers.js_config", "unsloth_version", "unsloth_fixed", "max_length", "min_length",
+    "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "tokenizer_class",
+    "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty",
+    "max_new_tokens",
 }
 _READ = {
     "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling",
@@ -131,7 +133,7 @@ def _refuse(kind: str, found: Json) -> None:
     known = {*_SIZES.values(), *_FIXED, *_SILENT, *_READ, *_WINDOW[kind]}
     for key, value in found.items():
         off = value is None or value is False or value in ("", [], {})
-        if key not in known and not off:
+        if key not in known and not off and not key.startswith("_"):
             raise ValueError(
                 f"expected keys of a {kind} config, found {key!r} = {_few(value)}, which this "
                 f"decoder does not know; if it does not change the outputs, pass ignore=({key!r},)"

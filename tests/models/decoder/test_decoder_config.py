@@ -118,6 +118,7 @@ def test_options_that_are_off_and_keys_that_the_caller_vouches_for(tmp_path):
     found = checkpoints.config_json("llama2")
     plain = read(tmp_path, found)
     off = {"rope_interleaved": False, "auto_map": {}, "logit_scale": None, "use_cache": True}
+    off |= {"_model_name": "tiny", "unk_token_id": 0, "id2label": {"0": "LABEL_0"}}
     assert read(tmp_path, found | off) == plain
     assert read(tmp_path, found | {"logit_scale": 1.0}, ignore=("logit_scale",)) == plain
 

@@ -28,6 +28,7 @@ def cast(kind):
     return lambda found: {name: array.astype(kind) for name, array in found.items()}
 
 
+@pytest.mark.quick("float32-False", "bfloat16-True")
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("kind", [np.float32, ml_dtypes.bfloat16])
 def test_written_and_read_again_are_the_same_bytes(scan, kind, tmp_path):

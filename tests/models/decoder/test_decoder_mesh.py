@@ -26,7 +26,13 @@ def spec_at(tree, *path):
     return tuple(spec)[: max((k + 1 for k, names in enumerate(spec) if names), default=0)]
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+both_kinds = pytest.mark.parametrize(
+    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
+)
+
+
+@pytest.mark.quick("True-explicit", "False-auto")
+@both_kinds
 @pytest.mark.parametrize("scan", [False, True])
 def test_read_onto_a_mesh_tensor_by_tensor(scan, kind, tmp_path):
     mesh = mesh_of((4, 2), ("fsdp", "tensor"), kind)
@@ -66,6 +72,7 @@ def test_the_rules_by_default(tmp_path):
         )
 
 
+@pytest.mark.quick("mistral")
 @pytest.mark.parametrize("name", ["llama3", "mistral"])
 def test_eight_devices_compute_what_one_does(name, tiny, log_probabilities):
     decoder, params = tiny(name, scan_layers=True)
@@ -82,7 +89,8 @@ def test_eight_devices_compute_what_one_does(name, tiny, log_probabilities):
     np.testing.assert_array_equal(text.tokens, alone.tokens)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.slow
+@both_kinds
 def test_fine_tuning_on_a_mesh_is_that_on_one_device(kind, tiny):
     decoder, params = tiny("llama3", scan_layers=True)
 
