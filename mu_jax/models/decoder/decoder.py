@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from mu_jax._tracing import cached
 from mu_jax.data.tokens import Tokens
+from mu_jax.mesh.shards import by_rows
 from mu_jax.model import Loss, Model, Variables, from_function
 from mu_jax.models.decoder._checks import checked
 from mu_jax.models.decoder.blocks import Sight, block, rms_norm, rotation, sight
@@ -123,9 +124,14 @@ class Decoder:
         depth = self.config.depth
         if stop is not None and not 0 <= stop < depth:
             raise IndexError(f"expected stop from 0 to {depth - 1}, found {stop}")
-        n_blocks = depth if stop is None else stop + 1
-        x, _ = self._states(params, tokens, n_blocks, embedding_transform)
-        return self._normed(params, x) if stop is None else x
+        tokens = checked(self, params, tokens)
+
+        def compute(params: PyTree, tokens: Tokens) -> Array:
+            n_blocks = depth if stop is None else stop + 1
+            x, _ = self._states(params, tokens, n_blocks, embedding_transform)
+            return self._normed(params, x) if stop is None else x
+
+        return by_rows(compute, params, tokens, rows=tokens.tokens[:, 0])
 
     def head(self, params: PyTree, hidden: Array) -> Array:
         """Logits [..., V], in float32 at least, of hidden states [..., d] behind the last norm.
@@ -135,9 +141,14 @@ class Decoder:
         """
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         tied = self.config.tied_head
-        kernel = params["embedding" if tied else "head"].astype(hidden.dtype)
         form = "...d,vd->...v" if tied else "...d,dv->...v"
-        return jnp.einsum(form, hidden, kernel, preferred_element_type=wide)
+
+        def compute(kernel: Array, hidden: Array) -> Array:
+            kernel = kernel.astype(hidden.dtype)
+            return jnp.einsum(form, hidden, kernel, preferred_element_type=wide)
+
+        kernel = params["embedding" if tied else "head"]
+        return by_rows(compute, kernel, hidden, rows=hidden[..., 0])
 
     def logits(
         self,
@@ -175,8 +186,13 @@ class Decoder:
         embedding_transform: Transform | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Hidden states behind the last norm, and the output [B, T, d] of each block by name."""
-        x, each = self._states(params, tokens, self.config.depth, embedding_transform, keep=True)
-        return self._normed(params, x), {f"block_{k}": y for k, y in enumerate(each)}
+        tokens, depth = checked(self, params, tokens), self.config.depth
+
+        def compute(params: PyTree, tokens: Tokens) -> tuple[Array, dict[str, Array]]:
+            x, each = self._states(params, tokens, depth, embedding_transform, keep=True)
+            return self._normed(params, x), {f"block_{k}": y for k, y in enumerate(each)}
+
+        return by_rows(compute, params, tokens, rows=tokens.tokens[:, 0])
 
     def embed(self, params: PyTree, tokens: Tokens) -> Array:
         """Embeddings [B, T, d] in the type of the computation."""
@@ -235,13 +251,12 @@ class Decoder:
     def _states(
         self,
         params: PyTree,
-        tokens: Tokens | Array,
+        tokens: Tokens,
         n_blocks: int,
         embedding_transform: Transform | None,
         *,
         keep: bool = False,
     ) -> tuple[Array, list | Array]:
-        tokens = checked(self, params, tokens)
         config, x = self.config, self.embed(params, tokens)
         x = x if embedding_transform is None else embedding_transform(x)
         turn = rotation(config, tokens.position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from mu_jax._tracing import compiled
 from mu_jax.data.tokens import Tokens
+from mu_jax.mesh.shards import by_rows
 from mu_jax.models.decoder._checks import as_tokens, check_params, check_rows, is_visible
 from mu_jax.models.decoder.blocks import block, rms_norm, rotation, sight
 from mu_jax.models.decoder.decoder import Decoder, choose
@@ -131,6 +133,11 @@ def _check(decoder: Decoder, prompts: Tokens, max_new: int, also: Sequence, tran
 
 @compiled
 def _decode(settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens) -> Decoded:
+    write = functools.partial(_write, settings)
+    return by_rows(write, models, prompts, rows=prompts.tokens[:, 0])
+
+
+def _write(settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens) -> Decoded:
     """Read the prompts, then write a token a turn."""
     ends = jnp.array(settings.stop, jnp.int32)
     length = prompts.tokens.shape[1]

@@ -72,11 +72,12 @@ def test_the_rules_by_default(tmp_path):
         )
 
 
-@pytest.mark.quick("mistral")
+@pytest.mark.quick("auto-mistral", "explicit-mistral")
 @pytest.mark.parametrize("name", ["llama3", "mistral"])
-def test_eight_devices_compute_what_one_does(name, tiny, log_probabilities):
+@both_kinds
+def test_eight_devices_compute_what_one_does(kind, name, tiny, log_probabilities):
     decoder, params = tiny(name, scan_layers=True)
-    mesh = mesh_of((4, 2), ("fsdp", "tensor"))
+    mesh = mesh_of((4, 2), ("fsdp", "tensor"), kind)
     rules = [("embedding|head", P(None, "fsdp")), *decoders.sharding_rules("fsdp", "tensor")]
     if "head" in params:
         rules = [("head", P("fsdp", None)), *rules]
