@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from mu_jax._tracing import cached
+from mu_jax.data.axes import keep_rows
 from mu_jax.data.tokens import Tokens
 from mu_jax.mesh.shards import by_rows
 from mu_jax.model import Loss, Model, Variables, from_function
@@ -51,6 +53,15 @@ class Decoder:
         them; outputs and gradients stay as they are.
       dtype: type of the computation; None takes that of the parameters. Norms, softmax and logits
         are float32 at least.
+      rows: where the rows of batches lie when parameters are divided, such as
+        `NamedSharding(mesh, P(("data", "fsdp")))`. States then stay with their rows, and devices
+        gather parameters, not states. The numbers are the same.
+
+    Differences from transformers:
+      1. Logits are float32 whatever the type of the computation, and so are their sums.
+      2. Documents are told apart by `segment`, and a window is counted in positions, so that
+         padding on the left takes no place in it.
+      3. There is no dropout: configs that ask for it are refused.
 
     Example:
       >>> import jax, mu_jax as mu
@@ -76,6 +87,7 @@ class Decoder:
     scan_layers: bool = False
     remat: bool = False
     dtype: DTypeLike | None = None
+    rows: NamedSharding | None = None
 
     def init(self, key: Array, *, dtype: DTypeLike = jnp.float32) -> Variables:
         """New variables: normal kernels and embeddings, norms 1, offsets 0.
@@ -145,7 +157,8 @@ class Decoder:
 
         def compute(kernel: Array, hidden: Array) -> Array:
             kernel = kernel.astype(hidden.dtype)
-            return jnp.einsum(form, hidden, kernel, preferred_element_type=wide)
+            logits = jnp.einsum(form, hidden, kernel, preferred_element_type=wide)
+            return keep_rows(logits, self.rows, free=True)
 
         kernel = params["embedding" if tied else "head"]
         return by_rows(compute, kernel, hidden, rows=hidden[..., 0])
@@ -258,19 +271,19 @@ class Decoder:
         keep: bool = False,
     ) -> tuple[Array, list | Array]:
         config, x = self.config, self.embed(params, tokens)
-        x = x if embedding_transform is None else embedding_transform(x)
+        x = keep_rows(x if embedding_transform is None else embedding_transform(x), self.rows)
         turn = rotation(config, tokens.position)
         place = (tokens.segment, tokens.position)
         seen = sight(config, place, place)
 
         def step(x, own, number, windowed):
-            x = block(config, own, x, turn, choose(seen, windowed))
+            x = keep_rows(block(config, own, x, turn, choose(seen, windowed)), self.rows)
             return x, x if keep else None
 
         return self.through(params, x, step, n_blocks)
 
     def _normed(self, params: PyTree, x: Array) -> Array:
-        return rms_norm(x, params["norm"], self.config.norm_eps)
+        return keep_rows(rms_norm(x, params["norm"], self.config.norm_eps), self.rows)
 
 
 def choose(seen: Sight, windowed: bool | Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from mu_jax.data.axes import Axis
+from mu_jax.data.axes import Axis, axis_names, check_axis
 from mu_jax.mesh.params import Rules, param_shardings
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Variables
@@ -39,6 +39,7 @@ def read_decoder(
     mesh: Mesh | None = None,
     axis: Axis = "fsdp",
     rules: Rules | None = None,
+    rows: Axis | None = None,
     scan_layers: bool = False,
     remat: bool = False,
     compute_dtype: DTypeLike | None = None,
@@ -56,6 +57,8 @@ def read_decoder(
       dtype: of the parameters; default: as they are stored, float64 as float32 unless that is on.
       mesh: where the parameters are divided; None puts them on the default device.
       axis, rules: see `mu.param_shardings`; by default `sharding_rules(axis)`.
+      rows: axes of the mesh over which the rows of batches are divided, for `Decoder.rows`;
+        default: those of `("data", axis)` that the mesh has.
       scan_layers, remat: see `Decoder`.
       compute_dtype: type of the computation, `Decoder.dtype`.
       ignore: see `DecoderConfig.read`.
@@ -76,16 +79,24 @@ def read_decoder(
     if not folder.is_dir():
         raise FileNotFoundError(f"expected a directory of a checkpoint, found none at {folder}")
     config = DecoderConfig.read(folder, ignore=ignore)
-    decoder = Decoder(config, scan_layers, remat, compute_dtype)
+    where = None if mesh is None else _rows(mesh, axis, rows)
+    decoder = Decoder(config, scan_layers, remat, compute_dtype, where)
     tensors = Tensors(folder)
     _check(config, tensors, folder)
     kinds = _shapes(decoder, tensors, dtype)
     if mesh is None:
         places = jax.tree.map(lambda _: None, kinds)
     else:
-        rules = sharding_rules(axis if isinstance(axis, str) else None) if rules is None else rules
+        rules = sharding_rules(axis) if rules is None else rules
         places = param_shardings(kinds, mesh, axis=axis, rules=rules)
     return decoder, Variables(_filled(decoder, tensors, kinds, places))
+
+
+def _rows(mesh: Mesh, axis: Axis, rows: Axis | None) -> NamedSharding:
+    check_axis(mesh, axis if rows is None else rows)
+    usual = dict.fromkeys(("data", *axis_names(axis)))
+    found = tuple(name for name in usual if name in mesh.shape) if rows is None else rows
+    return NamedSharding(mesh, PartitionSpec(found))
 
 
 def _check(config: DecoderConfig, tensors: Tensors, folder: os.PathLike) -> None:

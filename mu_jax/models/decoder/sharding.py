@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from jax.sharding import PartitionSpec
 
+from mu_jax.data.axes import Axis
 from mu_jax.mesh.params import Rules
 
 _INTO = "attention/(query|key|value)|mlp/(gate|up)"  # [d, more]: what comes out is divided
 _OUT = "attention/out|mlp/down"  # [more, d]: what goes in is divided
 
 
-def sharding_rules(axis: str | None = "fsdp", tensor: str | None = None) -> Rules:
+def sharding_rules(axis: Axis | None = "fsdp", tensor: Axis | None = None) -> Rules:
     """Rules of decoders for `mu.param_shardings`, `mu.shard_params` and `read_decoder`.
 
     Every matrix has one side of the model's width d and another side: heads, the perceptron's
@@ -27,11 +28,12 @@ def sharding_rules(axis: str | None = "fsdp", tensor: str | None = None) -> Rule
     | `out`, `down` [m, d] | `P(tensor, axis)` |
 
     Stacked blocks have an axis of layers in front, which is not divided. Trees that have parameters
-    in them, such as the state of an optimizer, have the same paths and the same rules.
+    in them, such as the state of an optimizer, have the same paths and the same rules. Set
+    `Decoder.rows` as well (`read_decoder` does), or the compiler may move states in their place.
 
     Args:
-      axis: of the mesh, over which the width is divided; None divides no width.
-      tensor: of the mesh, over which heads, hidden units and vocabulary are divided; None: whole.
+      axis: of the mesh, one or several, over which the width is divided; None: whole.
+      tensor: the same, over which heads, hidden units and vocabulary are divided; None: whole.
 
     Example:
       >>> import jax, mu_jax as mu
