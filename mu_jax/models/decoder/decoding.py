@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax._tracing import compiled
+from mu_jax.data.axes import keep_rows
 from mu_jax.data.tokens import Tokens
 from mu_jax.mesh.shards import by_rows
 from mu_jax.models.decoder._checks import as_tokens, check_params, check_rows, is_visible
@@ -211,7 +212,7 @@ def _step(
 
 def _embedded(settings: _Settings, params: PyTree, tokens: Tokens) -> Array:
     x, transform = settings.decoder.embed(params, tokens), settings.embedding_transform
-    return x if transform is None else transform(x)
+    return keep_rows(x if transform is None else transform(x), settings.decoder.rows)
 
 
 def _through(
@@ -236,7 +237,7 @@ def _through(
             return key, value
 
         x = block(decoder.config, own, x, turn, choose(seen, windowed), remember)
-        return (x, *kept), None
+        return (keep_rows(x, decoder.rows), *kept), None
 
     start = (x, cache.key, cache.value)
     (x, key, value), _ = decoder.through(params, start, step, decoder.config.depth)

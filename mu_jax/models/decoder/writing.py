@@ -71,6 +71,7 @@ def write_decoder(
     check_params(decoder, variables.params)
     beside = _beside(tokenizer)
     header, tensors = _header(decoder, variables.params, dtype)
+    _synchronize(path)  # nothing appears there before every process has looked
     if jax.process_index() != 0:
         for _ in _arrays(tensors, dtype):  # every process takes part where a tensor is gathered
             pass
