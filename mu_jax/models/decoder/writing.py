@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from mu_jax import _files as files
-from mu_jax.model import Variables
+from mu_jax.model import Variables, path_name
 from mu_jax.models.decoder._checks import check_params
 from mu_jax.models.decoder._tensors import DTYPES, SINGLE, local_directory
 from mu_jax.models.decoder.decoder import Decoder
@@ -68,6 +69,11 @@ def write_decoder(
     path = local_directory(directory)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"expected nothing at {path}, found something; give a new directory")
+    if not isinstance(variables, Variables):
+        raise TypeError(
+            f"expected mu.Variables of the decoder, found {type(variables).__name__}: pass "
+            "mu.Variables(params)"
+        )
     check_params(decoder, variables.params)
     beside = _beside(tokenizer)
     header, tensors = _header(decoder, variables.params, dtype)
@@ -107,8 +113,9 @@ def _write_files(
         file.write(len(header).to_bytes(8, "little") + header)
         for array in _arrays(tensors, dtype):
             file.write(array.reshape(-1).view(np.uint8).data)
-    kinds = {str(np.dtype(dtype or array.dtype)) for _, _, array, _ in tensors}
-    config = decoder.config.as_json() | {"torch_dtype": "/".join(sorted(kinds)[:1])}
+    kinds = [jnp.dtype(dtype or array.dtype) for _, _, array, _ in tensors]
+    widest = functools.reduce(jnp.promote_types, kinds)
+    config = decoder.config.as_json() | {"torch_dtype": str(widest)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     for path in beside:
         shutil.copyfile(path, folder / path.name)
@@ -126,6 +133,7 @@ def _header(decoder: Decoder, params: PyTree, dtype: Any) -> tuple[bytes, list]:
     codes = {name: code for code, name in DTYPES.items()}
     head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start, tensors = 0, list(_entries(decoder, params))
+    _require_no_more(decoder, params)
     for name, leaf, array, _ in tensors:
         kind = np.dtype(dtype or array.dtype)
         if str(kind) not in codes:
@@ -151,6 +159,20 @@ def _entries(decoder: Decoder, params: PyTree) -> Iterator[tuple[str, Leaf, Any,
             folder, lead = ("blocks", (depth,)) if decoder.scan_layers else (f"block_{block}", ())
             array = _checked(params, f"{folder}/{leaf.path}", (*lead, *leaf.shape))
             yield leaf.tensor.format(block), leaf, array, block if lead else None
+
+
+def _require_no_more(decoder: Decoder, params: PyTree) -> None:
+    """Refuse a parameter that has no tensor, such as of an adapter."""
+    wanted = jax.eval_shape(decoder.init, jax.random.key(0)).params
+    known, found = (
+        {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (wanted, params)
+    )
+    for name in sorted(found - known):
+        raise ValueError(
+            f"expected the parameters of a {decoder.config.kind}, found {name} too, which no "
+            "checkpoint of it has: merge adapters first"
+        )
 
 
 def _checked(params: PyTree, path: str, shape: tuple[int, ...]) -> Any:

@@ -210,7 +210,7 @@ def change_at(params, path, value):
     if value is None:
         del tree[name]
     else:
-        tree[name] = value(tree[name])
+        tree[name] = value(tree.get(name, jnp.ones(2)))
     return found
 
 
@@ -221,6 +221,7 @@ WRONG = {
         "finite numbers in model.l",
     ),
     "missing": ("block_1/mlp/gate", None, "expected a parameter block_1/mlp/gate, found none"),
+    "more": ("adapter", lambda x: x, "of a qwen3, found adapter too, .*: merge adapters first"),
     "shape": ("norm", lambda x: x[1:], r"expected norm of shape \(24,\), found \(23,\)"),
     "type": ("head", lambda x: x.astype(jnp.int32), "expected lm_head.weight of a floating type"),
 }
@@ -233,6 +234,8 @@ def test_wrong_parameters_leave_nothing_behind(case, tmp_path, tiny):
     with pytest.raises(ValueError, match=message):
         write_decoder(tmp_path / "new", decoder, mu.Variables(change_at(params, path, value)))
     assert os.listdir(tmp_path) == []
+    with pytest.raises(TypeError, match=r"expected mu.Variables of the decoder, found dict"):
+        write_decoder(tmp_path / "new", decoder, params)
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_of_a_stopped_writing(
