@@ -36,7 +36,8 @@ def as_tokens(tokens: Any) -> Tokens:
     for name, x in zip(tokens._fields, tokens):
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise ValueError(f"expected {name} of whole numbers, found {x.dtype}")
-    return Tokens(*map(jnp.asarray, tokens))
+    # A narrow type may not hold the size of the vocabulary.
+    return Tokens(*(jnp.asarray(x).astype(jnp.int32) for x in tokens))
 
 
 def check_params(decoder: Any, params: PyTree) -> None:

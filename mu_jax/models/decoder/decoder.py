@@ -210,11 +210,11 @@ class Decoder:
     def embed(self, params: PyTree, tokens: Tokens) -> Array:
         """Embeddings [B, T, d] in the type of the computation."""
         table = params["embedding"]
-        table = table if self.dtype is None else table.astype(self.dtype)
         # Below 0 is as far outside as beyond V, and what stands in padding is nobody's business.
         ids = jnp.where(tokens.tokens < 0, len(table), tokens.tokens)
         ids = jnp.where(tokens.segment == 0, 0, ids)
-        return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+        found = table.at[ids].get(mode="fill", fill_value=jnp.nan)
+        return found if self.dtype is None else found.astype(self.dtype)
 
     def through(
         self,

@@ -12,9 +12,10 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.data.tokens import Tokens
-from mu_jax.models.decoder import Decoder, stack_blocks, unstack_blocks
+from mu_jax.models.decoder import Decoder, DecoderConfig, stack_blocks, unstack_blocks
 
 ROWS = checkpoints.rows()
+KEY = jax.random.key(0)
 
 
 def tokens_of(*documents, length, left=0):
@@ -128,6 +129,17 @@ def test_the_type_of_the_computation(tiny, log_probabilities):
     exact = log_probabilities(*tiny("llama3", scan_layers=True), ROWS)
     assert found.dtype == jnp.float32
     assert 1e-4 < np.abs(found - exact).mean() < 0.2
+
+
+def test_ids_of_a_narrow_type():
+    sizes = {"width": 4, "depth": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 4}
+    config = DecoderConfig("llama", vocab_size=300, mlp_width=4, max_positions=8, **sizes)
+    decoder = Decoder(config)
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), jax.eval_shape(decoder.init, KEY).params)
+    params["embedding"] *= jnp.arange(300.0)[:, None]
+    found = decoder.hidden(params, np.array([[5, 127]], np.int8), stop=0)
+    wanted = decoder.hidden(params, np.array([[5, 127]]), stop=0)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_form_of_new_variables(tiny):
