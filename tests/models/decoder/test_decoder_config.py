@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import checkpoints
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from mu_jax.models.decoder import DecoderConfig, RopeScaling
 from mu_jax.models.decoder.blocks import frequencies
+from mu_jax.models.decoder.layout import tensor_names
 
 
 def read(folder, found, **options):
@@ -145,3 +147,66 @@ def test_sizes_made_by_hand():
             DecoderConfig(kind, **sizes | change)
     with pytest.raises(ValueError, match="factor >= 1, 0 < low < high"):
         RopeScaling(8.0, 4.0, 1.0, 8192)
+
+
+PUBLISHED = {  # configs as published, and the number of parameters on the cards of the models
+    "llama 2, 7B": (
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+         "bos_token_id": 1, "eos_token_id": 2, "hidden_size": 4096, "initializer_range": 0.02,
+         "intermediate_size": 11008, "max_position_embeddings": 4096, "num_attention_heads": 32,
+         "num_hidden_layers": 32, "num_key_value_heads": 32, "pretraining_tp": 1,
+         "rms_norm_eps": 1e-5, "rope_scaling": None, "tie_word_embeddings": False,
+         "torch_dtype": "float16", "use_cache": True, "vocab_size": 32000},
+        6_738_415_616,
+    ),
+    "llama 3.2, 1B": (
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": False,
+         "attention_dropout": 0.0, "bos_token_id": 128000, "head_dim": 64, "hidden_act": "silu",
+         "eos_token_id": [128001, 128008, 128009], "hidden_size": 2048, "mlp_bias": False,
+         "intermediate_size": 8192, "max_position_embeddings": 131072, "num_attention_heads": 32,
+         "num_hidden_layers": 16, "num_key_value_heads": 8, "pretraining_tp": 1,
+         "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": True,
+         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                          "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+         "vocab_size": 128256},
+        1_235_814_400,
+    ),
+    "mistral 0.1, 7B": (
+        {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "bos_token_id": 1,
+         "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+         "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+         "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+         "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+         "vocab_size": 32000},
+        7_241_732_096,
+    ),
+    "qwen 2.5, 0.5B": (
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+         "bos_token_id": 151643, "eos_token_id": 151645, "hidden_act": "silu", "hidden_size": 896,
+         "intermediate_size": 4864, "max_position_embeddings": 32768, "max_window_layers": 24,
+         "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+         "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "sliding_window": 32768,
+         "tie_word_embeddings": True, "use_mrope": False, "use_sliding_window": False,
+         "vocab_size": 151936},
+        494_032_768,
+    ),
+    "qwen 3, 0.6B": (
+        {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "attention_bias": False,
+         "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,
+         "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072,
+         "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16,
+         "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-6,
+         "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+         "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936},
+        596_049_920,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_have_their_number_of_parameters(name, tmp_path):
+    found, parameters = PUBLISHED[name]
+    config = read(tmp_path, found)
+    assert sum(math.prod(leaf.shape) for leaf in tensor_names(config).values()) == parameters
+    assert (config.sliding_window is not None) == (found["model_type"] == "mistral")
+    assert read(tmp_path, config.as_json()) == config
