@@ -220,11 +220,10 @@ FLOORS = (
         "losses",
         "model",
         "freezing",
-        "models",
         "datasets",
         "evaluation",
     },
-    {"loops", "mesh"},
+    {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
     {"statistics", "objectives", "edits"},
     {"attribution"},
@@ -235,6 +234,7 @@ FLOORS = (
     {"tuning"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
+NOT_ALONE = "mu_jax.models.decoder"  # makes a `Model`, and reads its arrays onto a mesh
 IDS = {f"mu_jax.data.{name}" for name in ("ids", "id_text", "id_table")}
 
 
@@ -280,7 +280,7 @@ def test_imports_run_downwards(module):
     for imported in imports_of(MODULES[module]):
         assert imported != "mu_jax", f"{module} imports the roof"
         assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
-        if unit(module) in ALONE:
+        if unit(module) in ALONE and not module.startswith(NOT_ALONE):
             own = unit(imported) in {unit(module), "_at_once", "_extras", "_files", "_target"}
             assert own or imported in IDS, f"{module} does not stand alone"
 

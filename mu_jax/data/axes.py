@@ -43,6 +43,30 @@ def constrain(tree: PyTree, mesh: Mesh, axis: Axis) -> PyTree:
     return jax.tree.map(lambda x: move(move(x, everywhere), divided), tree)
 
 
+def keep_rows(x: jax.Array, rows: NamedSharding | None, *, free: bool = False) -> jax.Array:
+    """An activation [B, ...] of a model, its rows divided as `rows` says and nothing else.
+
+    Without it the compiler may gather the rows and divide the work by the parameters instead, which
+    moves many times the bytes. Nothing is done where it does not apply: rows that the axes do not
+    divide, and inside `shard_map`, where each device has its own.
+
+    Args:
+      x: the activation.
+      rows: how the leading axis is divided; None does nothing.
+      free: leave the other axes to the compiler; else they are whole.
+    """
+    if rows is None or not rows.spec or rows.spec[0] is None:
+        return x
+    axis, mesh = rows.spec[0], as_seen_here(rows.mesh)  # type: ignore[arg-type]
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types))
+    here = all(kinds[name] == jax.sharding.AxisType.Auto for name in axis_names(axis))
+    if not here or x.shape[0] % axis_size(mesh, axis):
+        return x
+    others = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1) if free else ()
+    where = NamedSharding(mesh, PartitionSpec(axis, *others))
+    return jax.lax.with_sharding_constraint(x, where)
+
+
 def as_seen_here(mesh: Mesh) -> Any:
     """The mesh with the kinds of axes that it has at this point of a program."""
     here = jax.sharding.get_abstract_mesh()

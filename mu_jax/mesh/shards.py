@@ -101,11 +101,17 @@ def on_automatic_axes(function: Callable[..., PyTree], *args: PyTree, like: PyTr
       *args: its arguments.
       like: a tree shaped like the result; leaves of it lie where those of the result shall.
     """
-    where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, like)
-    meshes = [s.mesh for s in jax.tree.leaves(where) if not s.mesh.empty and is_explicit(s.mesh)]
-    if not meshes:
+    mesh = explicit_mesh(like)
+    if mesh is None:
         return function(*args)
-    return jax.sharding.auto_axes(function, out_sharding=where)(*enter(args, meshes[0]))
+    where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, like)
+    return jax.sharding.auto_axes(function, out_sharding=where)(*enter(args, mesh))
+
+
+def explicit_mesh(tree: PyTree) -> Any:
+    """The mesh of explicit axes on which arrays of a tree lie; None if none lie on such a one."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree))
+    return next((mesh for mesh in meshes if not mesh.empty and is_explicit(mesh)), None)
 
 
 def summary(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -117,15 +123,33 @@ def summary(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     @jax.jit
     @functools.wraps(function)
     def anywhere(*args):
-        kinds = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(args)]
-        meshes = [kind.mesh for kind in kinds if not kind.mesh.empty and is_explicit(kind.mesh)]
-        if not meshes:
+        mesh = explicit_mesh(args)
+        if mesh is None:
             return function(*args)
-        everywhere = NamedSharding(meshes[0], PartitionSpec())
+        everywhere = NamedSharding(mesh, PartitionSpec())
         run = jax.sharding.auto_axes(function, out_sharding=everywhere)
-        return run(*enter(args, meshes[0]))
+        return run(*enter(args, mesh))
 
     return anywhere
+
+
+def by_rows(function: Callable[..., PyTree], *args: PyTree, rows: jax.Array) -> PyTree:
+    """`function(*args)` with the partitioning left to the compiler, also on explicit axes.
+
+    What it returns has the leading axes of `rows` in front, and lies as they do. For models that
+    multiply by parameters that are divided: see `on_automatic_axes`.
+
+    Args:
+      function: of arrays.
+      *args: its arguments.
+      rows: an array of the rows, all of whose axes the results share.
+    """
+    mesh = explicit_mesh(args)
+    if mesh is None:
+        return function(*args)
+    spec = getattr(jax.typeof(rows).sharding, "spec", PartitionSpec())
+    run = jax.sharding.auto_axes(function, out_sharding=NamedSharding(mesh, spec))
+    return run(*enter(args, mesh))
 
 
 def reduction(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -3,6 +3,7 @@
 from mu_jax.models.allcnn import AllCNN
 from mu_jax.models.cnn import CNN
 from mu_jax.models.convolution import convolution_by_backend, patch_convolution
+from mu_jax.models.decoder import Decoder, DecoderConfig
 from mu_jax.models.mlp import MLP
 from mu_jax.models.regression_cnn import RegressionCNN
 from mu_jax.models.resnet import ResNet9, ResNet18, ResNet50
@@ -14,6 +15,8 @@ __all__ = [
     "CNN",
     "MLP",
     "AllCNN",
+    "Decoder",
+    "DecoderConfig",
     "RegressionCNN",
     "ResNet9",
     "ResNet18",

@@ -7,7 +7,7 @@ import pytest
 
 from mu_jax.evaluation import language
 from mu_jax.reporting import ForgetSet, Record
-from mu_jax.reporting.records import from_json, to_json
+from mu_jax.reporting.json_lines import from_json, to_json
 
 SETS = {"forget": 0.0, "retain": 1.0, "real authors": 1.0, "world facts": 1.0}
 

@@ -1,0 +1,233 @@
+"""Read a decoder from a checkpoint, tensor by tensor, onto a mesh."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from mu_jax.data.axes import Axis, axis_names, check_axis
+from mu_jax.mesh.params import Rules, param_shardings
+from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.model import Variables
+from mu_jax.models.decoder._tensors import DTYPES, Tensors, local_directory
+from mu_jax.models.decoder.blocks import frequencies
+from mu_jax.models.decoder.config import DecoderConfig
+from mu_jax.models.decoder.decoder import Decoder
+from mu_jax.models.decoder.layout import Leaf, at, build, tensor_names
+from mu_jax.models.decoder.sharding import sharding_rules
+
+PyTree = Any
+Index = tuple[slice, ...]
+
+_FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def read_decoder(
+    directory: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    mesh: Mesh | None = None,
+    axis: Axis = "fsdp",
+    rules: Rules | None = None,
+    rows: Axis | None = None,
+    scan_layers: bool = False,
+    remat: bool = False,
+    compute_dtype: DTypeLike | None = None,
+    ignore: tuple[str, ...] = (),
+) -> tuple[Decoder, Variables]:
+    """A decoder and its variables from a local checkpoint of the Hugging Face kind.
+
+    The directory holds `config.json` (see `DecoderConfig.read`) and `model.safetensors`, or the
+    files that `model.safetensors.index.json` names. Every tensor is used once: nothing is made
+    before all names, shapes and types have been found right. A head that is stored although it is
+    tied, and stored rotary frequencies, must equal what they are made from.
+
+    Args:
+      directory: a local path.
+      dtype: of the parameters; default: as they are stored, float64 as float32 unless that is on.
+      mesh: where the parameters are divided; None puts them on the default device.
+      axis, rules: see `mu.param_shardings`; by default `sharding_rules(axis)`.
+      rows: axes of the mesh over which the rows of batches are divided, for `Decoder.rows`;
+        default: those of `("data", axis)` that the mesh has.
+      scan_layers, remat: see `Decoder`.
+      compute_dtype: type of the computation, `Decoder.dtype`.
+      ignore: see `DecoderConfig.read`.
+
+    Returns:
+      `(decoder, variables)`.
+
+    Raises:
+      FileNotFoundError: no such directory, `config.json` or safetensors.
+      ValueError: a config that is refused, a damaged file; a tensor that is missing, unknown, or of
+        another shape or type, named.
+      ModuleNotFoundError: without the extra `lm`.
+
+    Cost: reads the files once; of several processes each reads the parts of its devices. The host
+    holds one tensor at a time.
+    """
+    folder = local_directory(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"expected a directory of a checkpoint, found none at {folder}")
+    config = DecoderConfig.read(folder, ignore=ignore)
+    where = None if mesh is None else _rows(mesh, axis, rows)
+    decoder = Decoder(config, scan_layers, remat, compute_dtype, where)
+    tensors = Tensors(folder)
+    _check(config, tensors, folder)
+    kinds = _shapes(decoder, tensors, dtype)
+    if mesh is None:
+        places = jax.tree.map(lambda _: None, kinds)
+    else:
+        rules = sharding_rules(axis) if rules is None else rules
+        places = param_shardings(kinds, mesh, axis=axis, rules=rules)
+    return decoder, Variables(_filled(decoder, tensors, kinds, places))
+
+
+def _rows(mesh: Mesh, axis: Axis, rows: Axis | None) -> NamedSharding:
+    check_axis(mesh, axis if rows is None else rows)
+    usual = dict.fromkeys(("data", *axis_names(axis)))
+    found = tuple(name for name in usual if name in mesh.shape) if rows is None else rows
+    return NamedSharding(mesh, PartitionSpec(found))
+
+
+def _check(config: DecoderConfig, tensors: Tensors, folder: os.PathLike) -> None:
+    """Refuse names, shapes and types that are not those of the config."""
+    wanted = tensor_names(config)
+    for name in wanted:
+        if name not in tensors:
+            raise ValueError(
+                f"expected a tensor {name} in {folder}, found none; give a whole checkpoint of "
+                f"{config.depth} blocks"
+            )
+    for name in tensors:
+        if name in wanted:
+            _check_kind(tensors, name, wanted[name].stored_shape)
+        elif name == _HEAD:
+            _require_equal_head(tensors)
+        elif _FREQUENCIES.fullmatch(name):
+            _require_frequencies(config, tensors, name)
+        else:
+            raise ValueError(
+                f"expected the tensors of a {config.kind} of {config.depth} blocks in {folder}, "
+                f"found {name} too, which it does not have; its config.json may be another's"
+            )
+
+
+def _check_kind(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
+    found, dtype = tensors.kind(name)
+    if found != shape:
+        raise ValueError(f"expected {name} of shape {shape}, as config.json says, found {found}")
+    if dtype not in DTYPES.values():
+        raise ValueError(
+            f"expected {name} of a type among {', '.join(DTYPES.values())}, found {dtype}; "
+            "dequantize the checkpoint first"
+        )
+
+
+def _require_equal_head(tensors: Tensors) -> None:
+    shape, _ = tensors.kind(_TABLE)
+    same = tensors.kind(_HEAD) == tensors.kind(_TABLE)
+    step = max(1, 2**24 // shape[1])
+    for start in range(0, shape[0], step) if same else ():
+        rows = (slice(start, min(start + step, shape[0])),)
+        same = same and np.array_equal(tensors.read(_HEAD, rows), tensors.read(_TABLE, rows))
+    if not same:
+        raise ValueError(
+            f"expected a head that is the table of embeddings, as tie_word_embeddings says, found "
+            f"another {_HEAD}; set tie_word_embeddings to false if the head was trained apart"
+        )
+
+
+def _require_frequencies(config: DecoderConfig, tensors: Tensors, name: str) -> None:
+    wanted, found = frequencies(config), tensors.read(name, ()).astype(np.float32)
+    if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-2, atol=1e-6):
+        raise ValueError(
+            f"expected {name} to be the rotary frequencies that config.json gives, found others; "
+            "correct rope_theta"
+        )
+
+
+def _shapes(decoder: Decoder, tensors: Tensors, dtype: DTypeLike | None) -> PyTree:
+    """The tree of parameters as shapes and types."""
+
+    def kind(shape: tuple[int, ...], names: list[str]) -> jax.ShapeDtypeStruct:
+        stored = [jnp.dtype(tensors.kind(name)[1]) for name in names]
+        found = functools.reduce(jnp.promote_types, stored) if dtype is None else dtype
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(found))
+
+    def stacked(leaf: Leaf) -> jax.ShapeDtypeStruct:
+        depth = decoder.config.depth
+        return kind((depth, *leaf.shape), [leaf.tensor.format(k) for k in range(depth)])
+
+    return build(
+        decoder.config,
+        scan_layers=decoder.scan_layers,
+        one=lambda leaf, block: kind(leaf.shape, [leaf.tensor.format(block)]),
+        stacked=stacked,
+    )
+
+
+def _filled(decoder: Decoder, tensors: Tensors, kinds: PyTree, places: PyTree) -> PyTree:
+    """The tree of parameters, read one tensor after another."""
+
+    def one(leaf: Leaf, block: int | None) -> jax.Array:
+        inside = () if block is None else (f"block_{block}",)
+        kind, place = (at(tree, *inside, leaf.path) for tree in (kinds, places))
+        return _placed(_reader(tensors, leaf, block, kind.dtype), kind, place)
+
+    def stacked(leaf: Leaf) -> jax.Array:
+        kind, place = (at(tree, "blocks", leaf.path) for tree in (kinds, places))
+        return _stacked(tensors, leaf, kind, place)
+
+    return build(decoder.config, scan_layers=decoder.scan_layers, one=one, stacked=stacked)
+
+
+def _reader(
+    tensors: Tensors, leaf: Leaf, block: int | None, dtype: Any
+) -> Callable[[Index], np.ndarray]:
+    """`index of the leaf -> entries`, of one tensor."""
+    name = leaf.tensor.format(block)
+
+    def read(index: Index) -> np.ndarray:
+        part = tensors.read(name, index[::-1] if leaf.is_kernel else index)
+        return np.ascontiguousarray((part.T if leaf.is_kernel else part).astype(dtype, copy=False))
+
+    return read
+
+
+def _placed(
+    read: Callable[[Index], np.ndarray], kind: jax.ShapeDtypeStruct, place: NamedSharding | None
+) -> jax.Array:
+    if place is None:
+        return jnp.asarray(read((slice(None),) * len(kind.shape)))
+    return jax.make_array_from_callback(kind.shape, place, lambda index: read(index or ()))
+
+
+def _stacked(
+    tensors: Tensors, leaf: Leaf, kind: jax.ShapeDtypeStruct, place: NamedSharding | None
+) -> jax.Array:
+    """The tensors of all blocks in one array, of which the host holds one at a time."""
+    inside = place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    found = jax.jit(lambda: jnp.zeros(kind.shape, kind.dtype), out_shardings=place)()
+    for block in range(kind.shape[0]):
+        read = _reader(tensors, leaf, block, kind.dtype)
+        one = _placed(read, jax.ShapeDtypeStruct(leaf.shape, kind.dtype), inside)
+        found = _put(found, one, block)
+    return found
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(stack: jax.Array, one: jax.Array, block: int) -> jax.Array:
+    def put(stack, one, block):
+        return jax.lax.dynamic_update_index_in_dim(stack, one, block, 0)
+
+    return on_automatic_axes(put, stack, one, block, like=stack)
