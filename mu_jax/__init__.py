@@ -156,6 +156,7 @@ _SUBPACKAGES = frozenset(
         "scoring",
         "statistics",
         "store",
+        "token_losses",
         "transforms",
         "tuning",
     }
