@@ -14,11 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mu_jax._tracing import cached
-from mu_jax.data.batches import Batch
 from mu_jax.data.tokens import TokenTargets
-from mu_jax.loops.predict import map_rows
-from mu_jax.model import Model
 
 PyTree = Any
 Direction = Literal["forward", "reverse"]
@@ -235,34 +231,6 @@ def check_targets(targets: Any) -> None:
             f"expected TokenTargets, which say what is scored of a row of tokens, found "
             f"{type(targets).__name__}: give mu.data.TokenTargets(tokens, mask) as targets"
         )
-
-
-def reference_nll(
-    model: Model, variables: PyTree, examples: Any, *, documents: int = 1
-) -> jax.Array:
-    """What a model says of every row, to be kept as `TokenTargets.reference`.
-
-    Args:
-      model, variables: the reference model, which is that before unlearning.
-      examples: `Batches` or a `Stream` of rows of tokens.
-      documents: the most documents in a packed row; 1: each row is one document.
-
-    Returns:
-      The summed losses of the scored tokens, f32[n], or f32[n, S] for `documents` S > 1.
-
-    Cost: one forward pass, in inference mode.
-    """
-    return map_rows(_reference_rows(model, documents), examples, variables)
-
-
-@cached(maxsize=64)
-def _reference_rows(model: Model, documents: int) -> Callable:
-    def rows(batch: Batch, variables: PyTree) -> jax.Array:
-        check_targets(batch.targets)
-        logits = model.apply(variables, batch.inputs)
-        return sequence_nll(logits, batch.targets, segments(batch.inputs, documents), documents)[0]
-
-    return rows
 
 
 def segments(inputs: PyTree, documents: int) -> jax.Array | None:

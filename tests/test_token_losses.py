@@ -181,8 +181,8 @@ def test_reference_scores_of_rows_and_of_packed_documents():
     segment = jnp.where(jnp.arange(LENGTH) < 3, 1, 2) * jnp.ones((4, 1), int)
     inputs = Tokens(targets.tokens, jnp.zeros_like(segment), segment)
     data = mu.batches(inputs, targets, batch_size=3)
-    whole = tl.reference_nll(model, start, data)
-    parts = tl.reference_nll(model, start, data, documents=2)
+    whole = mu.objectives.reference_nll(model, start, data)
+    parts = mu.objectives.reference_nll(model, start, data, documents=2)
     assert parts.shape == (4, 2)
     np.testing.assert_allclose(parts.sum(axis=1), whole, rtol=1e-6)
     expected = tl.sequence_nll(start.params[targets.tokens], targets)[0]

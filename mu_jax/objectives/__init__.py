@@ -13,6 +13,7 @@ from mu_jax.objectives import (
     weighted,
 )
 from mu_jax.objectives.blindspot import attention_layers, attention_map, blindspot
+from mu_jax.objectives.references import reference_nll
 from mu_jax.objectives.supervised import supervised
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "blindspot",
     "distillation",
     "preference",
+    "reference_nll",
     "segments",
     "steering",
     "supervised",

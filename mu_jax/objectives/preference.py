@@ -108,7 +108,7 @@ def reference_of(targets: TokenTargets, shape: tuple[int, ...]) -> jax.Array:
     if found != shape:
         raise ValueError(
             f"expected a reference of shape {shape}, one number for each sequence, found "
-            f"{'none' if found is None else found}: compute it with mu.token_losses.reference_nll "
+            f"{'none' if found is None else found}: compute it with mu.objectives.reference_nll "
             "for as many documents in a row"
         )
     return targets.reference

@@ -6,6 +6,8 @@ are; `own` entries are masked forms without a program. See `golden/README.md`.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,6 +233,10 @@ def valid(name, **changes):
     return targets_of(name, mask=jnp.asarray(golden()[f"{name}/attention_mask"], float), **changes)
 
 
+def value_of(terms):
+    return lambda z: total(terms(z))
+
+
 def secret_targets():
     return valid("forget", secret=jnp.asarray(golden()["code_eraser/secret_mask"], float))
 
@@ -255,7 +261,7 @@ def test_code_eraser():
         ),
     }
     for kind, terms in steps.items():
-        loss, grads = jax.value_and_grad(lambda z: total(terms(z)))(logits_of(kind)[0])
+        loss, grads = jax.value_and_grad(value_of(terms))(logits_of(kind)[0])
         key = f"code_eraser/masked/{kind}_step"
         np.testing.assert_allclose(loss, found[f"{key}/loss"], rtol=1e-9)
         np.testing.assert_allclose(grads, found[f"{key}/grad/{kind}"], rtol=1e-9, atol=1e-12)
@@ -327,8 +333,12 @@ def test_padding_changes_no_objective(side):
 
 def test_positions_that_predict_nothing_scored_have_no_gradient():
     z, fixed, y = given()
+
+    def whole(name, z):
+        return value(PROGRAMS[name], z | fixed, y)
+
     for name in set(PROGRAMS) - WHOLE:
-        grads = jax.grad(lambda z: value(PROGRAMS[name], z | fixed, y))(z)
+        grads = jax.grad(functools.partial(whole, name))(z)
         for part, gradient in grads.items():
             predicts = jnp.pad(y[part].mask[:, 1:], ((0, 0), (0, 1)))
             assert not gradient[predicts == 0].any()
