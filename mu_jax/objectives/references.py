@@ -9,6 +9,7 @@ import jax
 
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch
+from mu_jax.data.tokens import Preference, TokenTargets
 from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
 from mu_jax.token_losses import check_targets, segments, sequence_nll
@@ -16,9 +17,7 @@ from mu_jax.token_losses import check_targets, segments, sequence_nll
 PyTree = Any
 
 
-def reference_nll(
-    model: Model, variables: PyTree, examples: Any, *, documents: int = 1
-) -> jax.Array:
+def reference_nll(model: Model, variables: PyTree, examples: Any, *, documents: int = 1) -> PyTree:
     """What a model says of every row, to be kept as `TokenTargets.reference`.
 
     Args:
@@ -27,7 +26,8 @@ def reference_nll(
       documents: the most documents in a packed row; 1: each row is one document.
 
     Returns:
-      The summed losses of the scored tokens, f32[n], or f32[n, S] for `documents` S > 1.
+      The summed losses of the scored tokens, f32[n], or f32[n, S] for `documents` S > 1; a
+      `Preference` of both where the examples are preferences.
 
     Cost: one forward pass, in inference mode.
     """
@@ -36,9 +36,14 @@ def reference_nll(
 
 @cached(maxsize=64)
 def _reference_rows(model: Model, documents: int) -> Callable:
-    def rows(batch: Batch, variables: PyTree) -> jax.Array:
-        check_targets(batch.targets)
-        logits = model.apply(variables, batch.inputs)
-        return sequence_nll(logits, batch.targets, segments(batch.inputs, documents), documents)[0]
+    def rows(batch: Batch, variables: PyTree) -> PyTree:
+        if isinstance(batch.inputs, Preference):
+            return Preference(*(one(variables, *part) for part in zip(batch.inputs, batch.targets)))
+        return one(variables, batch.inputs, batch.targets)
+
+    def one(variables: PyTree, inputs: PyTree, targets: TokenTargets) -> jax.Array:
+        check_targets(targets)
+        logits = model.apply(variables, inputs)
+        return sequence_nll(logits, targets, segments(inputs, documents), documents)[0]
 
     return rows

@@ -32,6 +32,10 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "dampening": lambda setting: 0.7,
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
+    "beta": lambda setting: 0.3,
+    "delta": lambda setting: 0.1,
+    "beta1": lambda setting: 2.0,
+    "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
@@ -60,8 +64,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
     "gradient_ascent": {"capped": {"cap": 1.5}},
     "neg_grad_plus": {"capped": {"forget_weight": 0.5, "cap": 1.5}},
+    "npo": {"kl": {"recipe": mu.PairingRecipe("kl", alpha=2.0, retain_rows=2, epochs=2)}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }
+
+
+_TOKENS = {"dpo": "preferences"}  # settings of language methods that need other rows
 
 
 class Case(NamedTuple):
@@ -69,6 +77,14 @@ class Case(NamedTuple):
 
     factory: Callable
     changes: tuple[tuple[str, Any], ...] = ()
+
+    def setting(self, name: str) -> Setting:
+        """A setting by name; that of tokens for methods of language models."""
+        if self.factory.__name__ not in mu.transforms.LANGUAGE:
+            return setting(name)
+        if name != "raw":
+            pytest.skip("a language model comes as raw functions")
+        return setting(_TOKENS.get(self.factory.__name__, "tokens"))
 
     def build(self, setting: Setting, **changes: Any) -> Callable:
         """The transform on the model of a setting, `changes` in place of the table's arguments."""
@@ -127,7 +143,7 @@ def cases() -> dict[str, Case]:
 @functools.cache
 def compiled(case: Case, setting_name: str) -> Callable:
     """The transform under `jit`, the same function for all laws that call it so."""
-    return jax.jit(case.build(setting(setting_name)))
+    return jax.jit(case.build(case.setting(setting_name)))
 
 
 def every(
