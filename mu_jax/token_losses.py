@@ -140,6 +140,7 @@ def position_kl(
 
 def scored(targets: TokenTargets) -> jax.Array:
     """Which tokens are scored, f32[B, T]: the mask, without column 0."""
+    check_targets(targets)
     mask = targets.mask
     return jnp.where(jnp.arange(mask.shape[1]) > 0, mask, 0)
 
@@ -210,13 +211,11 @@ class TokenCrossEntropy:
 
     def __call__(self, outputs: jax.Array, targets: TokenTargets) -> jax.Array:
         """Losses f32[B] of logits [B, T, V]."""
-        check_targets(targets)
         total, count = sequence_nll(outputs, targets)
         return total / jnp.where(count == 0, 1, count)
 
     def counts(self, targets: TokenTargets) -> jax.Array:
         """The number of scored tokens of each row, f32[B]."""
-        check_targets(targets)
         return scored(targets).sum(axis=1)
 
 

@@ -145,6 +145,10 @@ def _tokens() -> Setting:
         past = jnp.cumsum(embedded, axis=1) / places
         return jnp.tanh(embedded + past + params["bias"] - state) @ params["head"]
 
+    def observe(params, state, tokens):
+        logits = predict(params, state, tokens)
+        return logits, {"logits": logits}
+
     def init(key):
         one, two, three = jax.random.split(key, 3)
         params = {
@@ -158,9 +162,8 @@ def _tokens() -> Setting:
     mask = rng.integers(2, size=tokens.shape).astype(np.float32)
     mask[:, 0], mask[:, -1] = 0, 1
     loss = mu.token_losses.TokenCrossEntropy()
-    return Setting(
-        mu.from_function(predict, loss), init, tokens, mu.data.TokenTargets(tokens, mask)
-    )
+    model = mu.from_function(predict, loss, observe=observe)
+    return Setting(model, init, tokens, mu.data.TokenTargets(tokens, mask))
 
 
 class _PairsToForget(Setting):

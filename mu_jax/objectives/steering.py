@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import Term
 from mu_jax.objectives.token_terms import Scale, sequence_term, token_term
+from mu_jax.token_losses import check_targets
 
 Positions = Literal["scored", "all"]
 
@@ -38,6 +39,7 @@ def steering(
     apart = jnp.square(hidden.astype(kind) - wanted).mean(axis=-1)
     if positions == "all":
         return token_term(apart, jnp.ones_like(apart), weight, scale)
+    check_targets(targets)
     mask = jnp.asarray(targets.mask, kind)
     count = mask.sum(axis=1)
     rows = (jnp.where(mask == 0, 0, apart) * mask).sum(axis=1) / jnp.where(count == 0, 1, count)

@@ -15,6 +15,7 @@ from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.retrain import retrain
+from mu_jax.transforms.rmu import rmu
 from mu_jax.transforms.salun import SalUnInfo, salun
 from mu_jax.transforms.satimp import satimp
 from mu_jax.transforms.scrub import SCRUBInfo, scrub
@@ -46,6 +47,7 @@ __all__ = [
     "npo",
     "oracle_matching",
     "retrain",
+    "rmu",
     "salun",
     "satimp",
     "scrub",
@@ -56,4 +58,6 @@ __all__ = [
 ]
 
 # Methods whose sets are rows of tokens.
-LANGUAGE = frozenset({"ce_u", "dpo", "grad_diff", "npo", "satimp", "simnpo", "undial", "wga"})
+LANGUAGE = frozenset(
+    {"ce_u", "dpo", "grad_diff", "npo", "rmu", "satimp", "simnpo", "undial", "wga"}
+)

@@ -33,6 +33,8 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
     "beta": lambda setting: 0.3,
+    "layer": lambda setting: "logits",
+    "scale": lambda setting: 1.5,
     "delta": lambda setting: 0.1,
     "beta1": lambda setting: 2.0,
     "beta2": lambda setting: 0.5,

@@ -93,9 +93,7 @@ def fit_pairs(
     forget, retain = readable(*sets)
     if keeps_scores:
         forget = with_reference(model, variables, forget, documents)
-    numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
-    wide = jax.dtypes.canonicalize_dtype(float)
-    frozen: dict[str, Any] = {"numbers": {name: number(x, wide) for name, x in numbers.items()}}
+    frozen: dict[str, Any] = {"numbers": numbers_of(recipe, **numbers)}
     if recipe.retain_term != "none":
         frozen["retain"] = whole(in_memory(retain))
     if reads_reference or recipe.retain_term.startswith("kl"):
@@ -123,6 +121,13 @@ def fit_pairs(
         frozen=frozen,
     )
     return report_fit(model, variables, result, sets)
+
+
+def numbers_of(recipe: Recipe, **numbers: Any) -> dict[str, jax.Array]:
+    """The weights of the recipe and other numbers, as arrays that an objective reads."""
+    wide = jax.dtypes.canonicalize_dtype(float)
+    numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
+    return {name: number(x, wide) for name, x in numbers.items()}
 
 
 def with_reference(model: Model, variables: PyTree, forget: Data, documents: int) -> Data:
