@@ -161,9 +161,10 @@ def _tokens() -> Setting:
     tokens = rng.integers(words, size=(EXAMPLES, length)).astype(np.int32)
     mask = rng.integers(2, size=tokens.shape).astype(np.float32)
     mask[:, 0], mask[:, -1] = 0, 1
+    secret = mask * rng.integers(2, size=tokens.shape).astype(np.float32)
     loss = mu.token_losses.TokenCrossEntropy()
     model = mu.from_function(predict, loss, observe=observe)
-    return Setting(model, init, tokens, mu.data.TokenTargets(tokens, mask))
+    return Setting(model, init, tokens, mu.data.TokenTargets(tokens, mask, secret))
 
 
 class _PairsToForget(Setting):

@@ -3,6 +3,7 @@
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.ce_u import ce_u
+from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.dpo import dpo
 from mu_jax.transforms.finetune import finetune
@@ -26,6 +27,7 @@ from mu_jax.transforms.wga import wga
 
 __all__ = [
     "BlindspotInfo",
+    "CodeEraserInfo",
     "IAUInfo",
     "Info",
     "SCRUBInfo",
@@ -35,6 +37,7 @@ __all__ = [
     "UnlearningWarning",
     "blindspot",
     "ce_u",
+    "code_eraser",
     "dmm",
     "dpo",
     "finetune",
@@ -59,5 +62,5 @@ __all__ = [
 
 # Methods whose sets are rows of tokens.
 LANGUAGE = frozenset(
-    {"ce_u", "dpo", "grad_diff", "npo", "rmu", "satimp", "simnpo", "undial", "wga"}
+    {"ce_u", "code_eraser", "dpo", "grad_diff", "npo", "rmu", "satimp", "simnpo", "undial", "wga"}
 )

@@ -115,7 +115,7 @@ def rmu(
         hidden = _hidden(trained, layer, row)
         width = jax.eval_shape(hidden, *row).shape[-1]
         control = control_vector(jax.random.fold_in(key, 1), width, scale)
-        frozen = {"numbers": numbers_of(recipe), "control": control}
+        frozen = {"numbers": numbers_of(gamma=recipe.gamma, alpha=recipe.alpha), "control": control}
         if recipe.retain_term != "none":
             frozen["retain"] = whole(in_memory(retain_set))
             frozen["reference"] = trained.params(variables)

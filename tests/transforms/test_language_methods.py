@@ -151,7 +151,7 @@ def padded(examples):
 
     y = examples.targets
     return examples.replace(
-        inputs=pad(examples.inputs), targets=TokenTargets(pad(y.tokens), pad(y.mask))
+        inputs=pad(examples.inputs), targets=TokenTargets(*map(pad, (y.tokens, y.mask, y.secret)))
     )
 
 

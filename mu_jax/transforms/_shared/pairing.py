@@ -93,7 +93,8 @@ def fit_pairs(
     forget, retain = readable(*sets)
     if keeps_scores:
         forget = with_reference(model, variables, forget, documents)
-    frozen: dict[str, Any] = {"numbers": numbers_of(recipe, **numbers)}
+    numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
+    frozen: dict[str, Any] = {"numbers": numbers_of(**numbers)}
     if recipe.retain_term != "none":
         frozen["retain"] = whole(in_memory(retain))
     if reads_reference or recipe.retain_term.startswith("kl"):
@@ -123,10 +124,9 @@ def fit_pairs(
     return report_fit(model, variables, result, sets)
 
 
-def numbers_of(recipe: Recipe, **numbers: Any) -> dict[str, jax.Array]:
-    """The weights of the recipe and other numbers, as arrays that an objective reads."""
+def numbers_of(**numbers: Any) -> dict[str, jax.Array]:
+    """Weights and other numbers, as arrays that an objective reads."""
     wide = jax.dtypes.canonicalize_dtype(float)
-    numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
     return {name: number(x, wide) for name, x in numbers.items()}
 
 
