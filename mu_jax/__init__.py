@@ -75,6 +75,7 @@ from mu_jax.transforms import (
     scrub,
     simnpo,
     ssd,
+    task_vector,
     undial,
     wga,
 )
@@ -153,6 +154,7 @@ __all__ = [
     "ssd",
     "stream",
     "supervised",
+    "task_vector",
     "through",
     "tune",
     "undial",

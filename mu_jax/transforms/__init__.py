@@ -22,6 +22,7 @@ from mu_jax.transforms.satimp import satimp
 from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
+from mu_jax.transforms.task_vector import task_vector
 from mu_jax.transforms.undial import undial
 from mu_jax.transforms.wga import wga
 
@@ -56,6 +57,7 @@ __all__ = [
     "scrub",
     "simnpo",
     "ssd",
+    "task_vector",
     "undial",
     "wga",
 ]
