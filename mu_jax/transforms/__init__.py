@@ -15,6 +15,7 @@ from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
 from mu_jax.transforms.oracle_matching import oracle_matching
+from mu_jax.transforms.pdu import PDUInfo, pdu
 from mu_jax.transforms.retrain import retrain
 from mu_jax.transforms.rmu import rmu
 from mu_jax.transforms.salun import SalUnInfo, salun
@@ -31,6 +32,7 @@ __all__ = [
     "CodeEraserInfo",
     "IAUInfo",
     "Info",
+    "PDUInfo",
     "SCRUBInfo",
     "SSDInfo",
     "SalUnInfo",
@@ -50,6 +52,7 @@ __all__ = [
     "neg_grad_plus",
     "npo",
     "oracle_matching",
+    "pdu",
     "retrain",
     "rmu",
     "salun",
@@ -64,5 +67,17 @@ __all__ = [
 
 # Methods whose sets are rows of tokens.
 LANGUAGE = frozenset(
-    {"ce_u", "code_eraser", "dpo", "grad_diff", "npo", "rmu", "satimp", "simnpo", "undial", "wga"}
+    {
+        "ce_u",
+        "code_eraser",
+        "dpo",
+        "grad_diff",
+        "npo",
+        "pdu",
+        "rmu",
+        "satimp",
+        "simnpo",
+        "undial",
+        "wga",
+    }
 )

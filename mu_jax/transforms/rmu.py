@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from mu_jax._callables import hashable
@@ -111,7 +112,7 @@ def rmu(
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         trained = model if trainable is None else restrict(model, trainable)
         forget_set, retain_set = readable(forget, retain)
-        row = bare((variables, in_memory(forget_set.take(slice(1))).inputs))
+        row = bare((variables, in_memory(forget_set.take(np.arange(1))).inputs))
         hidden = _hidden(trained, layer, row)
         width = jax.eval_shape(hidden, *row).shape[-1]
         control = control_vector(jax.random.fold_in(key, 1), width, scale)
@@ -184,12 +185,16 @@ class _Steering:
             drawn = partners(jax.random.fold_in(key, 1), batch, frozen["retain"], count)
             parts += dealt(drawn.inputs, count)
         states = dealt(self.hidden(variables, joined(parts)), len(parts))
-        options = {"positions": self.positions}
-        away = steering(states[0], frozen["control"], batch.targets, batch.weight, **options)
+        positions = self.positions
+        away = steering(
+            states[0], frozen["control"], batch.targets, batch.weight, positions=positions
+        )
         terms: dict[str, Term] = {"forget": away._replace(scale=numbers["gamma"])}
         if kept:
             before = self.model.with_params(variables, frozen["reference"])
             wanted = self.hidden(before, drawn.inputs)
-            stay = steering(joined(states[1:]), wanted, drawn.targets, drawn.weight, **options)
+            stay = steering(
+                joined(states[1:]), wanted, drawn.targets, drawn.weight, positions=positions
+            )
             terms["retain"] = stay._replace(scale=numbers["alpha"])
         return terms, variables

@@ -33,6 +33,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
     "beta": lambda setting: 0.3,
+    "tolerance": lambda setting: 1.0,
     "strength": lambda setting: 0.4,
     "layer": lambda setting: "logits",
     "scale": lambda setting: 1.5,

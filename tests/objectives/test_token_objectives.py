@@ -11,8 +11,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from lm_golden import (
+    MODEL,
     adam_run,
     golden,
     hidden,
@@ -25,6 +27,7 @@ from lm_golden import (
 )
 from trees import is_one_sentence
 
+import mu_jax as mu
 from mu_jax.data.tokens import Preference, TokenTargets
 from mu_jax.loops.gradients import total
 from mu_jax.objectives import distillation, preference, segments, steering, weighted
@@ -163,6 +166,17 @@ def test_three_steps_of_a_tiny_model(name):
     for step in (1, 3):
         for leaf, expected in params_of(f"{name}/tiny_after{step}").items():
             np.testing.assert_allclose(after[step - 1][leaf], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_ascent_is_that_of_the_program():
+    found, targets = golden(), targets_of("forget", reference=())
+    data = mu.batches(targets.tokens, targets, batch_size=3, index=jnp.arange(3, 6))
+    unlearn = mu.gradient_ascent(MODEL, optax.adam(hp("lr")), epochs=3)
+    retain = data.replace(index=jnp.arange(3))
+    after, info = unlearn(jax.random.key(0), mu.Variables(params_of("tiny")), data, retain)
+    for leaf, expected in params_of("ga/tiny_after3").items():
+        np.testing.assert_allclose(after.params[leaf], expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(info.details.loss, found["ga/tiny_losses"], rtol=1e-6)
 
 
 def test_sequence_sums_of_the_program():
