@@ -4,6 +4,7 @@ from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarni
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.ce_u import ce_u
 from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
+from mu_jax.transforms.concept_noise import concept_noise
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.dpo import dpo
 from mu_jax.transforms.finetune import finetune
@@ -41,6 +42,7 @@ __all__ = [
     "blindspot",
     "ce_u",
     "code_eraser",
+    "concept_noise",
     "dmm",
     "dpo",
     "finetune",

@@ -89,7 +89,8 @@ def pdu(
       2. The dual variable moves in every step after the warm-up; there in every step or epoch.
 
     References:
-      Published in the program as PDU: primal-dual unlearning with a constraint on retained loss.
+      T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna, M. Fazlyab. Constrained Entropic
+      Unlearning: A Primal-Dual Framework for Large Language Models. 2025.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, mu_jax as mu

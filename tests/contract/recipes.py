@@ -19,6 +19,7 @@ import pytest
 from small_models import Setting, setting
 
 import mu_jax as mu
+from mu_jax.model import path_name
 
 # One value for each parameter, whichever transform it belongs to. Plain SGD where an optimizer is
 # asked for: Adam divides rounding noise by itself where a gradient is 0.
@@ -33,6 +34,8 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
     "beta": lambda setting: 0.3,
+    "concepts": lambda setting: {_last_matrix(setting): [1, 2]},
+    "noise": lambda setting: 0.2,
     "tolerance": lambda setting: 1.0,
     "strength": lambda setting: 0.4,
     "layer": lambda setting: "logits",
@@ -45,6 +48,13 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
     ),
 }
+
+
+def _last_matrix(setting: Setting) -> str:
+    """The name of the matrix that makes the outputs."""
+    leaves = jax.tree_util.tree_leaves_with_path(setting.model.params(setting.variables))
+    names = [path_name(path) for path, leaf in leaves if leaf.ndim > 1]
+    return next((name for name in names if "head" in name), names[-1])
 
 
 def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) -> jax.Array:
