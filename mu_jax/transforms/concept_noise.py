@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax.data.checks import check_range
+from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model, path_name
 from mu_jax.transforms._shared.transform import Unlearn, method, report
 
@@ -78,7 +79,11 @@ def concept_noise(
             drawn = jax.random.normal(own, (len(rows), *value.shape[1:]), value.dtype)
             return value.at[rows].add(jnp.asarray(noise, value.dtype) * drawn)
 
-        params = jax.tree_util.tree_map_with_path(leaf, model.params(variables))
+        def edit(params: PyTree) -> PyTree:
+            return jax.tree_util.tree_map_with_path(leaf, params)
+
+        params = model.params(variables)
+        params = on_automatic_axes(edit, params, like=params)
         if not found:
             leaves = jax.tree_util.tree_leaves_with_path(model.params(variables))
             raise ValueError(
