@@ -16,6 +16,7 @@ import mu_jax as mu
 from mu_jax.data.partners import partners, whole
 from mu_jax.data.tokens import Tokens, TokenTargets
 from mu_jax.loops.gradients import micro_batches, total
+from mu_jax.loops.scan import record
 from mu_jax.objectives.pairing import dealt, joined, pairing
 from mu_jax.transforms._shared.pairing import with_reference
 
@@ -92,6 +93,18 @@ def test_the_divergence_of_the_first_step_is_0(term):
     after, info = run("npo", recipe=recipe)
     np.testing.assert_allclose(info.details.loss, 0, atol=1e-6)
     assert_close(after, setting("tokens").variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "term", "models"), [("npo", "nll", 1), ("dpo", "nll", 1), ("npo", "kl", 2)]
+)
+def test_a_step_holds_a_second_model_for_divergences_alone(name, term, models):
+    chosen = chosen_for(name)
+    unlearn = getattr(mu, name)(chosen.model, SGD, recipe=mu.PairingRecipe(term))
+    with record() as programs:
+        jax.eval_shape(unlearn, KEY, chosen.variables, *chosen.sets())
+    held = [x.shape for x in jax.tree.leaves(programs[-1].arguments)]
+    assert held.count(chosen.variables.params["head"].shape) == models
 
 
 # --- one step by hand ---
