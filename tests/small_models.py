@@ -26,7 +26,8 @@ class Setting(NamedTuple):
 
     model: mu.Model
     init: Callable[[jax.Array], Any]
-    inputs: np.ndarray
+    inputs: Any
+    targets: Any = None
 
     @property
     def variables(self) -> Any:
@@ -35,23 +36,49 @@ class Setting(NamedTuple):
     def data(self, *, batch_size: int = 4, seed: int = 0) -> mu.Batches:
         """The examples; another seed gives other values of the same shapes."""
         targets = np.random.default_rng(seed).integers(CLASSES, size=EXAMPLES)
-        return mu.batches(np.roll(self.inputs, seed, axis=0), targets, batch_size=batch_size)
+        if self.targets is not None:
+            targets = _rolled(self.targets, seed)
+        return mu.batches(_rolled(self.inputs, seed), targets, batch_size=batch_size)
 
     def sets(self, **options: int) -> tuple[mu.Batches, mu.Batches]:
         """Forget and retain set."""
         return mu.split(self.data(**options), FORGET_IDS)
 
+    def streams(self) -> list[mu.Stream]:
+        """The same two sets, read batch by batch."""
+        return [mu.stream(pairs_of(x), batch_size=4, index=x.index) for x in self.sets()]
+
 
 @functools.cache
 def setting(name: str) -> Setting:
-    """A setting by name: raw, bfloat16; linen, nnx and cnn with batch normalization."""
+    """A setting by name.
+
+    raw, bfloat16; linen, nnx and cnn with batch normalization; tokens and preferences, rows of
+    tokens and pairs of them.
+    """
     return {
         "raw": lambda: _raw(jnp.float32),
         "bfloat16": lambda: _raw(jnp.bfloat16),
         "linen": lambda: _linen(_Network(), _normal(EXAMPLES, 5)),
         "nnx": _nnx,
+        "tokens": _tokens,
+        "preferences": _preferences,
         "cnn": lambda: _linen(CNN((3,), CLASSES), _normal(EXAMPLES, 4, 4, 2)),
     }[name]()
+
+
+def pairs_of(data: mu.Batches) -> list:
+    """The inputs and targets of every example, to be read as a stream."""
+
+    def rows(tree):
+        tree = jax.tree.map(np.asarray, tree)
+        return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(data.num_examples)]
+
+    return list(zip(rows(data.inputs), rows(data.targets)))
+
+
+def _rolled(tree: Any, seed: int) -> Any:
+    return jax.tree.map(lambda x: np.roll(x, seed, axis=0), tree)
 
 
 class _Network(nn.Module):
@@ -106,6 +133,60 @@ def _raw(dtype: Any) -> Setting:
         return mu.Variables(params, jnp.asarray(0.25, dtype))
 
     return Setting(mu.from_function(predict, LOSS), init, _normal(EXAMPLES, 5))
+
+
+def _tokens() -> Setting:
+    """A tiny language model, `tanh(E[x_t] + mean_{s <= t} E[x_s] + b) W`, of eight words."""
+    rng, words, length = np.random.default_rng(0), 8, 5
+
+    def predict(params, state, tokens):
+        embedded = params["hidden"][tokens]
+        places = jnp.arange(1, tokens.shape[1] + 1, dtype=embedded.dtype)[:, None]
+        past = jnp.cumsum(embedded, axis=1) / places
+        return jnp.tanh(embedded + past + params["bias"] - state) @ params["head"]
+
+    def observe(params, state, tokens):
+        logits = predict(params, state, tokens)
+        return logits, {"logits": logits}
+
+    def init(key):
+        one, two, three = jax.random.split(key, 3)
+        params = {
+            "bias": jax.random.normal(one, (6,)),
+            "head": jax.random.normal(two, (6, words)),
+            "hidden": jax.random.normal(three, (words, 6)),
+        }
+        return mu.Variables(params, jnp.asarray(0.25))
+
+    tokens = rng.integers(words, size=(EXAMPLES, length)).astype(np.int32)
+    mask = rng.integers(2, size=tokens.shape).astype(np.float32)
+    mask[:, 0], mask[:, -1] = 0, 1
+    secret = mask * rng.integers(2, size=tokens.shape).astype(np.float32)
+    loss = mu.token_losses.TokenCrossEntropy()
+    model = mu.from_function(predict, loss, observe=observe)
+    return Setting(model, init, tokens, mu.data.TokenTargets(tokens, mask, secret))
+
+
+class _PairsToForget(Setting):
+    """Rows of tokens to retain, and pairs of them to forget."""
+
+    def sets(self, **options: int) -> tuple[mu.Batches, mu.Batches]:
+        """Forget and retain set."""
+        forget, retain = super().sets(**options)
+        return preferences(forget), retain
+
+
+def preferences(forget: mu.Batches) -> mu.Batches:
+    """Rows of tokens as the losers, beside winners that say other words."""
+    better = forget.targets._replace(tokens=7 - forget.targets.tokens)
+    return forget.replace(
+        inputs=mu.data.Preference(better.tokens, forget.inputs),
+        targets=mu.data.Preference(better, forget.targets),
+    )
+
+
+def _preferences() -> Setting:
+    return _PairsToForget(*_tokens())
 
 
 def _normal(*shape: int) -> np.ndarray:

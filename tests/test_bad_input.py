@@ -167,9 +167,12 @@ NEEDED = {
     "alpha": 1.0,
     "attribution": lambda *_: jnp.zeros((N, 2)),
     "oracles": [VARIABLES],
+    "concepts": {"w": [0]},
+    "tolerance": 1.0,
+    "layer": "block_0",
 }
-# An effect may be scaled by any number, and a loss may be capped at any.
-SIGNED = ("multiplier", "cap")
+# An effect may be scaled by any number, a loss be capped and a margin lie at any.
+SIGNED = ("multiplier", "cap", "delta")
 FRACTION = re.compile(r"^(?!tuple).*\bfloat\b")
 
 

@@ -218,6 +218,7 @@ FLOORS = (
         "_at_once",
         "data",
         "losses",
+        "token_losses",
         "model",
         "freezing",
         "datasets",

@@ -10,12 +10,16 @@ from mu_jax.data.batches import (
 from mu_jax.data.forget_retain import split
 from mu_jax.data.id_table import IdTable, id_table, load_id_table
 from mu_jax.data.streams import Stream, stream
+from mu_jax.data.tokens import Preference, Tokens, TokenTargets
 
 __all__ = [
     "Batch",
     "Batches",
     "IdTable",
+    "Preference",
     "Stream",
+    "TokenTargets",
+    "Tokens",
     "batches",
     "concatenate",
     "id_table",

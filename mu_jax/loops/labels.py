@@ -22,15 +22,20 @@ def counted(model: Model, batch: Batch) -> Batch:
     """The batch with weight 0 where the loss ignores the label, and class 0 in its place.
 
     Everything that divides a sum of losses by a sum of weights starts with it, so that an ignored
-    row is in neither.
+    row is in neither. A loss that counts several labels in a row, such as tokens, multiplies the
+    weight of the row by their number: a mean over rows is then a mean over labels.
     """
     counts = getattr(model.loss, "counts", None)
     if counts is None:
         return batch
-    some = counts(batch.targets)
-    behind = some.reshape(-1, *(1,) * (batch.targets.ndim - 1))
-    targets = jnp.where(behind, batch.targets, 0)
-    return batch._replace(targets=targets, weight=jnp.where(some, batch.weight, 0))
+    count = counts(batch.targets)
+    some = count != 0
+
+    def overwrite(labels):
+        return jnp.where(some.reshape(-1, *(1,) * (labels.ndim - 1)), labels, 0)
+
+    weight = jnp.where(some, batch.weight * count, 0)
+    return batch._replace(targets=jax.tree.map(overwrite, batch.targets), weight=weight)
 
 
 def weights(model: Model, targets: PyTree, weight: jax.Array) -> jax.Array:

@@ -1,11 +1,31 @@
-"""Training objectives, one family a file."""
+"""Training objectives, one family a file.
 
+Those of language models are functions of logits or hidden states: `preference`, `weighted`,
+`distillation`, `steering`, `segments` and `token_terms`.
+"""
+
+from mu_jax.objectives import (
+    distillation,
+    preference,
+    segments,
+    steering,
+    token_terms,
+    weighted,
+)
 from mu_jax.objectives.blindspot import attention_layers, attention_map, blindspot
+from mu_jax.objectives.references import reference_nll
 from mu_jax.objectives.supervised import supervised
 
 __all__ = [
     "attention_layers",
     "attention_map",
     "blindspot",
+    "distillation",
+    "preference",
+    "reference_nll",
+    "segments",
+    "steering",
     "supervised",
+    "token_terms",
+    "weighted",
 ]

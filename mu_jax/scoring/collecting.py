@@ -40,7 +40,7 @@ def example_set(model: Model, data: Any) -> ExampleSet:
         some &= np.asarray(data.weight) > 0
     counts = getattr(model.loss, "counts", None)
     if counts is not None:
-        some &= np.asarray(counts(jnp.asarray(targets)))
+        some &= np.asarray(counts(jax.tree.map(jnp.asarray, targets))) != 0
     rows = np.flatnonzero(some)
     return ExampleSet(data, rows, _taken(targets, rows), np.asarray(data.index)[rows])
 

@@ -36,3 +36,25 @@ dmm: Space = {"learning_rate": _RATE, "multiplier": Log(0.25, 4.0)}
 oracle_matching: Space = {"learning_rate": _RATE}
 magnitude_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
 retrain: Space = {}  # the reference itself: by the recipe of the first training, nothing to choose
+task_vector: Space = {**_FIT, "scale": Log(0.1, 100.0)}
+concept_noise: Space = {"noise": Log(0.01, 1.0)}
+
+# Language models: their rates are smaller. The weights of both terms are fields of a recipe, which
+# the factory makes: `mu.npo(model, optimizer, beta=beta, recipe=mu.PairingRecipe(alpha=alpha))`.
+_LANGUAGE: Space = {"learning_rate": Log(1e-6, 1e-3)}
+grad_diff: Space = _LANGUAGE
+npo: Space = {**_LANGUAGE, "beta": Log(0.01, 1.0)}
+simnpo: Space = {**_LANGUAGE, "beta": Log(1.0, 8.0), "delta": Uniform(0.0, 1.0)}
+dpo: Space = {**_LANGUAGE, "beta": Log(0.01, 1.0)}
+wga: Space = {**_LANGUAGE, "beta": Log(0.3, 5.0)}
+satimp: Space = {**_LANGUAGE, "beta1": Log(1.0, 10.0), "beta2": Log(0.3, 3.0)}
+ce_u: Space = _LANGUAGE
+undial: Space = {**_LANGUAGE, "beta": Log(1.0, 30.0)}
+pdu: Space = {**_LANGUAGE, "dual_rate": Log(0.1, 3.0)}
+rmu: Space = {**_LANGUAGE, "scale": Log(1.0, 100.0)}
+code_eraser: Space = {
+    **_LANGUAGE,
+    "gamma": Log(0.03, 1.0),
+    "strength": Log(0.03, 1.0),
+    "epochs": (10, 30, 100),
+}

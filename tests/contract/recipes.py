@@ -19,6 +19,7 @@ import pytest
 from small_models import Setting, setting
 
 import mu_jax as mu
+from mu_jax.model import path_name
 
 # One value for each parameter, whichever transform it belongs to. Plain SGD where an optimizer is
 # asked for: Adam divides rounding noise by itself where a gradient is 0.
@@ -32,11 +33,28 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "dampening": lambda setting: 0.7,
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
+    "beta": lambda setting: 0.3,
+    "concepts": lambda setting: {_last_matrix(setting): [1, 2]},
+    "noise": lambda setting: 0.2,
+    "tolerance": lambda setting: 1.0,
+    "strength": lambda setting: 0.4,
+    "layer": lambda setting: "logits",
+    "scale": lambda setting: 1.5,
+    "delta": lambda setting: 0.1,
+    "beta1": lambda setting: 2.0,
+    "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
     ),
 }
+
+
+def _last_matrix(setting: Setting) -> str:
+    """The name of the matrix that makes the outputs."""
+    leaves = jax.tree_util.tree_leaves_with_path(setting.model.params(setting.variables))
+    names = [path_name(path) for path, leaf in leaves if leaf.ndim > 1]
+    return next((name for name in names if "head" in name), names[-1])
 
 
 def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) -> jax.Array:
@@ -60,8 +78,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
     "gradient_ascent": {"capped": {"cap": 1.5}},
     "neg_grad_plus": {"capped": {"forget_weight": 0.5, "cap": 1.5}},
+    "npo": {"kl": {"recipe": mu.PairingRecipe("kl", alpha=2.0, retain_rows=2, epochs=2)}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }
+
+
+_TOKENS = {"dpo": "preferences"}  # settings of language methods that need other rows
 
 
 class Case(NamedTuple):
@@ -69,6 +91,14 @@ class Case(NamedTuple):
 
     factory: Callable
     changes: tuple[tuple[str, Any], ...] = ()
+
+    def setting(self, name: str) -> Setting:
+        """A setting by name; that of tokens for methods of language models."""
+        if self.factory.__name__ not in mu.transforms.LANGUAGE:
+            return setting(name)
+        if name != "raw":
+            pytest.skip("a language model comes as raw functions")
+        return setting(_TOKENS.get(self.factory.__name__, "tokens"))
 
     def build(self, setting: Setting, **changes: Any) -> Callable:
         """The transform on the model of a setting, `changes` in place of the table's arguments.
@@ -134,7 +164,7 @@ def cases() -> dict[str, Case]:
 @functools.cache
 def compiled(case: Case, setting_name: str) -> Callable:
     """The transform under `jit`, the same function for all laws that call it so."""
-    return jax.jit(case.build(setting(setting_name)))
+    return jax.jit(case.build(case.setting(setting_name)))
 
 
 def every(

@@ -31,7 +31,7 @@ WHOLE = [
 @pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
 @every(variants="none")
 def test_a_mesh_equals_one_device(case, name, kind, devices, call):
-    chosen = setting(name)
+    chosen = case.setting(name)
     # Rows that fill a batch up reach no sum, but in training mode they reach a batch
     # normalization: only without one may batches be other than multiples of the devices.
     sets = chosen.sets(batch_size=4 if name == "raw" else 8)
@@ -67,7 +67,7 @@ DIVIDED = [
 )
 @every(variants="none")
 def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, shape, call):
-    chosen, batch_size = setting(name), 4 if name == "raw" else 8
+    chosen, batch_size = case.setting(name), 4 if name == "raw" else 8
     key, variables = jax.random.key(3), chosen.variables
     sets = chosen.sets(batch_size=batch_size)
     expected = compiled(case, name)(key, variables, *sets)

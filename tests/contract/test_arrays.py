@@ -37,7 +37,7 @@ def test_a_parameter_that_the_table_lacks_is_named():
 @pytest.mark.parametrize("name", ["raw", "bfloat16", "linen", "nnx", "cnn"])
 @every(variants="none")
 def test_same_tree_out(case, name):
-    chosen = setting(name)
+    chosen = case.setting(name)
     variables = chosen.variables
     transform = case.build(chosen)
     after, _ = jax.eval_shape(transform, jax.random.key(3), variables, *chosen.sets())
@@ -50,7 +50,7 @@ def test_same_tree_out(case, name):
 @pytest.mark.parametrize("name", ["raw", "linen"])
 @every(variants="slow")
 def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
-    chosen = setting(name)
+    chosen = case.setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
     before = snapshot(given)
     after, info = case.build(chosen)(*given)
@@ -70,7 +70,7 @@ def test_the_same_key_gives_the_same_bits_and_inputs_stay(case, name):
 @pytest.mark.parametrize("name", ["nnx", "cnn"])
 @every(variants="none")
 def test_statistics_move_only_where_training_mode_is_the_default(case, name):
-    chosen = setting(name)
+    chosen = case.setting(name)
     transform = jax.jit(case.build(chosen))
     after, _ = transform(jax.random.key(3), chosen.variables, *chosen.sets())
     before, after = (chosen.model.split(v)[1] for v in (chosen.variables, after))
@@ -86,7 +86,7 @@ def test_statistics_move_only_where_training_mode_is_the_default(case, name):
 @pytest.mark.parametrize("name", ["raw", "cnn"])
 @every(variants="slow")
 def test_pure(case, name):
-    chosen = setting(name)
+    chosen = case.setting(name)
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
     program = jax.make_jaxpr(case.build(chosen))(*given)
     assert not program.effects

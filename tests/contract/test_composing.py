@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from recipes import ARGUMENTS, cases, compiled, every
-from small_models import setting
 from trees import assert_close, snapshot, stack
 
 import mu_jax as mu
@@ -52,7 +51,7 @@ def numbers(case):
 
 @every()
 def test_jit_equals_eager_and_a_second_call_compiles_nothing(case, compilations):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = [
         (jax.random.key(seed), chosen.init(jax.random.key(seed)), *chosen.sets(seed=seed))
         for seed in range(2)
@@ -65,9 +64,10 @@ def test_jit_equals_eager_and_a_second_call_compiles_nothing(case, compilations)
     assert_close(*other)
 
 
+@pytest.mark.quick("ssd", "finetune", "scrub", "dmm", some_methods=True)
 @every(variants="none")
 def test_losses_before_and_after_are_there_by_default_and_change_nothing_else(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = (KEY, chosen.variables, *chosen.sets())
     expected, plain = case.build(chosen)(*given)
     after, info = case.watched(chosen)(*given)
@@ -89,7 +89,7 @@ def test_a_compilation_would_be_seen(compilations):
 @pytest.mark.quick("ssd", "iau", "finetune", "scrub", "blindspot", "dmm", some_methods=True)
 @every(variants="slow")
 def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
-    chosen, one = setting("raw"), compiled(case, "raw")
+    chosen, one = case.setting("raw"), compiled(case, "raw")
     traces = Traces(case.build(chosen))
     members = [chosen.init(key) for key in jax.random.split(KEY, 16)]
     keys = jax.random.split(KEY, 16)
@@ -105,7 +105,7 @@ def test_vmap_over_an_ensemble_equals_the_loop_in_one_trace(case):
     ids=[f"{name}-{p}" for name, case in cases().items() for p in numbers(case)],
 )
 def test_every_number_counts(case, parameter):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = (KEY, chosen.variables, *chosen.sets())
     values = [factor * ARGUMENTS[parameter](chosen) for factor in (0.8, 1.2)]
     found = [case.build(chosen, **{parameter: value})(*given)[0] for value in values]
@@ -115,14 +115,14 @@ def test_every_number_counts(case, parameter):
 
 def scaled(case, scale):
     """The arguments of a transform that may be traced, multiplied by `scale`."""
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     changes = {name: scale * ARGUMENTS[name](chosen) for name in numbers(case)}
     return changes | ({"optimizer": optax.sgd(0.1 * scale)} if case.takes("optimizer") else {})
 
 
 @every(variants="slow")
 def test_vmap_over_keys_and_all_numbers_equals_the_loop_and_leaves_no_tracer(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = (chosen.variables, *chosen.sets())
     unlearn = Traces(lambda key, scale: case.build(chosen, **scaled(case, scale))(key, *given))
     keys, scales = jax.random.split(KEY, 2), np.array([0.5, 1.1], np.float32)
@@ -135,7 +135,7 @@ def test_vmap_over_keys_and_all_numbers_equals_the_loop_and_leaves_no_tracer(cas
 @pytest.mark.quick("ssd", "finetune", some_methods=True)
 @every(variants="slow")
 def test_vmap_over_keys_and_all_numbers_under_jit(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = (chosen.variables, *chosen.sets())
     keys, scales = jax.random.split(KEY, 2), np.array([0.5, 1.1], np.float32)
 

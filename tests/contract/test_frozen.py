@@ -5,7 +5,6 @@ import numpy as np
 import optax
 import pytest
 from recipes import among, every
-from small_models import setting
 
 import mu_jax as mu
 from mu_jax.model import path_name
@@ -39,7 +38,7 @@ def by_name(params):
 )
 @every(variants="none")
 def test_masked_leaves_keep_every_bit(case, name, optimizer):
-    chosen = setting(name)
+    chosen = case.setting(name)
     changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
     transform = mu.masked(case.build(chosen, **changes), MASKS.get(name, is_head))
     variables = chosen.variables
@@ -56,7 +55,7 @@ def test_masked_leaves_keep_every_bit(case, name, optimizer):
 @pytest.mark.quick("ssd", "finetune", some_methods=True)
 @every(variants="none")
 def test_a_tree_of_bools_is_the_same_mask(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
     by_tree = mu.masked(case.build(chosen), MASKS["raw"])(*given)
     by_predicate = mu.masked(case.build(chosen), is_head)(*given)

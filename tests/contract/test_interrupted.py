@@ -1,10 +1,9 @@
 """A run that is stopped in the middle of a loop ends with the same bits."""
 
 import jax
-import numpy as np
 import pytest
 from recipes import among, every
-from small_models import FORGET_IDS, setting
+from small_models import setting
 from trees import assert_identical
 
 import mu_jax as mu
@@ -37,9 +36,7 @@ class Watch:
 
 
 def streams(chosen):
-    data = chosen.data()
-    pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))
-    return mu.split(mu.stream(pairs, batch_size=4), FORGET_IDS)
+    return chosen.streams()
 
 
 def arrays(chosen):
@@ -50,7 +47,7 @@ def arrays(chosen):
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
 @every(variants="none")
 def test_resumed_is_bit_identical(case, source, share, tmp_path):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     transform = case.build(chosen)
 
     def run():

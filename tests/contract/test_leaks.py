@@ -25,27 +25,27 @@ OPTIMIZERS = {
 }
 
 
-def given():
-    chosen = setting("raw")
+def given(chosen=None):
+    chosen = chosen or setting("raw")
     return KEY, chosen.variables, *chosen.sets()
 
 
 @every()
 def test_no_tracer_outlives_jit(case):
     with jax.checking_leaks():
-        jax.eval_shape(jax.jit(case.build(setting("raw"))), *given())
+        jax.eval_shape(jax.jit(case.build(case.setting("raw"))), *given(case.setting("raw")))
 
 
 @pytest.mark.quick("*-adamw")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @every(variants="none")
 def test_no_tracer_outlives_jit_and_vmap_over_hyper_parameters(case, optimizer):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     names = numbers(case)
     if not names and not case.takes("optimizer"):
         pytest.skip("takes no number that may be traced")
 
-    arrays = given()
+    arrays = given(chosen)
 
     def unlearn(scale):
         changes = {name: scale * ARGUMENTS[name](chosen) for name in names}
@@ -137,7 +137,7 @@ def test_a_second_model_would_be_seen():
 @every(variants="none")
 def test_a_restricted_model_reaches_all_of_a_method(case):
     """The factory runs again with the model that the transform was given."""
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     seen = []
 
     def watched(model):

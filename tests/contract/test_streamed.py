@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import compiled, every
-from small_models import FORGET_IDS, setting
 from trees import assert_close
 
 import mu_jax as mu
@@ -24,10 +23,13 @@ def with_junk(data):
     def pad(array, junk):
         return np.pad(array, [(2, 3)] + [(0, 0)] * (array.ndim - 1), constant_values=junk)
 
-    junk = (pad(data.inputs, np.nan), pad(data.targets, -7))
+    def spoiled(array):
+        whole = jnp.issubdtype(array.dtype, jnp.integer)
+        return jnp.asarray(pad(array, -7 if whole else np.nan))
+
     return data.replace(
-        inputs=jnp.asarray(junk[0]),
-        targets=jnp.asarray(junk[1]),
+        inputs=jax.tree.map(spoiled, data.inputs),
+        targets=jax.tree.map(spoiled, data.targets),
         weight=jnp.asarray(pad(data.weight, 0)),
         index=jnp.asarray(pad(data.index, -1)),
     )
@@ -44,7 +46,7 @@ def padded(data):
 @pytest.mark.parametrize("batch_size", [5, 100])
 @every(in_one_pass)
 def test_statistics_do_not_depend_on_the_batch_size(case, batch_size):
-    chosen, transform = setting("raw"), compiled(case, "raw")
+    chosen, transform = case.setting("raw"), compiled(case, "raw")
     expected = transform(KEY, chosen.variables, *chosen.sets(batch_size=4))
     found = transform(KEY, chosen.variables, *chosen.sets(batch_size=batch_size))
     assert_close(found, expected)
@@ -52,7 +54,7 @@ def test_statistics_do_not_depend_on_the_batch_size(case, batch_size):
 
 @every(in_one_pass)
 def test_rows_of_weight_0_do_not_count(case):
-    chosen, transform = setting("raw"), compiled(case, "raw")
+    chosen, transform = case.setting("raw"), compiled(case, "raw")
     forget, retain = chosen.sets()
     expected, _ = transform(KEY, chosen.variables, forget, retain)
     found, _ = transform(KEY, chosen.variables, with_junk(forget), with_junk(retain))
@@ -61,7 +63,7 @@ def test_rows_of_weight_0_do_not_count(case):
 
 @every(variants="none")
 def test_a_list_of_padded_batches_equals_arrays(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     transform = case.build(chosen)
     # A fit shuffles arrays, which it cannot do to a list: give it all examples in one batch.
     forget, retain = chosen.sets(batch_size=100 if case.fits else 4)
@@ -73,11 +75,8 @@ def test_a_list_of_padded_batches_equals_arrays(case):
 
 @every(variants="none")
 def test_a_stream_equals_arrays(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     transform = case.build(chosen)
-    data = chosen.data()
-    expected = transform(KEY, chosen.variables, *mu.split(data, FORGET_IDS))
-    pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))
-    streams = mu.split(mu.stream(pairs, batch_size=4), FORGET_IDS)
-    found = transform(KEY, chosen.variables, *streams)
+    expected = transform(KEY, chosen.variables, *chosen.sets())
+    found = transform(KEY, chosen.variables, *chosen.streams())
     assert_close(found, expected)

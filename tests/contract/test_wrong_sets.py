@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import compiled, every
-from small_models import FORGET_IDS, setting
+from small_models import FORGET_IDS, pairs_of
 from trees import is_one_sentence
 
 import mu_jax as mu
@@ -14,13 +14,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
 
 
-def broken(kind):
+def broken(chosen, kind):
     """Forget and retain sets that cannot be right, and what the sentence says."""
-    chosen = setting("raw")
     data = chosen.data()
     forget, retain = chosen.sets()
     weight = jnp.zeros(forget.num_examples)
-    pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))
+    pairs = pairs_of(data)
     return {
         "overlapping": (forget, data, "without a common example, found 6 in both"),
         "overlapping streams": (
@@ -56,8 +55,8 @@ def broken(kind):
 )
 @every(variants="none")
 def test_refused_in_one_sentence(case, kind):
-    chosen = setting("raw")
-    forget, retain, says = broken(kind)
+    chosen = case.setting("raw")
+    forget, retain, says = broken(chosen, kind)
     with pytest.raises(ValueError, match=says) as error:
         case.build(chosen)(KEY, chosen.variables, forget, retain)
     assert is_one_sentence(str(error.value))
@@ -65,7 +64,7 @@ def test_refused_in_one_sentence(case, kind):
 
 @every(variants="none")
 def test_an_overlap_under_jit_is_counted(case):
-    chosen = setting("raw")
+    chosen = case.setting("raw")
     forget, retain = chosen.sets()
     # As many rows as in the other laws, whose program this is.
     shared = chosen.data().take([*FORGET_IDS, *np.asarray(retain.index)[len(FORGET_IDS) :]])
@@ -74,10 +73,21 @@ def test_an_overlap_under_jit_is_counted(case):
     assert any("share 6 examples" in message for message in info.messages())
 
 
+def with_not_a_number(data):
+    """The second row full of NaN, in whatever is no integer."""
+
+    def spoiled(array):
+        whole = jnp.issubdtype(array.dtype, jnp.integer)
+        return array if whole else array.at[1].set(jnp.nan)
+
+    inputs, targets = jax.tree.map(spoiled, (data.inputs, data.targets))
+    return data.replace(inputs=inputs, targets=targets)
+
+
 @every(variants="none")
 def test_not_a_number_is_never_silent(case):
-    chosen = setting("raw")
-    sets = [data.replace(inputs=data.inputs.at[1].set(jnp.nan)) for data in chosen.sets()]
+    chosen = case.setting("raw")
+    sets = [with_not_a_number(data) for data in chosen.sets()]
     try:
         after, info = case.build(chosen)(KEY, chosen.variables, *sets)
     except ValueError as error:

@@ -132,9 +132,9 @@ def _check_counts(given: Mapping[str, Any]) -> None:
     recipe: Any = given.get("recipe")
     given = {**given, **(recipe._asdict() if hasattr(recipe, "_asdict") else {})}
     for name, value in given.items():
-        if name.endswith(("batch_size", "group_size")):
+        if name.endswith(("batch_size", "group_size", "retain_rows", "documents")):
             check_counts(1, **{name: value})
-        elif name.endswith(("epochs", "steps")):
+        elif name.endswith(("epochs", "steps", "skip")):
             check_counts(0, **{name: value})
 
 

@@ -1,0 +1,175 @@
+"""CodeEraser: the secrets of a text are forgotten, their context and other texts are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from mu_jax.data.batches import Batch
+from mu_jax.data.checks import check_range
+from mu_jax.data.forget_retain import readable
+from mu_jax.loops.fit import FitInfo, with_batch_size
+from mu_jax.loops.gradients import Gradients, Terms
+from mu_jax.loops.phases import Phase, fit_phases
+from mu_jax.model import Model
+from mu_jax.objectives.segments import erase, keep
+from mu_jax.transforms._shared.pairing import numbers_of
+from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
+
+PyTree = Any
+
+
+class CodeEraserInfo(NamedTuple):
+    """What CodeEraser did.
+
+    Attributes:
+      forget: the fit of the forget steps. retain: that of the retain steps.
+    """
+
+    forget: FitInfo
+    retain: FitInfo
+
+    def messages(self) -> list[str]:
+        """Sentences on steps that diverged."""
+        return self.forget.messages() + self.retain.messages()
+
+
+@method
+def code_eraser(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    gamma: jax.Array | float = 0.1,
+    strength: jax.Array | float = 0.1,
+    alpha: jax.Array | float = 1.0,
+    epochs: int = 100,
+    batch_size: int | None = None,
+    retain_batch_size: int | None = None,
+    training_mode: bool = False,
+    gradients: Gradients | None = None,
+) -> Unlearn:
+    """Forget the secrets inside texts: segments up, their context down, other texts as they were.
+
+    In turn, with one optimizer state:
+
+    1. a forget step minimizes `-l_S + gamma l_C - lambda K_S`, with the mean losses of the tokens
+       of secrets S and of their context C, and the mean divergence `K_S = KL(before || now)` on S;
+    2. a retain step minimizes `lambda alpha K_r`, the mean divergence on retained texts.
+
+    `-l_S` has no bound, so the length of the fit decides. The publication stops where memorization
+    and extraction of the secrets fall to the level of texts never seen; measure both between short
+    fits. Too long a fit makes secrets less likely than for a model that never saw them, and
+    templates that retained texts share with the secrets suffer. A few steps on some secrets bring
+    others back.
+
+    Args:
+      model: a language model with logits [B, T, V] and the loss
+        `mu.token_losses.TokenCrossEntropy()`.
+      optimizer: from a fresh state; Adam 3e-6 with beta2 0.98 as published.
+      gamma: weight of the context, may be traced. strength: lambda, may be traced.
+      alpha: weight of the retain step beside the forget step, may be traced.
+      epochs: passes over the forget set; a retain step follows each of its batches.
+      batch_size, retain_batch_size: rows of a step; default those of the two sets.
+      training_mode: dropout; default inference mode.
+      gradients: how to take the gradient, see `mu.fit`.
+
+    Returns:
+      `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
+      `info.details` is a `CodeEraserInfo`.
+
+    Raises:
+      TypeError: targets that are no `mu.data.TokenTargets`.
+      ValueError: targets to forget that mark no secrets.
+
+    Cost: a forward and backward pass of every batch and one more forward pass of the model before
+    unlearning, whose trained parameters stay in memory.
+
+    Differences from the reference program (`CGCL-codes/naturalcc`):
+      1. The context's mean is over its tokens; there padding counts in the divisor.
+      2. The retain step is a mean over scored tokens; there a sum over all positions, padding
+         included, divided by the rows.
+      3. Divergences are those of the probabilities; there 1e-10 is added to each.
+      4. No stopping rule.
+
+    References:
+      Z. Chu, Y. Wan, Z. Zhang, D. Wang, Z. Yang, H. Zhang, P. Zhou, X. Shi, H. Jin, D. Lo. Scrub It
+      Out! Erasing Sensitive Memorization in Code Language Models via Machine Unlearning. ICSE 2026.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: w[x], mu.token_losses.TokenCrossEntropy())
+      >>> tokens, mask = jnp.array([[0, 1, 2], [2, 3, 0]]), jnp.array([[0.0, 1, 1], [0, 1, 1]])
+      >>> targets = mu.data.TokenTargets(tokens, mask, secret=jnp.array([[0.0, 0, 1], [0, 0, 0]]))
+      >>> forget, retain = mu.split(mu.batches(tokens, targets, batch_size=1), [0])
+      >>> start = mu.Variables(3.0 * jnp.eye(4)[jnp.array([1, 2, 3, 0])])
+      >>> unlearned, _ = mu.code_eraser(model, optax.sgd(1.0), epochs=10)(
+      ...     jax.random.key(0), start, forget, retain)
+      >>> found = jax.nn.softmax(unlearned.params)
+      >>> bool(found[1, 2] < 0.1), bool(found[0, 1] > 0.8), bool(found[2, 3] > 0.8)
+      (True, True, True)
+    """
+    check_range(0, gamma=gamma, strength=strength, alpha=alpha)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        sets = readable(forget, retain)
+        sizes = batch_size, retain_batch_size
+        batches = [with_batch_size(x, size) for x, size in zip(sets, sizes)]
+        weights = {"gamma": gamma, "strength": strength, "alpha": alpha}
+        frozen = {"numbers": numbers_of(**weights), "reference": model.params(variables)}
+        phases = [
+            Phase(
+                _Step(model, secrets, training_mode),
+                optimizer,
+                examples,
+                steps=1,
+                optimizer_state="shared",
+                frozen=frozen,
+                gradients=gradients,
+            )
+            for examples, secrets in zip(batches, (True, False))
+        ]
+        cycles = epochs * batches[0].num_batches
+        state, info = fit_phases(model, phases, variables, key=key, cycles=cycles)
+        fits = CodeEraserInfo(*info.fits)
+        return report(
+            model,
+            variables,
+            state.variables,
+            (forget, retain),
+            steps=total(state.steps),
+            example_passes=passes(*(fit.examples for fit in fits)),
+            details=fits,
+        )
+
+    return unlearn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """The forget step, for rows with secrets, or the retain step."""
+
+    model: Model
+    secrets: bool
+    training_mode: bool
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """True in inference mode, where a row sees no other."""
+        return not self.training_mode
+
+    def __call__(
+        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
+    ) -> tuple[Terms, PyTree]:
+        numbers, model = frozen["numbers"], self.model
+        before = model.with_params(variables, frozen["reference"])
+        known = model.apply(before, batch.inputs)
+        logits, variables = model.forward(
+            variables, batch.inputs, training=self.training_mode, key=key
+        )
+        rows, strength = (logits, known, batch.targets, batch.weight), numbers["strength"]
+        if self.secrets:
+            return erase(*rows, gamma=numbers["gamma"], strength=strength), variables
+        return keep(*rows, strength=strength * numbers["alpha"]), variables

@@ -1,0 +1,88 @@
+"""The golden numbers of objectives on language models, and their tiny model."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mu_jax as mu
+from mu_jax.data.tokens import TokenTargets
+
+FILE = Path(__file__).parents[1] / "golden" / "lm_objectives.npz"
+
+
+@functools.cache
+def golden():
+    """All arrays of the file."""
+    with np.load(FILE) as found:
+        return dict(found)
+
+
+def hp(name):
+    """A hyper-parameter."""
+    return float(golden()[f"hp/{name}"])
+
+
+def targets_of(name, **changes):
+    """The targets of the rows `forget`, `retain` or `alternate`, with the reference's sums."""
+    found = golden()
+    mask = jnp.asarray(found[f"{name}/labels"] != -100, float)
+    reference = jnp.asarray(found[f"seq_nll/{name}_ref"])
+    tokens = jnp.asarray(found[f"{name}/tokens"])
+    return TokenTargets(tokens, mask, reference=reference)._replace(**changes)
+
+
+def logits_of(name):
+    """Logits of the model and of the reference model."""
+    return tuple(jnp.asarray(golden()[f"{name}/{part}"]) for part in ("logits", "ref_logits"))
+
+
+def predict(params, state, tokens):
+    """The tiny model, `tanh(E[x_t] A + c) W + b`."""
+    return hidden(params, tokens) @ params["W"] + params["b"]
+
+
+def hidden(params, tokens):
+    """Its hidden states."""
+    return jnp.tanh(params["E"][tokens] @ params["A"] + params["c"])
+
+
+def params_of(prefix):
+    """Parameters of the tiny model, such as `tiny`, `tiny_ref` or `npo/tiny_after3`."""
+    found = golden()
+    names = [name for name in "EAcWb" if f"{prefix}/{name}" in found]
+    return {name: jnp.asarray(found[f"{prefix}/{name}"]) for name in names}
+
+
+MODEL = mu.from_function(
+    predict,
+    mu.token_losses.TokenCrossEntropy(),
+    observe=lambda p, s, x: (predict(p, s, x), {"hidden": hidden(p, x)}),
+)
+
+
+def tiny_targets(name):
+    """The targets of rows, with the sums of the tiny reference model."""
+    found = targets_of(name)
+    logits = predict(params_of("tiny_ref"), (), found.tokens)
+    return found._replace(reference=mu.token_losses.sequence_nll(logits, found)[0])
+
+
+def adam_run(value, params, steps=3, **betas):
+    """Losses before each step and parameters after each, by Adam at the rate of the file."""
+    import optax
+
+    optimizer = optax.adam(hp("lr"), **betas)
+    state, losses, after = optimizer.init(params), [], []
+    gradient = jax.jit(jax.value_and_grad(value))
+    for _ in range(steps):
+        loss, grads = gradient(params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+        after.append(params)
+    return jnp.stack(losses), after
