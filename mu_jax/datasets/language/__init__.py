@@ -1,5 +1,16 @@
 """Texts as rows of tokens: tokenizers, templates, scored tokens, secrets, padding and packing."""
 
+from mu_jax.datasets.language.rows import chats, documents, preferences, questions
+from mu_jax.datasets.language.sequences import PreferenceRows, Tokenized, TokenRows, tokenized
+from mu_jax.datasets.language.templates import (
+    CHATML,
+    PLAIN,
+    JinjaTemplate,
+    RoleTemplate,
+    Script,
+    Template,
+    read_chat_template,
+)
 from mu_jax.datasets.language.tokenizer import (
     ByteTokenizer,
     Encoded,
@@ -9,9 +20,24 @@ from mu_jax.datasets.language.tokenizer import (
 )
 
 __all__ = [
+    "CHATML",
+    "PLAIN",
     "ByteTokenizer",
     "Encoded",
     "FileTokenizer",
+    "JinjaTemplate",
+    "PreferenceRows",
+    "RoleTemplate",
+    "Script",
+    "Template",
+    "TokenRows",
+    "Tokenized",
     "Tokenizer",
+    "chats",
+    "documents",
+    "preferences",
+    "questions",
+    "read_chat_template",
     "read_tokenizer",
+    "tokenized",
 ]

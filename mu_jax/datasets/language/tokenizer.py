@@ -158,7 +158,7 @@ def read_tokenizer(
     path = root / "tokenizer.json"
     inner = _read_inner(path)
     size = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
-    model, config = _read_json(root / "config.json"), _read_json(root / "tokenizer_config.json")
+    model, config = read_json(root / "config.json"), read_json(root / "tokenizer_config.json")
     most = model.get("vocab_size") if vocab_size is None else vocab_size
     if most is not None and size > most:
         raise ValueError(
@@ -212,7 +212,7 @@ def _read_inner(path: Path) -> Any:
     return inner
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is no file."""
     if not path.is_file():
         return {}
