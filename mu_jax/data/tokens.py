@@ -40,3 +40,15 @@ class TokenTargets(NamedTuple):
     mask: jax.Array
     secret: Any = ()
     reference: Any = ()
+
+
+class Preference(NamedTuple):
+    """Two answers to each prompt, as inputs or as targets; both have rows of one length.
+
+    Attributes:
+      winner: `Tokens` or `TokenTargets` of the answer to prefer, such as "I do not know".
+      loser: the same of the answer to forget.
+    """
+
+    winner: Any
+    loser: Any

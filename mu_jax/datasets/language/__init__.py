@@ -1,5 +1,6 @@
 """Texts as rows of tokens: tokenizers, templates, scored tokens, secrets, padding and packing."""
 
+from mu_jax.datasets.language.packing import Packed, cut, packed, padded
 from mu_jax.datasets.language.rows import chats, documents, preferences, questions
 from mu_jax.datasets.language.sequences import PreferenceRows, Tokenized, TokenRows, tokenized
 from mu_jax.datasets.language.templates import (
@@ -26,6 +27,7 @@ __all__ = [
     "Encoded",
     "FileTokenizer",
     "JinjaTemplate",
+    "Packed",
     "PreferenceRows",
     "RoleTemplate",
     "Script",
@@ -34,7 +36,10 @@ __all__ = [
     "Tokenized",
     "Tokenizer",
     "chats",
+    "cut",
     "documents",
+    "packed",
+    "padded",
     "preferences",
     "questions",
     "read_chat_template",
