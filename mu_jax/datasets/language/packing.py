@@ -252,9 +252,10 @@ def _laid(
 ) -> tuple[Tokens, TokenTargets]:
     """Documents behind one another in rows of one length."""
     shape = len(groups), length
-    tokens = np.full(shape, rows.pad, np.int32)
-    position, segment = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    mask, secret = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    tokens: Any = np.full(shape, rows.pad, np.int32)
+    positions: Any = np.zeros((2, *shape), np.int32)
+    marks: Any = np.zeros((2, *shape), np.float32)
+    (position, segment), (mask, secret) = positions, marks
     for k, group in enumerate(groups):
         total = sum(len(rows.rows[document].tokens) for document in group)
         start = 0 if side == "right" else length - total

@@ -257,7 +257,7 @@ def _located(records: Records, ids: Any, subjects: Subjects) -> Rows:
 
 
 def _dialog(record: Any, question: Field, answer: Field, system: str | None) -> list[Message]:
-    turns = [] if system is None else [{"role": "system", "content": system}]
+    turns: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for role, field, what in (("user", question, "question"), ("assistant", answer, "answer")):
         turns.append({"role": role, "content": _text(raw(record, field, what), what)})
     return turns
@@ -305,7 +305,7 @@ def _secrets(
 
 def _list_of_secrets(given: Any) -> list[Any]:
     """The secrets of a record: texts, and tuples of two or three whole numbers."""
-    listed = given if isinstance(given, list | tuple | np.ndarray) else [None]
+    listed: Any = given if isinstance(given, list | tuple | np.ndarray) else [None]
     found = [x if isinstance(x, str) else tuple(np.ravel(x).tolist()) for x in listed]
     for secret in found:
         numbers = not isinstance(secret, str) and all(isinstance(x, int) for x in secret)

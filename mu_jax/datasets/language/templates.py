@@ -196,7 +196,7 @@ def read_chat_template(directory: str | os.PathLike[str]) -> JinjaTemplate:
             f"expected a chat template in {root}, found neither chat_template.jinja nor one in "
             "tokenizer_config.json: give a RoleTemplate, such as PLAIN or CHATML"
         )
-    named = {}
+    named: dict[str, str] = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         token = config.get(name)
         token = token.get("content") if isinstance(token, dict) else token
