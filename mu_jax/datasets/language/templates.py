@@ -171,7 +171,7 @@ class JinjaTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self.named,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"expected messages that the chat template takes, found its refusal "
                 f"{' '.join(str(error).split())[:120]!r}: mend the messages, or give a RoleTemplate"

@@ -71,6 +71,7 @@ def test_the_template_in_the_tokenizer_config_is_the_same(folder):
         ("{{ raise_exception('user first') }}", "found its refusal 'user first'"),
         ("{{ messages[0].content.__class__.mro() }}", "refusal"),
         ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined"),
+        ("{{ messages[0].content + 1 }}", "found its refusal 'can only concatenate"),
         ("{{ messages | length }}", "found other text for message 1"),
     ],
 )

@@ -195,6 +195,9 @@ def test_arguments_that_do_not_name_rows_are_refused(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "a", "id": 1}\n[1]\n')
     with pytest.raises(ValueError, match=r"a JSON object at .*bad.jsonl:2, found '\[1\]'"):
         language.documents(tmp_path / "bad.jsonl", BYTES, ids="id")
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"JSON lines in UTF-8 at .*bad.jsonl, found other binary"):
+        language.documents(tmp_path / "bad.jsonl", BYTES, ids="id")
     chat = {"messages": [{"content": "x"}], "id": 1}
     with pytest.raises(ValueError, match="expected messages with a role and its content"):
         language.chats([chat], BYTES, ids="id")
