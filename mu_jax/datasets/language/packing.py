@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mu_jax.data.batches import Batches, batches
+from mu_jax.data.batches import Batches, as_ids, batches
 from mu_jax.data.id_table import IdTable, id_table
 from mu_jax.data.tokens import Preference, Tokens, TokenTargets
 from mu_jax.datasets.language.sequences import PreferenceRows, Tokenized, TokenRows
@@ -118,7 +118,8 @@ class Packed:
     """Rows of several documents, and which documents each row holds.
 
     Attributes:
-      data: `Batches`; a row has the id of its first document.
+      data: `Batches`. A row has an id of its own, `~k` for the number k of its first document, that
+        the table does not know: `mu.split` by it refuses rows that may hold documents of both sets.
       documents: for each row the numbers of its documents, int32 [s], in the order of `segment`.
       ids: the table of the ids that people have.
     """
@@ -204,6 +205,7 @@ def packed(
         raise ValueError(f"expected at least one document in a row, found {most}: allow one")
     groups = _fitted(rows.lengths.tolist(), length, most)
     data = _batches(rows, groups, length, batch_size, "right")
+    data = data.replace(index=as_ids(~rows.index[[group[0] for group in groups]]))
     return Packed(data, tuple(rows.index[group] for group in groups), rows.ids)
 
 

@@ -169,6 +169,8 @@ class JinjaTemplate:
             return _compiled(self.source).render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
                 **self.named,
             )
         except (jinja2.TemplateError, LookupError, TypeError, AttributeError) as error:

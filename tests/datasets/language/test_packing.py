@@ -77,7 +77,9 @@ def test_packed_rows_hold_every_document_once_and_say_which(most):
     assert segments.tolist() == list(map(len, found.documents))
     assert found.most_documents == segments.max() <= (most or 6)
     assert len(found.documents) == {None: 3, 1: 6, 2: 3}[most]
-    np.testing.assert_array_equal(found.data.index, [numbers[0] for numbers in found.documents])
+    np.testing.assert_array_equal(found.data.index, [~numbers[0] for numbers in found.documents])
+    with pytest.raises(ValueError, match="expected numbers of the table of ids"):
+        mu.split(found.data, "author:x", ids=rows.ids)
     again = language.packed(rows_of(), 14, batch_size=2, most_documents=most)
     np.testing.assert_array_equal(found.data.inputs.tokens, again.data.inputs.tokens)
 

@@ -80,6 +80,11 @@ def test_templates_that_refuse_or_rewrite_or_ask_for_more_are_refused(source, wo
         language.JinjaTemplate(source).script(CHAT)
 
 
+def test_templates_are_told_that_there_are_no_tools():
+    source = "{% if tools is not none %}{{ tools }}{% endif %}{{ messages[0].content }}"
+    assert language.JinjaTemplate(source).script(CHAT[:1]).text == "Hi"
+
+
 def test_a_directory_without_a_readable_template_is_refused(folder):
     with pytest.raises(FileNotFoundError, match="found neither"):
         language.read_chat_template(folder)
