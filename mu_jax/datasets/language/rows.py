@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mu_jax.datasets.adapters import Rows, from_hugging_face, from_json_lines, from_table
 from mu_jax.datasets.adapters.columns import raw
 from mu_jax.datasets.adapters.rows import rows_of
+from mu_jax.datasets.language.secrets import secret_spans
 from mu_jax.datasets.language.sequences import PreferenceRows, TokenRows, tokenized
 from mu_jax.datasets.language.templates import PLAIN, Message, Script, Span, Template
 from mu_jax.datasets.language.tokenizer import Tokenizer, require_end, require_tokens
@@ -67,7 +66,7 @@ def documents(
     def script(record: Any) -> tuple[Script, list[Span]]:
         found = _text(raw(record, text, "text"), "text")
         whole = Script(found, ((-1, len(found) + 1),), ((0, len(found)),), (len(found),) * end)
-        return whole, _secrets(record, secrets, whole, [0])
+        return whole, secret_spans(record, secrets, whole, [0])
 
     return _rows_of_scripts(_located(records, ids, subjects), tokenizer, script, secrets)
 
@@ -206,7 +205,7 @@ def _conversations(
         turns = messages(record)
         found = template.script(turns)
         answers = [k for k, turn in enumerate(turns) if turn["role"] == "assistant"]
-        return found, _secrets(record, secrets, found, answers, several=len(answers) != 1)
+        return found, secret_spans(record, secrets, found, answers, several=len(answers) != 1)
 
     return _rows_of_scripts(_located(records, ids, subjects), tokenizer, script, secrets)
 
@@ -280,69 +279,3 @@ def _text(value: Any, what: str, *, empty: bool = False) -> str:
             "record out"
         )
     return str(value)
-
-
-def _secrets(
-    record: Any, field: Field | None, script: Script, turns: list[int], *, several: bool = False
-) -> list[Span]:
-    """Ranges of characters of the text that are secret."""
-    if field is None:
-        return []
-    found: list[Span] = []
-    for secret in _list_of_secrets(raw(record, field, "secrets")):
-        if isinstance(secret, str):
-            found += _places(secret, script, turns)
-            continue
-        *turn, start, end = secret
-        if several and not turn:
-            raise ValueError(
-                f"expected secrets of a chat as (turn, start, end) or text, found {secret}: say in "
-                "which message"
-            )
-        found.append(_inside(script, turn[0] if turn else turns[0], start, end))
-    return found
-
-
-def _list_of_secrets(given: Any) -> list[Any]:
-    """The secrets of a record: texts, and tuples of two or three whole numbers."""
-    listed: Any = given if isinstance(given, list | tuple | np.ndarray) else [None]
-    found = [x if isinstance(x, str) else tuple(np.ravel(x).tolist()) for x in listed]
-    for secret in found:
-        numbers = not isinstance(secret, str) and all(isinstance(x, int) for x in secret)
-        if not isinstance(secret, str) and not (numbers and len(secret) in (2, 3)):
-            raise ValueError(
-                f"expected secrets as a list of texts and of (start, end), found {given!r:.60}: "
-                "mend the column"
-            )
-    return found
-
-
-def _places(secret: str, script: Script, turns: list[int]) -> list[Span]:
-    """Every place of a secret in some turns."""
-    spans = [script.turns[turn] or span for turn, span in zip(turns, script.scored)]
-    found = []
-    for first, last in spans:
-        start = script.text.find(secret, max(first, 0), last) if secret else -1
-        while start >= 0:
-            found.append((start, start + len(secret)))
-            start = script.text.find(secret, start + 1, last)
-    if not found:
-        raise ValueError(
-            f"expected every secret in the text, found none of {secret[:40]!r}: name what is there"
-        )
-    return found
-
-
-def _inside(script: Script, turn: int, start: int, end: int) -> Span:
-    span = script.turns[turn] if 0 <= turn < len(script.turns) else None
-    if span is None:
-        raise ValueError(
-            f"expected secrets in messages that the template leaves as they are, found one in "
-            f"message {turn}: give its text instead"
-        )
-    if not 0 <= start < end <= span[1] - span[0]:
-        raise ValueError(
-            f"expected secrets in the {span[1] - span[0]} characters of the text, found {start} to "
-            f"{end}: count characters from 0, without the last one"
-        )
-    return span[0] + start, span[0] + end
