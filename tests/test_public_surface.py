@@ -27,7 +27,7 @@ def public_names(module):
 
 
 def public_objects():
-    for name in ["", *SUBPACKAGES, "evaluation.language"]:
+    for name in ["", *SUBPACKAGES, "evaluation.language", "datasets.language"]:
         module = importlib.import_module(f"mu_jax.{name}".rstrip("."))
         for attribute in public_names(module):
             yield pytest.param(getattr(module, attribute), id=f"{module.__name__}.{attribute}")
@@ -235,7 +235,10 @@ FLOORS = (
     {"tuning"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
-NOT_ALONE = "mu_jax.models.decoder"  # makes a `Model`, and reads its arrays onto a mesh
+NOT_ALONE = (
+    "mu_jax.models.decoder",  # makes a `Model`, and reads its arrays onto a mesh
+    "mu_jax.datasets.language",  # makes `Batches`
+)
 IDS = {f"mu_jax.data.{name}" for name in ("ids", "id_text", "id_table")}
 
 

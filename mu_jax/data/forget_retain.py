@@ -30,7 +30,7 @@ def split(data: AnySet, forget_ids: Any, *, ids: IdTable | None = None) -> tuple
     """Split examples into the forget and the retain set by their stable ids.
 
     Args:
-      data: `Batches` or a `Stream`; must hold every id once.
+      data: `Batches` or a `Stream`, or texts of `mu.datasets.language`; must hold every id once.
       forget_ids: ids to forget, in any order; a repeated id counts once. A list, a numpy array, a
         pandas Series or Index; without `ids` integers, of which a set will do too.
       ids: the table of people's ids, by which `forget_ids` names examples (see `mu.id_table`), or

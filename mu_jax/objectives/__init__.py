@@ -13,14 +13,22 @@ from mu_jax.objectives import (
     weighted,
 )
 from mu_jax.objectives.blindspot import attention_layers, attention_map, blindspot
+from mu_jax.objectives.reference_scores import (
+    ReferenceScores,
+    keep_reference,
+    load_reference,
+)
 from mu_jax.objectives.references import reference_nll
 from mu_jax.objectives.supervised import supervised
 
 __all__ = [
+    "ReferenceScores",
     "attention_layers",
     "attention_map",
     "blindspot",
     "distillation",
+    "keep_reference",
+    "load_reference",
     "preference",
     "reference_nll",
     "segments",

@@ -3,6 +3,7 @@
 from mu_jax.datasets.adapters.arrays import from_arrays, from_idx
 from mu_jax.datasets.adapters.columns import by_position
 from mu_jax.datasets.adapters.images import from_image_folder
+from mu_jax.datasets.adapters.json_lines import from_json_lines
 from mu_jax.datasets.adapters.loaders import from_iterable, from_loader, from_records
 from mu_jax.datasets.adapters.rows import Rows
 from mu_jax.datasets.adapters.tables import from_hugging_face, from_table
@@ -15,6 +16,7 @@ __all__ = [
     "from_idx",
     "from_image_folder",
     "from_iterable",
+    "from_json_lines",
     "from_loader",
     "from_records",
     "from_table",

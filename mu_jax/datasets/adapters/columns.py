@@ -43,6 +43,15 @@ def look_up(record: Any, where: Where, what: str) -> Any:
     return plain_tree(_column(record, where, what))
 
 
+def raw(record: Any, where: Column | Callable[[Any], Any], what: str) -> Any:
+    """The value of one column, or of a function of the record, as it is there.
+
+    Raises:
+        ValueError: a column that the record lacks.
+    """
+    return where(record) if callable(where) else _column(record, where, what)
+
+
 def _column(record: Any, where: Column, what: str) -> Any:
     try:
         return record[where]

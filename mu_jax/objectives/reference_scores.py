@@ -1,0 +1,220 @@
+"""Reference scores kept as data: of which rows they are, and of which variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mu_jax import _files as files
+from mu_jax.data.batches import ids_of
+from mu_jax.data.forget_retain import Data, with_targets
+from mu_jax.data.tokens import Preference, TokenTargets
+from mu_jax.loops.predict import all_targets
+from mu_jax.statistics.accumulator import fingerprint
+
+PyTree = Any
+_FORMAT = "mu_jax reference scores 1"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReferenceScores:
+    """What a reference model said of rows of tokens; made by `keep_reference`.
+
+    Attributes:
+      nll: f32[n], the summed negative log-likelihood of the scored tokens of each row, or f32[n, S]
+        of packed documents; a `Preference` of both for pairs.
+      index: i32[n], the ids of the rows.
+      content: u32[n], a checksum of the tokens of each row and of what is scored of them.
+      fingerprint: u32[2] of the variables, as `mu.statistics.fingerprint` computes it.
+    """
+
+    nll: PyTree
+    index: np.ndarray
+    content: np.ndarray
+    fingerprint: np.ndarray
+
+    def __repr__(self) -> str:
+        words = "".join(f"{int(word):08x}" for word in self.fingerprint)
+        return f"ReferenceScores({len(self.index)} rows, of variables {words})"
+
+    def attach(self, data: Data, variables: PyTree) -> Data:
+        """The rows with these scores as `TokenTargets.reference`.
+
+        Args:
+          data: all or some of the rows that were scored, in any order.
+          variables: those of the reference model.
+
+        Raises:
+          ValueError: scores of other variables; a row without a score; a row whose tokens, or what
+            is scored of them, have changed. What stands behind the last scored token may differ.
+
+        Cost: a pass over the targets on the host. Call it outside `jit`.
+        """
+        if not np.array_equal(self.fingerprint, _words(variables)):
+            raise ValueError(
+                f"expected scores of these variables, found {self!r}: compute them again, or give "
+                "the reference model they came from"
+            )
+        targets = _targets(data)
+        index = np.asarray(ids_of(data))
+        order = np.argsort(self.index, kind="stable")
+        place = np.searchsorted(self.index, index, sorter=order)
+        rows = order[np.minimum(place, len(order) - 1)]
+        self._check_rows(index, rows, _content(targets))
+        parts = zip(_parts(targets), _parts(self.nll))
+        given = [part._replace(reference=jnp.asarray(nll[rows])) for part, nll in parts]
+        return with_targets(data, _like(targets, given))
+
+    def _check_rows(self, index: np.ndarray, rows: np.ndarray, content: np.ndarray) -> None:
+        missing = index[self.index[rows] != index]
+        if missing.size:
+            raise ValueError(
+                f"expected a score of every row, found none for {missing.size} of {len(index)} "
+                f"(id {missing[0]}): compute the scores of this set"
+            )
+        changed = index[self.content[rows] != content]
+        if changed.size:
+            raise ValueError(
+                f"expected scores of these rows, found others for {changed.size} of {len(index)} "
+                f"(id {changed[0]}), whose tokens or scored tokens have changed: compute the "
+                "scores again"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an `.npz` file, whole or not at all."""
+        names = ("winner", "loser") if isinstance(self.nll, Preference) else ("nll",)
+        arrays: dict[str, Any] = dict(zip(names, _parts(self.nll)))
+        arrays |= {"index": self.index, "content": self.content, "fingerprint": self.fingerprint}
+        with files.replacing(path) as file:
+            np.savez(file, format=np.array(_FORMAT), **arrays)
+
+
+def keep_reference(nll: PyTree, data: Data, variables: PyTree) -> ReferenceScores:
+    """Scores of a reference model with the rows and the variables to which they belong.
+
+    A score that is one number for a row or a document stands for the whole reference model in NPO
+    and DPO: with the scores kept, the model before unlearning need be neither in memory nor run
+    again, for every grid of hyper-parameters and every stopped run.
+
+    Args:
+      nll: f32[n], summed losses of the scored tokens of each row of `data`, in its order, or f32[n,
+        S] of packed documents; a `Preference` of both for pairs.
+      data: `Batches` or a `Stream` of rows of tokens.
+      variables: those of the reference model.
+
+    Returns:
+      `ReferenceScores`: `save` them, or `attach` them to these rows or some of them.
+
+    Raises:
+      TypeError: targets that are no `TokenTargets`.
+      ValueError: scores of another shape, or that are not finite.
+
+    Cost: a pass over the targets and one over the variables.
+
+    Example:
+      >>> import numpy as np, mu_jax as mu
+      >>> from mu_jax.data.tokens import TokenTargets
+      >>> tokens = np.array([[0, 1], [2, 3]])
+      >>> targets = TokenTargets(tokens, np.array([[0.0, 1.0], [0.0, 1.0]]))
+      >>> data = mu.batches(tokens, targets, batch_size=2, index=[7, 9])
+      >>> before = mu.Variables(np.zeros((4, 4), np.float32))
+      >>> kept = keep_reference(np.full(2, np.log(4)), data, before)
+      >>> kept.attach(data.take([1]), before).targets.reference
+      Array([1.3862944], dtype=float32)
+      >>> kept.attach(data, mu.Variables(np.ones((4, 4), np.float32)))
+      Traceback (most recent call last):
+          ...
+      ValueError: expected scores of these variables, found ReferenceScores(2 rows, of variables ...
+    """
+    targets, index = _targets(data), np.asarray(ids_of(data))
+    scores = [np.asarray(part, np.float32) for part in _parts(nll)]
+    if len(scores) != len(_parts(targets)) or any(
+        part.ndim not in (1, 2) or len(part) != len(index) for part in scores
+    ):
+        found = ", ".join(str(part.shape) for part in scores)
+        raise ValueError(
+            f"expected scores f32[{len(index)}] or f32[{len(index)}, S] for each "
+            f"{'answer' if isinstance(targets, Preference) else 'row'}, found {found}: give what "
+            "the reference model says of these rows"
+        )
+    for part in scores:
+        bad = index[~np.isfinite(part).reshape(len(index), -1).all(axis=1)]
+        if bad.size:
+            raise ValueError(
+                f"expected finite scores, found NaN or infinity for {bad.size} of {len(index)} "
+                f"rows (id {bad[0]}): check the tokens and the variables"
+            )
+    return ReferenceScores(_like(targets, scores), index, _content(targets), _words(variables))
+
+
+def load_reference(path: str | os.PathLike[str]) -> ReferenceScores:
+    """The scores in a file that `ReferenceScores.save` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is another file, or damaged.
+    """
+    try:
+        with files.reading(files.absolute(path)) as file, np.load(file) as found:
+            arrays = {name: found[name] for name in found.files}
+        if str(arrays.pop("format")) != _FORMAT:
+            raise ValueError("another format")
+        own = [arrays.pop(name) for name in ("index", "content", "fingerprint")]
+        nll = arrays["nll"] if "nll" in arrays else Preference(arrays["winner"], arrays["loser"])
+        return ReferenceScores(nll, *own)
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"expected reference scores in {path}, found another or a damaged file: compute the "
+            "scores again"
+        ) from error
+
+
+def _targets(data: Data) -> PyTree:
+    targets = all_targets(data)
+    for part in _parts(targets):
+        if not isinstance(part, TokenTargets):
+            raise TypeError(
+                f"expected TokenTargets, which say what is scored of a row of tokens, found "
+                f"{type(part).__name__}: give mu.data.TokenTargets(tokens, mask) as targets"
+            )
+    return targets
+
+
+def _parts(tree: PyTree) -> list[Any]:
+    return list(tree) if isinstance(tree, Preference) else [tree]
+
+
+def _like(tree: PyTree, parts: list[Any]) -> PyTree:
+    return Preference(*parts) if isinstance(tree, Preference) else parts[0]
+
+
+def _content(targets: PyTree) -> np.ndarray:
+    """A checksum of each row up to its last scored token, u32[n]."""
+    found: list[int] = []
+    for part in _parts(targets):
+        tokens, scored = np.asarray(part.tokens, np.int32), np.asarray(part.mask) != 0
+        length = scored.shape[1] - np.argmax(scored[:, ::-1], axis=1)
+        length = np.where(scored.any(axis=1), length, 0)
+        start = found or [0] * len(tokens)
+        found = [
+            zlib.crc32(line[:n].tobytes(), zlib.crc32(mark[:n].tobytes(), before))
+            for line, mark, n, before in zip(tokens, scored, length, start)
+        ]
+    return np.array(found, np.uint32)
+
+
+def _words(variables: PyTree) -> np.ndarray:
+    """The fingerprint of all numbers among the variables; keys and truth values are none."""
+    leaves = [
+        leaf
+        for leaf in jax.tree.leaves(variables)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.number)
+    ]
+    return np.asarray(fingerprint(leaves))
