@@ -186,6 +186,7 @@ def test_the_effect_goes_through_jit_with_the_store_as_an_argument():
     np.testing.assert_allclose(effect(store, group, targets), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_effect_is_the_same_on_a_mesh_and_for_any_batches():
     store, targets = prepare(weight_decay=1e-2), data(7, seed=5)
     expected = store.effect(data().take(FORGET), targets, leave_one_out=True)

@@ -68,6 +68,15 @@ def _half(model: mu.Model, variables: Any, forget: Any, examples: mu.Batches) ->
 _REPRESENTATIVES = ("ssd", "iau", "finetune", "scrub", "retrain")
 
 
+# One method for each way in which methods are put together from the loops of the library: for laws
+# that these loops keep, and no line of a method. The others obey in `make test-slow`.
+WAYS = (
+    *_REPRESENTATIVES,
+    *("salun", "blindspot", "dmm"),
+    *("npo", "pdu", "code_eraser"),
+)
+
+
 def among(*patterns: str, methods: tuple[str, ...] = _REPRESENTATIVES) -> tuple[str, ...]:
     """Patterns for `pytest.mark.quick`: the representatives' cases whose ids end so."""
     return tuple(f"{name}-{each}" for name in methods for each in patterns or "*")

@@ -25,7 +25,8 @@ WHOLE = [
 # Quick: some transforms; all of them with divided parameters below.
 @pytest.mark.quick(
     *among("raw-explicit-2-jit", methods=("iau",)),
-    *among("raw-auto-8-eager", "cnn-explicit-4-jit", methods=("ssd", "finetune")),
+    *among("raw-auto-8-eager", methods=("ssd", "finetune")),
+    *among("cnn-explicit-4-jit", methods=("ssd",)),
     some_methods=True,
 )
 @pytest.mark.parametrize(("name", "kind", "devices", "call"), WHOLE)
@@ -54,8 +55,7 @@ DIVIDED = [
 
 # Quick: every transform on explicit axes, and some on automatic ones.
 @pytest.mark.quick(
-    *among("raw-explicit-2x2-jit", methods=("ssd", "iau", "finetune", "scrub", "blindspot")),
-    *among("raw-explicit-2x2-jit", methods=("dmm", "oracle_matching")),
+    *among("raw-explicit-2x2-jit", methods=("ssd", "iau", "finetune", "scrub", "blindspot", "npo")),
     *among("raw-auto-2x2-jit", methods=("ssd",)),
     *among("raw-explicit-1x2-jit", methods=("finetune",)),
     some_methods=True,

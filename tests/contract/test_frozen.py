@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from recipes import among, every
+from recipes import WAYS, among, every
 
 import mu_jax as mu
 from mu_jax.model import path_name
@@ -29,9 +29,10 @@ def by_name(params):
 
 
 @pytest.mark.quick(
-    "*-raw-*",
+    *among("raw-*", methods=WAYS),
     *among("linen-*", methods=("finetune",)),
     *among("nnx-*", methods=("ssd", "scrub")),
+    some_methods=True,
 )
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("raw", "adamw"), ("linen", "momentum"), ("nnx", "adamw")]

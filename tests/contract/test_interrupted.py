@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from recipes import among, every
+from recipes import WAYS, among, every
 from small_models import setting
 from trees import assert_identical
 
@@ -43,7 +43,9 @@ def arrays(chosen):
     return chosen.sets()
 
 
-@pytest.mark.quick("*-arrays-*", *among(methods=("ssd", "finetune", "scrub")))
+@pytest.mark.quick(
+    *among("arrays-*", methods=WAYS), *among(methods=("ssd", "finetune", "scrub")), some_methods=True
+)
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
 @every(variants="none")
 def test_resumed_is_bit_identical(case, source, share, tmp_path):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import compiled, every
+from recipes import WAYS, compiled, every
 from trees import assert_close
 
 import mu_jax as mu
@@ -61,6 +61,7 @@ def test_rows_of_weight_0_do_not_count(case):
     assert_close(found, expected)
 
 
+@pytest.mark.quick(*WAYS, some_methods=True)
 @every(variants="none")
 def test_a_list_of_padded_batches_equals_arrays(case):
     chosen = case.setting("raw")
@@ -73,6 +74,7 @@ def test_a_list_of_padded_batches_equals_arrays(case):
     assert_close(found, expected)
 
 
+@pytest.mark.quick(*WAYS, some_methods=True)
 @every(variants="none")
 def test_a_stream_equals_arrays(case):
     chosen = case.setting("raw")

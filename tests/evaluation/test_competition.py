@@ -136,7 +136,7 @@ def test_interval_rules_see_a_wider_sample_with_the_same_median():
     assert (np.asarray(epsilon) > 2.5).all()
 
 
-@pytest.mark.quick("32", "96")
+@pytest.mark.quick("32")
 @pytest.mark.parametrize("models", [32, 96, 512])
 def test_floor_of_two_samples_of_one_gaussian(models):
     oracle, unlearned = np.random.default_rng(models).normal(size=(2, models, 200))

@@ -132,6 +132,7 @@ def test_a_fit_stopped_in_its_middle(tmp_path, make, after):
     assert_same(result, training(batches))
 
 
+@pytest.mark.quick("arrays-3-*", "arrays-9-*")
 @pytest.mark.parametrize(
     ("after", "begun"),
     [(1, [0, 0, 0]), (3, [1, 2, 0]), (4, [1, 3, 0]), (7, [1, 3, 3]), (9, [1, 3, 5])],

@@ -89,6 +89,7 @@ def test_chosen_is_the_closest_to_the_half_that_chooses_and_reported_the_other()
     assert found.optimism == found.trials[0].reported - found.trials[0].chosen_by
 
 
+@pytest.mark.slow
 def test_a_collapsed_setting_is_last_and_never_chosen():
     found = tune()
     last = found.trials[-1]
