@@ -111,7 +111,7 @@ CASES = {
     "tied embedding": lambda: linen_case(
         LanguageModel(True),
         integers(1, 0, 8, SIZE, 5),
-        embedding="small",
+        embedding="tied",
         kernel="tokens",
         bias="small",
     ),
@@ -129,7 +129,7 @@ CASES = {
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], {"w": normal(2, 5, 5)}, w="tokens"
     ),
     "kernel and transpose": lambda: raw_case(
-        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 4)}, w="small"
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 4)}, w="tokens"
     ),
     "kernel first": lambda: raw_case(
         lambda p, x: jnp.einsum("oi,bi->ob", p["w"].reshape(4, 5), x).T,
