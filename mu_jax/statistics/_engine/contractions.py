@@ -38,37 +38,63 @@ def sum_copies(power: Power, gradient: Array, weight: Array) -> Array:
 def sum_factors(power: Power, factors: Factors, weight: Array, n_rows: int) -> Array:
     """Return `sum_b w[b] power(g[b])` as [n, i, o], g the gradients that the factors make up.
 
-    Where rows of a kernel are looked up too (a tied embedding), the gradients of a group of
-    examples are formed as for a product, and what was looked up is added to their rows.
+    Args:
+      power, factors, weight: as above.
+      n_rows: the size i, which lookups do not tell.
     """
     products, lookups = factors
+    if _are_formed(factors, n_rows):
+        return _sum_formed(power, factors, weight, n_rows)
     if products is None:
         return _sum_lookups(power, *lookups, weight, n_rows)
-    a, d = products
-    if lookups is not None or a.shape[2] > 1:
-        return _sum_positions(power, factors, weight)
+    if lookups is None:
+        return _sum_outer(power, *products, weight)
+    # Rows that are looked up have a share in the product too; the other rows are the product's.
+    (a, d), (row, own) = products, lookups
+    place = _places(row)
+    share = a[:, :, 0].at[place].get(mode="fill", fill_value=0)[..., None] * d
+    rest = a.at[:, :, 0].set(a[:, :, 0].at[place].set(0, mode="drop"))
+    looked_up = _sum_lookups(power, row, own, weight, n_rows, share)
+    return _sum_outer(power, rest, d, weight) + looked_up
+
+
+def _are_formed(factors: Factors, n_rows: int) -> bool:
+    """Whether gradients are formed: for several positions, or many lookups in a small table."""
+    products, lookups = factors
+    if products is not None and products[0].shape[-2] > 1:
+        return True
+    if lookups is None:
+        return False
+    row, d = lookups
+    return row.shape[-2] ** 2 > n_rows * d.shape[-1]
+
+
+def _sum_outer(power: Power, a: Array, d: Array, weight: Array) -> Array:
+    """The sum over examples of one position, as one product of matrices."""
     scale = weight.astype(d.dtype)[:, None, None]
     a = jnp.where(scale != 0, power(a[:, :, 0]), 0)
     d = jnp.where(scale != 0, scale * power(d[:, :, 0]), 0)
     return jnp.einsum("bni,bno->nio", a, d)
 
 
-def _sum_positions(power: Power, factors: Factors, weight: Array) -> Array:
+def _sum_formed(power: Power, factors: Factors, weight: Array, n_rows: int) -> Array:
     """Form the gradients of a group of examples, add up their powers, go on to the next group.
 
     On a CPU a group is as small as fits the caches and its sum is written out, which compiles to
     one loop over entries; elsewhere it is as large as memory allows.
     """
-    a, d = factors.products
-    (size, n, _, i), o = a.shape, d.shape[-1]
+    _, d = factors.products or factors.lookups
+    size, n, _, o = d.shape
     on_cpu = target.platform() == "cpu"
     entries, most = (2**21, 8) if on_cpu else (2**26, 2**10)
-    group = min(max(1, entries // (n * i * o)), most, size)
+    group = min(max(1, entries // (n * n_rows * o)), most, size)
 
     def part(start: Array | int, group: int) -> Array:
-        cut = functools.partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=group)
+        def cut(x: Array) -> Array:
+            return lax.dynamic_slice_in_dim(x, start, group)
+
         own, w = jax.tree.map(cut, (factors, weight.astype(d.dtype)))
-        gradients, scale = power(_formed(own)), w[:, None, None, None]
+        gradients, scale = power(_formed(own, n_rows)), w[:, None, None, None]
         terms = jnp.where(scale != 0, scale * gradients, 0)
         return functools.reduce(jnp.add, list(terms)) if on_cpu else terms.sum(axis=0)
 
@@ -79,22 +105,36 @@ def _sum_positions(power: Power, factors: Factors, weight: Array) -> Array:
     )
 
 
-def _formed(factors: Factors) -> Array:
+def _formed(factors: Factors, n_rows: int) -> Array:
     """The gradients [b, n, i, o] themselves."""
-    (a, d), lookups = factors
-    gradients = jnp.einsum("bnti,bnto->bnio", a, d)
+    products, lookups = factors
     if lookups is None:
-        return gradients
-    row, e = lookups
-    b, n = jnp.arange(len(row))[:, None, None], jnp.arange(row.shape[1])[None, :, None]
-    return gradients.at[b, n, row[..., 0]].add(e, mode="drop")
+        return jnp.einsum("bnti,bnto->bnio", *products)
+    row, d = lookups
+    size, n, _, o = d.shape
+    if products is None:
+        gradients = jnp.zeros((size, n, n_rows, o), d.dtype)
+    else:
+        gradients = jnp.einsum("bnti,bnto->bnio", *products)
+    return gradients.at[_places(row)].add(d, mode="drop")
 
 
-def _sum_lookups(power: Power, row: Array, d: Array, weight: Array, n_rows: int) -> Array:
-    """Return the same for a table of `n_rows`, adding up first what a row gets in one example."""
+def _places(row: Array) -> tuple[Array, Array, Array]:
+    """The index [b, n, t] of the rows."""
+    size, n = row.shape[:2]
+    return jnp.arange(size)[:, None, None], jnp.arange(n)[None, :, None], row[..., 0]
+
+
+def _sum_lookups(
+    power: Power, row: Array, d: Array, weight: Array, n_rows: int, share: Array | float = 0
+) -> Array:
+    """The sum for a table of `n_rows`, adding up first what a row gets in one example.
+
+    `share` [b, n, t, o] is what the row of each lookup gets from elsewhere.
+    """
     row, weight = row[..., 0], weight.astype(d.dtype)[:, None, None]
     same = row[..., :, None] == row[..., None, :]
-    gradient = jnp.einsum("bnts,bnso->bnto", same.astype(d.dtype), d)
+    gradient = jnp.einsum("bnts,bnso->bnto", same.astype(d.dtype), d) + share
     repeated = jnp.tril(same, -1).any(axis=-1)  # the first mention stands for all
     counts = (weight != 0) & ~repeated
     terms = jnp.where(counts[..., None], weight[..., None] * power(gradient), 0)
@@ -110,17 +150,22 @@ def squared_norm(factors: Factors, n_rows: int) -> Array:
     """
     products, lookups = factors
     if products is None:
+        entries, numbers = n_rows * lookups[1].shape[-1], lookups[0].shape[1] ** 2
+    else:
+        (_, t, i), o = products[0].shape, products[1].shape[-1]
+        entries, numbers = i * o, t * (i + o)
+    if entries <= numbers:
+        return jnp.sum(jnp.square(_formed(jax.tree.map(lambda x: x[None], factors), n_rows)))
+    if products is None:
         return _lookup_norm(*lookups, n_rows)
-    (a, d), ((_, t, i), o) = products, (products[0].shape, products[1].shape[-1])
-    if i * o <= t * (i + o):
-        return jnp.sum(jnp.square(_formed(jax.tree.map(lambda x: x[None], factors))))
-    norm = _product_norm(a, d)
+    norm = _product_norm(*products)
     if lookups is None:
         return norm
-    row, e = lookups
-    at_rows = jnp.take_along_axis(a, row.swapaxes(1, 2), 2, mode="fill", fill_value=0)
-    both = jnp.where(row < n_rows, jnp.einsum("nso,nto,nts->nso", e, d, at_rows), 0)
-    return jnp.maximum(norm + _lookup_norm(row, e, n_rows) + 2 * both.sum(), 0)
+    (a, d), (row, own) = products, lookups
+    share = jnp.take_along_axis(a, row.swapaxes(1, 2), 2, mode="fill", fill_value=0)
+    both = jnp.einsum("nts,nto,nso->ns", share, d, own)
+    both = jnp.where(row[..., 0] < n_rows, both, 0).sum()
+    return jnp.maximum(norm + _lookup_norm(row, own, n_rows) + 2 * both, 0)
 
 
 def _lookup_norm(row: Array, d: Array, n_rows: int) -> Array:

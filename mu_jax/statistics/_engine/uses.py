@@ -135,21 +135,14 @@ class Uses(NamedTuple):
 
 
 def combine(uses: Sequence[Product]) -> Uses | None:
-    """Bring the uses of a leaf into one layout; None where their layouts do not fit.
-
-    A table that is only looked up, and is smaller than the comparison of all its lookups in an
-    example, is better copied.
-    """
+    """Bring the uses of a leaf into one layout; None where their layouts do not fit."""
     lookups = [use for use in uses if isinstance(use.form, Lookup)]
     products = [use for use in uses if not isinstance(use.form, Lookup)]
     first = (lookups + products)[0]
     read = [_read_as(first, use) for use in products]
     if any(use is None for use in read) or any(_layout(use) != _layout(first) for use in lookups):
         return None
-    found = Uses(lookups, [use for use in read if use])
-    positions = sum(use.positions for use in lookups)
-    _, i, o = first.shape
-    return None if not products and positions**2 > i * o else found
+    return Uses(lookups, [use for use in read if use])
 
 
 def _layout(use: Product) -> tuple:
