@@ -1,8 +1,8 @@
 """Sums over examples, and norms, of per-example gradients `a[n].T @ d[n]` that are never stored.
 
 Shapes are a[b, n, t, i] and d[b, n, t, o] for examples b, kernels side by side n and positions t.
-The a of a lookup is one-hot and given as row numbers, row[b, n, t, 1]. `power` is `jnp.square` or
-`jnp.abs`: of a product, it is the product of powers.
+The a of a lookup is one-hot and given as row numbers. `power` is `jnp.square` or `jnp.abs`: of a
+product, it is the product of powers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,33 @@ Power = Callable[[Array], Array]
 
 
 class Factors(NamedTuple):
-    """What the gradients of a leaf [n, i, o] are made of, one of the two at least."""
+    """What the gradients of a leaf [n, i, o] are made of: `a.T @ d`, and rows added to it.
 
-    products: tuple[Array, Array] | None  # a and d, of `a.T @ d`
-    lookups: tuple[Array, Array] | None  # row numbers and d, which is added to these rows
+    Attributes:
+      a, d: inputs [b, n, t, i] and cotangents [b, n, t, o] of products, t from 0.
+      row, own: numbers [b, n, s, 1] of the rows that are looked up and what each gets
+        [b, n, s, o], s from 0; a number that is no row's stands for nothing.
+    """
+
+    a: Array
+    d: Array
+    row: Array
+    own: Array
+
+    @property
+    def products(self) -> int:
+        """The number t of positions."""
+        return self.a.shape[-2]
+
+    @property
+    def lookups(self) -> int:
+        """The number s of lookups."""
+        return self.row.shape[-2]
+
+    @property
+    def entries(self) -> int:
+        """How many entries of one kernel are, i o."""
+        return self.a.shape[-1] * self.d.shape[-1]
 
 
 def sum_copies(power: Power, gradient: Array, weight: Array) -> Array:
@@ -35,38 +58,23 @@ def sum_copies(power: Power, gradient: Array, weight: Array) -> Array:
     return (weight.astype(values.dtype) @ values).reshape(gradient.shape[1:])
 
 
-def sum_factors(power: Power, factors: Factors, weight: Array, n_rows: int) -> Array:
+def sum_factors(power: Power, factors: Factors, weight: Array) -> Array:
     """Return `sum_b w[b] power(g[b])` as [n, i, o], g the gradients that the factors make up.
 
-    Args:
-      power, factors, weight: as above.
-      n_rows: the size i, which lookups do not tell.
+    Gradients are formed for several positions, and for many lookups in a small table.
     """
-    products, lookups = factors
-    if _are_formed(factors, n_rows):
-        return _sum_formed(power, factors, weight, n_rows)
-    if products is None:
-        return _sum_lookups(power, *lookups, weight, n_rows)
-    if lookups is None:
-        return _sum_outer(power, *products, weight)
+    a, d, row, _ = factors
+    if factors.products > 1 or factors.lookups**2 > factors.entries:
+        return _sum_formed(power, factors, weight)
+    if factors.lookups == 0:
+        return _sum_outer(power, a, d, weight)
+    if factors.products == 0:
+        return _sum_lookups(power, factors, weight)
     # Rows that are looked up have a share in the product too; the other rows are the product's.
-    (a, d), (row, own) = products, lookups
     place = _places(row)
     share = a[:, :, 0].at[place].get(mode="fill", fill_value=0)[..., None] * d
-    rest = a.at[:, :, 0].set(a[:, :, 0].at[place].set(0, mode="drop"))
-    looked_up = _sum_lookups(power, row, own, weight, n_rows, share)
-    return _sum_outer(power, rest, d, weight) + looked_up
-
-
-def _are_formed(factors: Factors, n_rows: int) -> bool:
-    """Whether gradients are formed: for several positions, or many lookups in a small table."""
-    products, lookups = factors
-    if products is not None and products[0].shape[-2] > 1:
-        return True
-    if lookups is None:
-        return False
-    row, d = lookups
-    return row.shape[-2] ** 2 > n_rows * d.shape[-1]
+    rest = a[:, :, 0].at[place].set(0, mode="drop")[:, :, None]
+    return _sum_outer(power, rest, d, weight) + _sum_lookups(power, factors, weight, share)
 
 
 def _sum_outer(power: Power, a: Array, d: Array, weight: Array) -> Array:
@@ -77,24 +85,23 @@ def _sum_outer(power: Power, a: Array, d: Array, weight: Array) -> Array:
     return jnp.einsum("bni,bno->nio", a, d)
 
 
-def _sum_formed(power: Power, factors: Factors, weight: Array, n_rows: int) -> Array:
+def _sum_formed(power: Power, factors: Factors, weight: Array) -> Array:
     """Form the gradients of a group of examples, add up their powers, go on to the next group.
 
     On a CPU a group is as small as fits the caches and its sum is written out, which compiles to
     one loop over entries; elsewhere it is as large as memory allows.
     """
-    _, d = factors.products or factors.lookups
-    size, n, _, o = d.shape
+    size, n = factors.a.shape[:2]
     on_cpu = target.platform() == "cpu"
     entries, most = (2**21, 8) if on_cpu else (2**26, 2**10)
-    group = min(max(1, entries // (n * n_rows * o)), most, size)
+    group = min(max(1, entries // (n * factors.entries)), most, size)
 
     def part(start: Array | int, group: int) -> Array:
         def cut(x: Array) -> Array:
             return lax.dynamic_slice_in_dim(x, start, group)
 
-        own, w = jax.tree.map(cut, (factors, weight.astype(d.dtype)))
-        gradients, scale = power(_formed(own, n_rows)), w[:, None, None, None]
+        own, w = jax.tree.map(cut, (factors, weight.astype(factors.d.dtype)))
+        gradients, scale = power(_formed(own)), w[:, None, None, None]
         terms = jnp.where(scale != 0, scale * gradients, 0)
         return functools.reduce(jnp.add, list(terms)) if on_cpu else terms.sum(axis=0)
 
@@ -105,18 +112,11 @@ def _sum_formed(power: Power, factors: Factors, weight: Array, n_rows: int) -> A
     )
 
 
-def _formed(factors: Factors, n_rows: int) -> Array:
+def _formed(factors: Factors) -> Array:
     """The gradients [b, n, i, o] themselves."""
-    products, lookups = factors
-    if lookups is None:
-        return jnp.einsum("bnti,bnto->bnio", *products)
-    row, d = lookups
-    size, n, _, o = d.shape
-    if products is None:
-        gradients = jnp.zeros((size, n, n_rows, o), d.dtype)
-    else:
-        gradients = jnp.einsum("bnti,bnto->bnio", *products)
-    return gradients.at[_places(row)].add(d, mode="drop")
+    a, d, row, own = factors
+    gradients = jnp.einsum("bnti,bnto->bnio", a, d)
+    return gradients.at[_places(row)].add(own, mode="drop") if factors.lookups else gradients
 
 
 def _places(row: Array) -> tuple[Array, Array, Array]:
@@ -125,52 +125,43 @@ def _places(row: Array) -> tuple[Array, Array, Array]:
     return jnp.arange(size)[:, None, None], jnp.arange(n)[None, :, None], row[..., 0]
 
 
-def _sum_lookups(
-    power: Power, row: Array, d: Array, weight: Array, n_rows: int, share: Array | float = 0
-) -> Array:
-    """The sum for a table of `n_rows`, adding up first what a row gets in one example.
+def _sum_lookups(power: Power, factors: Factors, weight: Array, share: Array | float = 0) -> Array:
+    """The sum of what is looked up, adding up first what a row gets in one example.
 
     `share` [b, n, t, o] is what the row of each lookup gets from elsewhere.
     """
-    row, weight = row[..., 0], weight.astype(d.dtype)[:, None, None]
+    row, d = factors.row[..., 0], factors.own
+    weight = weight.astype(d.dtype)[:, None, None]
     same = row[..., :, None] == row[..., None, :]
     gradient = jnp.einsum("bnts,bnso->bnto", same.astype(d.dtype), d) + share
     repeated = jnp.tril(same, -1).any(axis=-1)  # the first mention stands for all
     counts = (weight != 0) & ~repeated
     terms = jnp.where(counts[..., None], weight[..., None] * power(gradient), 0)
-    n, o = d.shape[1], d.shape[3]
-    table = jnp.zeros((n, n_rows, o), d.dtype)
+    n = d.shape[1]
+    table = jnp.zeros((n, factors.a.shape[3], d.shape[3]), d.dtype)
     return table.at[jnp.arange(n)[None, :, None], row].add(terms, mode="drop")
 
 
-def squared_norm(factors: Factors, n_rows: int) -> Array:
+def squared_norm(factors: Factors) -> Array:
     """Return `|g|^2` of one example's gradient, the cheaper way round.
 
     The factors are those of `sum_factors` without the axis b.
     """
-    products, lookups = factors
-    if products is None:
-        entries, numbers = n_rows * lookups[1].shape[-1], lookups[0].shape[1] ** 2
-    else:
-        (_, t, i), o = products[0].shape, products[1].shape[-1]
-        entries, numbers = i * o, t * (i + o)
-    if entries <= numbers:
-        return jnp.sum(jnp.square(_formed(jax.tree.map(lambda x: x[None], factors), n_rows)))
-    if products is None:
-        return _lookup_norm(*lookups, n_rows)
-    norm = _product_norm(*products)
-    if lookups is None:
-        return norm
-    (a, d), (row, own) = products, lookups
+    a, d, row, own = factors
+    numbers = factors.products * (a.shape[-1] + d.shape[-1]) + factors.lookups**2
+    if factors.entries <= numbers:
+        return jnp.sum(jnp.square(_formed(jax.tree.map(lambda x: x[None], factors))))
+    if factors.lookups == 0:
+        return _product_norm(a, d)
+    known = row < a.shape[-1]
+    same = jnp.einsum("nto,nso->nts", own, own)
+    looked_up = jnp.where(known & (row == row.swapaxes(1, 2)), same, 0).sum()
+    if factors.products == 0:
+        return looked_up
     share = jnp.take_along_axis(a, row.swapaxes(1, 2), 2, mode="fill", fill_value=0)
     both = jnp.einsum("nts,nto,nso->ns", share, d, own)
-    both = jnp.where(row[..., 0] < n_rows, both, 0).sum()
-    return jnp.maximum(norm + _lookup_norm(row, own, n_rows) + 2 * both, 0)
-
-
-def _lookup_norm(row: Array, d: Array, n_rows: int) -> Array:
-    same = (row == row.swapaxes(1, 2)) & (row < n_rows)
-    return jnp.sum(jnp.where(same, jnp.einsum("nto,nso->nts", d, d), 0))
+    both = jnp.where(known[..., 0], both, 0).sum()
+    return jnp.maximum(_product_norm(a, d) + looked_up + 2 * both, 0)
 
 
 def _product_norm(a: Array, d: Array) -> Array:

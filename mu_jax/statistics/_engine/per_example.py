@@ -116,9 +116,8 @@ def squared_norms(
     def norms(rows: PyTree) -> Array:
         factors, copies = gradients(program, leaves, rows)
         total = jnp.zeros(_length(rows), dtype)
-        for leaf, own in factors.items():
-            norm = functools.partial(squared_norm, n_rows=program.uses[leaf].shape[1])
-            total += jax.vmap(norm)(own)
+        for own in factors.values():
+            total += jax.vmap(squared_norm)(own)
         for gradient in copies.values():
             total += jnp.square(gradient).reshape(len(gradient), -1).sum(axis=1)
         return total
@@ -250,8 +249,7 @@ def _sum(
         factors, copies = gradients(program, leaves, rows)
         terms = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
         for leaf, own in factors.items():
-            uses = program.uses[leaf]
-            terms[leaf] = replay(uses.back, sum_factors(power, own, weight, uses.shape[1]))
+            terms[leaf] = replay(program.uses[leaf].back, sum_factors(power, own, weight))
         return [x + terms[k] if k in terms else x for k, x in enumerate(total)], None
 
     zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]

@@ -124,14 +124,19 @@ class Uses(NamedTuple):
 
     def factors(self, a: dict[int, Array], d: dict[int, Array], dtype: jnp.dtype) -> Factors:
         """Return what one example's gradient is made of, from inputs and cotangents by number."""
+        n, i, o = self.shape
 
-        def stack(uses: Sequence[Product]) -> tuple[Array, Array]:
-            pairs = zip(*(use.factors(a[use.number], d[use.number]) for use in uses))
-            inputs, cotangents = (x[0] if len(x) == 1 else jnp.concatenate(x, 1) for x in pairs)
+        def stack(uses: Sequence[Product], none: Array) -> tuple[Array, Array]:
+            pairs = [use.factors(a[use.number], d[use.number]) for use in uses]
+            pairs = pairs or [(none, jnp.zeros((n, 0, o), dtype))]
+            inputs, cotangents = (
+                x[0] if len(x) == 1 else jnp.concatenate(x, 1) for x in zip(*pairs)
+            )
             return inputs, cotangents.astype(dtype)
 
-        rows, inputs = (stack(uses) if uses else None for uses in self)
-        return Factors(inputs and (inputs[0].astype(dtype), inputs[1]), rows)
+        inputs, cotangents = stack(self.products, jnp.zeros((n, 0, i), dtype))
+        lookups = stack(self.lookups, jnp.zeros((n, 0, 1), jnp.int32))
+        return Factors(inputs.astype(dtype), cotangents, *lookups)
 
 
 def combine(uses: Sequence[Product]) -> Uses | None:
