@@ -90,8 +90,8 @@ def importance(
 def importance_routes(model: Model, variables: PyTree, batch: Batch) -> PyTree:
     """How importance is computed for each leaf, as a tree of words shaped like the parameters.
 
-    `dense`, `tokens`, `patches` and `lookup` are the fast ways, `small` leaves get one gradient per
-    example, and so do those that say `fallback`, which is slow for large ones: see
+    `dense`, `tokens`, `patches`, `lookup` and `tied` are the fast ways, `small` leaves get one
+    gradient per example, and so do those that say `fallback`, which is slow for large ones: see
     `mu_jax.statistics._engine.per_example.routes` for what makes a leaf fall back.
 
     Args:

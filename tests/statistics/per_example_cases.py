@@ -97,6 +97,18 @@ def convolution_case(kernel, inputs, dimension_numbers, padding, **options):
     return raw_case(convolve, {"kernel": kernel}, inputs, kernel="patches")
 
 
+def tied_case(size, width, length, last=False):
+    """A table of words, some of which lie beyond it, that is the output layer as well."""
+
+    def logits(params, words):
+        x = params["w"].at[words].get(mode="fill", fill_value=0.5)
+        x = jnp.tanh(jnp.cumsum(x, axis=1))
+        return (x[:, -1:] if last else x) @ params["w"].T
+
+    params = {"w": normal(2, size, width)}
+    return raw_case(logits, params, integers(3, 0, size + 2, SIZE, length), w="tied")
+
+
 CASES = {
     "mlp": lambda: linen_case(MLP(), normal(1, SIZE, 5), **DENSE),
     "conv": lambda: linen_case(ConvNet(), normal(1, SIZE, 7, 6, 2), **PATCHES),
@@ -111,7 +123,7 @@ CASES = {
     "tied embedding": lambda: linen_case(
         LanguageModel(True),
         integers(1, 0, 8, SIZE, 5),
-        embedding="small",
+        embedding="tied",
         kernel="tokens",
         bias="small",
     ),
@@ -129,7 +141,41 @@ CASES = {
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], {"w": normal(2, 5, 5)}, w="tokens"
     ),
     "kernel and transpose": lambda: raw_case(
-        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 4)}, w="small"
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 4)}, w="tokens"
+    ),
+    "square kernel and transpose": lambda: raw_case(
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": normal(2, 5, 5)}, w="tokens"
+    ),
+    "scanned kernels and transposes": lambda: raw_case(
+        lambda p, x: lax.scan(lambda h, w: (jnp.tanh(h @ w) @ w.T, None), x, p["w"])[0],
+        {"w": normal(2, 3, 5, 4)},
+        w="tokens",
+    ),
+    "kernel and kernel flattened": lambda: raw_case(
+        lambda p, x: (
+            nhwc_convolution(x, p["w"]) + (x.reshape(len(x), -1) @ p["w"].reshape(18, 4)).sum()
+        ),
+        {"w": normal(2, 3, 3, 2, 4)},
+        normal(1, SIZE, 3, 3, 2),
+        w="small",
+    ),
+    "tied, norms by comparison": lambda: tied_case(30, 8, 3),
+    "tied, many lookups": lambda: tied_case(4, 3, 9),
+    "tied, one position": lambda: tied_case(9, 2, 4, last=True),
+    "tied, one position, many lookups": lambda: tied_case(4, 2, 9, last=True),
+    "tied in parts": lambda: raw_case(
+        lambda p, i: lax.map(
+            jax.checkpoint(lambda h: h @ p["w"].T), jnp.tanh(p["w"][i]).swapaxes(0, 1)
+        ).swapaxes(0, 1),
+        {"w": normal(2, 9, 4)},
+        integers(3, 0, 9, SIZE, 5),
+        w="tied",
+    ),
+    "tied table of heads": lambda: raw_case(
+        lambda p, i: jnp.einsum("bthk,vhk->btv", jnp.tanh(p["w"][i]), p["w"]),
+        {"w": normal(2, 9, 2, 3)},
+        integers(3, 0, 9, SIZE, 5),
+        w="tied",
     ),
     "kernel first": lambda: raw_case(
         lambda p, x: jnp.einsum("oi,bi->ob", p["w"].reshape(4, 5), x).T,
@@ -189,6 +235,12 @@ CASES = {
         ),
         {"w": normal(2, 9, 2, 2)},
         integers(3, -12, 12, SIZE, 3, 2),
+        w="lookup",
+    ),
+    "many rows of a small table": lambda: raw_case(
+        lambda p, i: jnp.cos(p["w"].at[i].get(mode="fill", fill_value=0.5)),
+        {"w": normal(2, 4, 3)},
+        integers(3, -6, 6, SIZE, 9),
         w="lookup",
     ),
     "entries of a table": lambda: raw_case(

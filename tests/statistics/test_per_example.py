@@ -30,7 +30,12 @@ def test_squares_equal_a_loop(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "dilations", "lookup", "kernel and transpose", "experts", "ragged experts"]
+    "name",
+    [
+        *("mlp", "dilations", "lookup", "many rows of a small table", "experts", "ragged experts"),
+        *("kernel and transpose", "tied embedding", "tied, norms by comparison", "adapter"),
+        *("tied, many lookups", "tied, one position", "tied, one position, many lookups"),
+    ],
 )
 def test_magnitudes_and_norms_equal_a_loop(name):
     weight = np.linspace(0.5, 2.0, SIZE)
@@ -90,7 +95,9 @@ def test_large_leaves_fall_back():
     assert per_example.routes(losses, params, jnp.ones((2, 5))) == {"w": "fallback"}
 
 
-@pytest.mark.parametrize("name", ["dilations", "experts", "standardized convolution"])
+@pytest.mark.parametrize(
+    "name", ["dilations", "experts", "standardized convolution", "tied embedding"]
+)
 def test_other_backends_agree(name, monkeypatch):
     """Accelerators run convolutions as they are, and form more gradients at a time."""
     case, weight = CASES[name](), np.ones(SIZE, np.float32)
@@ -103,7 +110,13 @@ def test_other_backends_agree(name, monkeypatch):
 
 
 @pytest.mark.quick("mlp", "groups", "lookup")
-@pytest.mark.parametrize("name", ["mlp", "groups", "experts", "lookup", "kernel and transpose"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mlp", "groups", "experts", "lookup", "many rows of a small table", "adapter"),
+        *("kernel and transpose", "tied embedding", "tied, one position"),
+    ],
+)
 def test_padding_adds_nothing(name):
     """Rows of weight 0 whose inputs and gradients are NaN, and the same rows with zeros."""
     case, weight = CASES[name](), np.array([1, 2, 0, 0.5, 0, 1, 3], np.float32)
@@ -127,7 +140,7 @@ def test_padding_adds_nothing(name):
 
 
 @pytest.mark.quick("one axis", "rows of a table")
-@pytest.mark.parametrize("name", ["mlp", "one axis", "rows of a table", "kernel and transpose"])
+@pytest.mark.parametrize("name", ["mlp", "one axis", "rows of a table", "tied in parts"])
 def test_chunk_size_does_not_matter(name):
     case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
     arguments = case.losses, case.params, case.rows
@@ -210,7 +223,7 @@ def test_rows_may_hold_random_keys():
     assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-5)
 
 
-MESH_CASES = ["mlp", "conv", "lookup", "standardized convolution"]
+MESH_CASES = ["mlp", "conv", "lookup", "tied embedding", "standardized convolution"]
 
 
 def tiled(case):

@@ -81,6 +81,11 @@ class Dot(NamedTuple):
         spread = (*lead, *(self.kernel[axis] for axis in order))
         return ((jnp.reshape, spread), *sort_axes(order, lead))
 
+    def sides(self, n_lead: int) -> str:
+        """Return to which of n, i, o each axis belongs that the first step of `back` makes."""
+        n, i, o = map(len, self.kernel_axes)
+        return "n" * (n_lead + n) + "i" * i + "o" * o
+
     def inputs(self, x: Array) -> Array:
         """Return a[n, t, i] for the other operand."""
         n, i, _ = self.shape
@@ -129,6 +134,10 @@ class Convolution(NamedTuple):
             (jnp.reshape, (*lead, *self.kernel)),
             *sort_axes((*rhs[2:], rhs[1], rhs[0]), lead),
         )
+
+    def sides(self, n_lead: int) -> str:
+        """Return to which of n, i, o each axis belongs that the first step of `back` makes."""
+        return "n" * (n_lead + 1) + "io"
 
     def inputs(self, x: Array) -> Array:
         """Return a[n, t, i], the patches under the kernel.
@@ -198,6 +207,10 @@ class Lookup(NamedTuple):
     def back(self, lead: Shape) -> Steps:
         """Return the steps from x[*lead, 1, i, o] to the layout of the operand."""
         return ((jnp.reshape, (*lead, *self.table)),)
+
+    def sides(self, n_lead: int) -> str:
+        """Return to which of n, i, o each axis belongs that the first step of `back` makes."""
+        return "n" * n_lead + "i" + "o" * (len(self.table) - 1)
 
     def inputs(self, x: Array) -> Array:
         """Return the row numbers as i32 a[1, t, 1], that of no row where nothing is gathered."""

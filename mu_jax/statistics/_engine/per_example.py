@@ -22,10 +22,9 @@ from mu_jax.mesh.shards import vary, varying_axes
 from mu_jax.statistics._engine.contractions import (
     squared_norm,
     sum_copies,
-    sum_lookups,
-    sum_products,
+    sum_factors,
 )
-from mu_jax.statistics._engine.matrices import Convolution, Lookup, replay
+from mu_jax.statistics._engine.matrices import Convolution, replay
 from mu_jax.statistics._engine.products import Program, trace
 from mu_jax.statistics._engine.taps import gradients, sum_dtype
 
@@ -117,10 +116,8 @@ def squared_norms(
     def norms(rows: PyTree) -> Array:
         factors, copies = gradients(program, leaves, rows)
         total = jnp.zeros(_length(rows), dtype)
-        for leaf, (a, d) in factors.items():
-            product = program.products[leaf][0]
-            n_rows = product.shape[1] if isinstance(product.form, Lookup) else None
-            total += jax.vmap(functools.partial(squared_norm, n_rows=n_rows))(a, d)
+        for own in factors.values():
+            total += jax.vmap(squared_norm)(own)
         for gradient in copies.values():
             total += jnp.square(gradient).reshape(len(gradient), -1).sum(axis=1)
         return total
@@ -139,12 +136,14 @@ def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
     | `tokens` | multiplies several rows per example | one product of matrices per example |
     | `patches` | is a convolution's kernel | the same, over patches |
     | `lookup` | is a table whose rows are looked up | the rows that are looked up |
+    | `tied` | is looked up and multiplies (a tied embedding) | as for `tokens` |
     | `small` | anything else with at most 16,384 entries | one gradient per example |
     | `fallback` | anything else, larger | the same; slow and large, in smaller chunks |
     | `unused` | does not enter the loss | none |
 
-    A leaf falls back when it is used in ways that do not combine (a kernel used with its own
-    transpose, an embedding that is also the output layer), changed before use (weight
+    A kernel may be used several times, transposed or not, and rows of it looked up, also inside
+    `scan` and `jax.checkpoint`. A leaf falls back when it is used in ways that do not combine (a
+    convolution's kernel that is flattened for a product as well), changed before use (weight
     standardization), or inside a custom derivative, `cond` or `while_loop`.
 
     Example:
@@ -158,13 +157,13 @@ def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
 
 
 def _route(program: Program, leaf: int, size: int) -> str:
-    if leaf in program.products:
-        product = program.products[leaf][0]
-        if isinstance(product.form, Lookup):
-            return "lookup"
-        if sum(product.positions for product in program.products[leaf]) == 1:
+    if leaf in program.uses:
+        uses = program.uses[leaf]
+        if uses.lookups:
+            return "tied" if uses.products else "lookup"
+        if uses.positions == 1:
             return "dense"
-        return "patches" if isinstance(product.form, Convolution) else "tokens"
+        return "patches" if isinstance(uses.products[0].form, Convolution) else "tokens"
     if leaf not in program.copied:
         return "unused"
     return "small" if size <= _SMALL else "fallback"
@@ -214,7 +213,7 @@ def _chunk_size(program: Program, leaves: list[Array]) -> int:
     Time on a CPU is lost to memory: a chunk that stays in the caches can halve it. Each chunk adds
     a pass over the parameters, so large networks get large chunks.
     """
-    products = [product for uses in program.products.values() for product in uses]
+    products = [product for uses in program.uses.values() for product in uses.all]
     row = sum(product.entries * product.result.dtype.itemsize for product in products)
     row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
     budget = 2**22 if target.platform() == "cpu" else 2**30
@@ -249,13 +248,8 @@ def _sum(
         rows, weight = chunk
         factors, copies = gradients(program, leaves, rows)
         terms = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
-        for leaf, (a, d) in factors.items():
-            product = program.products[leaf][0]
-            if isinstance(product.form, Lookup):
-                term = sum_lookups(power, a, d, weight, product.shape[1])
-            else:
-                term = sum_products(power, a, d, weight)
-            terms[leaf] = replay(product.back, term)
+        for leaf, own in factors.items():
+            terms[leaf] = replay(program.uses[leaf].back, sum_factors(power, own, weight))
         return [x + terms[k] if k in terms else x for k, x in enumerate(total)], None
 
     zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]

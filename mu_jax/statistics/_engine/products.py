@@ -7,7 +7,6 @@ looked into. A leaf of which anything else is made is given up and named in `Pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,13 +17,13 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from mu_jax.statistics._engine.matrices import (
     Convolution,
-    Dot,
     Equation,
     Lookup,
     Steps,
     bilinear_form,
     sort_axes,
 )
+from mu_jax.statistics._engine.uses import Origin, Product, Scan, Uses, combine
 
 Array = jax.Array
 PyTree = Any
@@ -36,79 +35,7 @@ _SAME_ENTRIES = {"convert_element_type", "copy", "pvary", "pcast", "sharding_con
 _SAME_ORDER = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim"}
 
 
-class Scan(NamedTuple):
-    """A scan around a value: its length, and whether it cuts the leaf into layers or shares it."""
-
-    length: int
-    cuts: bool
-
-
-class Origin(NamedTuple):
-    """The leaf whose entries a value holds, and the way back to the leaf's own layout."""
-
-    leaf: int
-    back: Steps = ()
-    scans: tuple[Scan, ...] = ()
-
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """Axes of the leaf that the scans around have taken off."""
-        return tuple(scan.length for scan in self.scans if scan.cuts)
-
-
 Known = Origin | bool  # of a value: the leaf it holds or, if none, whether it depends on the row
-
-
-class Product(NamedTuple):
-    """One place where a leaf is the kernel."""
-
-    number: int
-    origin: Origin
-    form: Dot | Convolution | Lookup
-    result: Any  # the abstract value of the output
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The sizes n, i, o, layers of scans counted in n."""
-        n, i, o = self.form.shape
-        return math.prod(self.origin.lead) * n, i, o
-
-    @property
-    def back(self) -> Steps:
-        """The steps from [n, i, o] to the leaf."""
-        return self.form.back(self.origin.lead) + self.origin.back
-
-    @property
-    def tap_shape(self) -> tuple[int, ...]:
-        """The shape of the output, stacked over the scans around."""
-        return (*(scan.length for scan in self.origin.scans), *self.result.shape)
-
-    @property
-    def positions(self) -> int:
-        """The size t, turns of scans that share the kernel counted in."""
-        return math.prod(self.tap_shape) // (self.shape[0] * self.shape[2])
-
-    @property
-    def entries(self) -> int:
-        """How many numbers a and d of one example are."""
-        (n, i, o), t = self.shape, self.positions
-        return n * t * (t + o if isinstance(self.form, Lookup) else i + o)
-
-    def factors(self, record: Array, cotangent: Array) -> tuple[Array, Array]:
-        """Return a[n, t, i] and d[n, t, o] of one example."""
-        outputs = self.form.outputs
-        for _ in self.origin.scans:
-            outputs = jax.vmap(outputs)
-        return self._fold(record), self._fold(outputs(cotangent))
-
-    def _fold(self, x: Array) -> Array:
-        """Fold the axes of the scans in x[..., n, t, i] into n or t."""
-        scans = self.origin.scans
-        cut = [axis for axis, scan in enumerate(scans) if scan.cuts]
-        shared = [axis for axis, scan in enumerate(scans) if not scan.cuts]
-        n, t, last = range(len(scans), len(scans) + 3)
-        x = x.transpose(*cut, n, *shared, t, last)
-        return x.reshape(self.shape[0], self.positions, x.shape[-1])
 
 
 class Plan(NamedTuple):
@@ -129,7 +56,7 @@ class Program(NamedTuple):
 
     jaxpr: ClosedJaxpr
     plan: Plan
-    products: dict[int, list[Product]]  # by leaf, of leaves used in products of one form only
+    uses: dict[int, Uses]  # by leaf, of leaves used in products that add up only
     copied: list[int]  # leaves used in any other way
     one_by_one: bool  # whether the equations run for one row at a time only
 
@@ -146,12 +73,10 @@ def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
     products: dict[int, list[Product]] = {}
     for product in plan.all_products():
         products.setdefault(product.origin.leaf, []).append(product)
-    for leaf, uses in products.items():
-        if not _combine(uses):
-            planner.refused.add(leaf)
-    for leaf in planner.refused:
-        products.pop(leaf, None)
-    return Program(jaxpr, plan, products, sorted(planner.refused), not _maps_over_rows(jaxpr))
+    combined = {leaf: combine(uses) for leaf, uses in products.items()}
+    planner.refused.update(leaf for leaf, uses in combined.items() if uses is None)
+    found = {leaf: uses for leaf, uses in combined.items() if uses and leaf not in planner.refused}
+    return Program(jaxpr, plan, found, sorted(planner.refused), not _maps_over_rows(jaxpr))
 
 
 # Primitives that `jax.vmap` refuses where the sizes of the groups differ between rows.
@@ -170,19 +95,6 @@ def _maps_over_rows(jaxpr: Any) -> bool:
         equation.primitive.name not in _NOT_MAPPED and inside(list(equation.params.values()))
         for equation in opened(jaxpr)[0].eqns
     )
-
-
-def _combine(uses: Sequence[Product]) -> bool:
-    """Whether a leaf's gradient is `a.T @ d` of all uses' a and d, one below the other.
-
-    Not so for x @ W and x @ W.T. A table that is smaller than the comparison of all its lookups in
-    an example is better copied.
-    """
-    first = uses[0]
-    if len({(type(use.form), use.shape, use.back) for use in uses}) > 1:
-        return False
-    positions = sum(use.positions for use in uses)
-    return not isinstance(first.form, Lookup) or positions**2 <= first.shape[1] * first.shape[2]
 
 
 def opened(jaxpr: ClosedJaxpr) -> tuple[Any, Sequence[Array]]:

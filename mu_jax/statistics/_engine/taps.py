@@ -17,10 +17,10 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from mu_jax import _target as target
 from mu_jax.mesh.shards import vary, varying_axes
-from mu_jax.statistics._engine.matrices import Equation, Lookup
+from mu_jax.statistics._engine.contractions import Factors
+from mu_jax.statistics._engine.matrices import Equation
 from mu_jax.statistics._engine.products import (
     Plan,
-    Product,
     Program,
     inner_jaxpr,
     opened,
@@ -30,7 +30,6 @@ from mu_jax.statistics._engine.products import (
 Array = jax.Array
 PyTree = Any
 Taps = dict[int, Array]  # by the product's number
-Factors = tuple[Array, Array]
 
 
 def gradients(
@@ -39,11 +38,11 @@ def gradients(
     """Differentiate the loss of each row: one forward and one backward pass, without kernels.
 
     Returns:
-      By the number of the leaf: a[b, n, t, i] and d[b, n, t, o] where it is in products only, and
-      the gradients themselves, g[b, ...], where it is used otherwise. In float32 or float64.
+      By the number of the leaf: the factors of its gradients where it is in products only, and the
+      gradients themselves, g[b, ...], where it is used otherwise. In float32 or float64.
     """
     varying = varying_axes(leaves)
-    products = [product for uses in program.products.values() for product in uses]
+    products = [product for uses in program.uses.values() for product in uses.all]
     taps = {p.number: vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in products}
     copied = {leaf: leaves[leaf] for leaf in program.copied}
 
@@ -56,20 +55,11 @@ def gradients(
 
         (d, g), a = jax.grad(loss, (0, 1), has_aux=True)(taps, copied)
         factors = {
-            leaf: _factors(uses, a, d, sum_dtype(leaves[leaf]))
-            for leaf, uses in program.products.items()
+            leaf: uses.factors(a, d, sum_dtype(leaves[leaf])) for leaf, uses in program.uses.items()
         }
         return factors, {leaf: value.astype(sum_dtype(value)) for leaf, value in g.items()}
 
     return lax.map(of_row, rows) if program.one_by_one else jax.vmap(of_row)(rows)
-
-
-def _factors(uses: Sequence[Product], a: Taps, d: Taps, dtype: Any) -> Factors:
-    """The a and d of a leaf, one use below the other."""
-    pairs = zip(*(use.factors(a[use.number], d[use.number]) for use in uses))
-    inputs, cotangents = (x[0] if len(x) == 1 else jnp.concatenate(x, axis=1) for x in pairs)
-    inputs = inputs if isinstance(uses[0].form, Lookup) else inputs.astype(dtype)
-    return inputs, cotangents.astype(dtype)
 
 
 def sum_dtype(x: Array) -> Any:
