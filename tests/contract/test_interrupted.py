@@ -44,7 +44,9 @@ def arrays(chosen):
 
 
 @pytest.mark.quick(
-    *among("arrays-*", methods=WAYS), *among(methods=("ssd", "finetune", "scrub")), some_methods=True
+    *among("arrays-*", methods=WAYS),
+    *among(methods=("ssd", "finetune", "scrub")),
+    some_methods=True,
 )
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])
 @every(variants="none")

@@ -226,7 +226,7 @@ def test_weights_of_the_recipe_may_be_traced(number):
 REFUSED = {
     "expected a retain term among": {"retain_term": "mse"},
     "expected alpha >= 0": {"alpha": -1.0},
-    "expected at least one retained row": {"retain_rows": 0},
+    "expected retain_rows as a whole number >= 1": {"retain_rows": 0},
 }
 
 

@@ -209,7 +209,7 @@ def glance(
         return ()
     try:
         return _look(model, before, after, sets, moved)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError):  # raised by the loss
         return ()
 
 

@@ -53,18 +53,13 @@ class Recipe(NamedTuple):
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse a retain term that does not exist, negative weights, and no rows to draw."""
+    """Refuse a retain term that does not exist, and negative weights."""
     if recipe.retain_term not in RETAIN_TERMS:
         raise ValueError(
             f"expected a retain term among {', '.join(RETAIN_TERMS)}, found "
             f"{recipe.retain_term!r}: choose one"
         )
     check_range(0, gamma=recipe.gamma, alpha=recipe.alpha)
-    if recipe.retain_rows < 1:
-        raise ValueError(
-            f"expected at least one retained row for each row to forget, found "
-            f"{recipe.retain_rows}: give a positive number, or the retain term 'none'"
-        )
 
 
 def fit_pairs(
