@@ -211,13 +211,16 @@ def _chunk_size(program: Program, leaves: list[Array]) -> int:
     """How many rows to process at once.
 
     Time on a CPU is lost to memory: a chunk that stays in the caches can halve it. Each chunk adds
-    a pass over the parameters, so large networks get large chunks.
+    a pass over the parameters, so large networks get large chunks; tables of which rows are looked
+    up do not count as such.
     """
-    products = [product for uses in program.uses.values() for product in uses.all]
-    row = sum(product.entries * product.result.dtype.itemsize for product in products)
+    uses = program.uses.values()
+    row = sum(use.entries * use.result.dtype.itemsize for each in uses for use in each.all)
     row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
+    tables = {leaf for leaf, each in program.uses.items() if each.lookups}
+    passed = sum(_n_bytes(x) for leaf, x in enumerate(leaves) if leaf not in tables)
     budget = 2**22 if target.platform() == "cpu" else 2**30
-    return max(1, (budget + 2 * sum(map(_n_bytes, leaves))) // max(row, 1))
+    return max(1, (budget + 2 * passed) // max(row, 1))
 
 
 def _chunks(rows: PyTree, chunk_size: int) -> PyTree | None:
