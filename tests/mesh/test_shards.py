@@ -237,7 +237,7 @@ def communications(text):
 
 
 @pytest.mark.quick("*-explicit", "per example-*")
-@pytest.mark.quick("*-explicit", "importance-*")
+@pytest.mark.quick("*-explicit", "per example-*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_communicates_once_however_many_batches(name, kind):
