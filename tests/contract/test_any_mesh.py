@@ -89,7 +89,8 @@ def test_divided_parameters_give_the_same_and_stay_divided(case, name, kind, sha
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
 
 
-def test_a_grid_of_hyper_parameters_over_one_axis_and_rows_over_another():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_grid_of_hyper_parameters_over_one_axis_and_rows_over_another(kind):
     chosen = setting("raw")
     forget, retain = chosen.sets()
     alphas = np.linspace(1.1, 2.5, 8, dtype=np.float32)
@@ -103,11 +104,10 @@ def test_a_grid_of_hyper_parameters_over_one_axis_and_rows_over_another():
         return jax.vmap(one)(alphas)
 
     expected = grid(alphas, forget, retain)
-    for kind in KINDS.values():
-        mesh = jax.make_mesh((2, 4), ("grid", "data"), axis_types=(kind,) * 2)
-        sets = (mu.shard(data, mesh) for data in (forget, retain))
-        over_grid = NamedSharding(mesh, PartitionSpec("grid"))
-        found = grid(jax.device_put(alphas, over_grid), *sets)
-        assert_close(found, expected)
-        for leaf in jax.tree.leaves(found):
-            assert leaf.sharding.is_equivalent_to(over_grid, leaf.ndim)
+    mesh = jax.make_mesh((2, 4), ("grid", "data"), axis_types=(KINDS[kind],) * 2)
+    sets = (mu.shard(data, mesh) for data in (forget, retain))
+    over_grid = NamedSharding(mesh, PartitionSpec("grid"))
+    found = grid(jax.device_put(alphas, over_grid), *sets)
+    assert_close(found, expected)
+    for leaf in jax.tree.leaves(found):
+        assert leaf.sharding.is_equivalent_to(over_grid, leaf.ndim)
