@@ -37,12 +37,21 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keeps what shares programs and fixtures in one process."""
+    """Keeps what shares programs and fixtures in one process; pages, one long test each, go first.
+
+    The others come by their number of tests, where a page would be the last and be waited for.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             return group(nodeid)
+
+        def _assign_work_unit(self, node):
+            page = next((name for name in self.workqueue if name.endswith(".md")), None)
+            if page:
+                self.workqueue.move_to_end(page, last=False)
+            super()._assign_work_unit(node)
 
     return Groups(config, log)
 

@@ -158,9 +158,10 @@ def test_softmax_step_with_a_penalty_beside_the_mean(hessian):
         return -correct.mean() + 0.05 / 2 * jnp.square(w).sum()
 
     flat = jnp.asarray(weights.ravel())
-    slope = jax.grad(mean_objective)(flat, kept) * 170  # of the new objective at the old minimizer
+    # The slope of the new objective at the old minimizer.
+    slope = jax.jit(jax.grad(lambda w: mean_objective(w, kept)))(flat) * 170
     rows = kept if hessian == "retain" else np.arange(200)
-    matrix = jax.hessian(mean_objective)(flat, rows) * len(rows)
+    matrix = jax.jit(jax.hessian(lambda w: mean_objective(w, rows)))(flat) * len(rows)
     expected = flat - np.linalg.solve(matrix, slope)
     options = {"hessian": hessian, "reduction": "mean", "l2": 0.05}
     found = attribution.softmax_without(x, labels, weights, forget, **options)

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from in_process import call
+from in_process import call, refused
 
 from experiments.configs import digits
 from mu_jax import reporting
@@ -135,7 +135,7 @@ def test_report_prints_the_same_table_again(quickstart):
 
 
 def test_quickstart_refuses_bad_requests_in_one_line(tmp_path):
-    assert "class" in fails("quickstart", f"--workdir={tmp_path}/a", "--request=class:12", *FAST)
+    assert "class" in refused("quickstart", f"--workdir={tmp_path}/a", "--request=class:12", *FAST)
     assert not (tmp_path / "a").exists()
 
 

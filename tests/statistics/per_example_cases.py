@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -316,3 +317,9 @@ CASES = {
         kernel="patches",
     ),
 }
+
+
+@functools.cache
+def case_of(name: str) -> Case:
+    """The one case of that name: what is compiled for its losses, all tests share."""
+    return CASES[name]()

@@ -13,20 +13,27 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from per_example_cases import CASES, Case, linen_case, raw_case
+from per_example_cases import CASES, Case, case_of, linen_case, raw_case
 from per_example_loop import assert_close, doubled, gradient_loop, jit, norms, squares, weighted
 from per_example_models import MLP, SIZE, normal, standardized
 
 from mu_jax.statistics._engine import per_example
 
 
+@functools.cache
+def in_double_precision(name):
+    """A case in float64, and the gradients of its loop."""
+    with jax.enable_x64(True):
+        case = doubled(case_of(name))
+        return case, gradient_loop(case)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_squares_equal_a_loop(name):
-    weight = np.linspace(0.5, 2.0, SIZE)
+    weight, (case, gradients) = np.linspace(0.5, 2.0, SIZE), in_double_precision(name)
     with jax.enable_x64(True):
-        case = doubled(CASES[name]())
         found = squares(case.losses, case.params, case.rows, weight)
-        assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-12)
+        assert_close(found, weighted(np.square, gradients, weight), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +45,8 @@ def test_squares_equal_a_loop(name):
     ],
 )
 def test_magnitudes_and_norms_equal_a_loop(name):
-    weight = np.linspace(0.5, 2.0, SIZE)
+    weight, (case, gradients) = np.linspace(0.5, 2.0, SIZE), in_double_precision(name)
     with jax.enable_x64(True):
-        case = doubled(CASES[name]())
-        gradients = gradient_loop(case)
         magnitudes = jit(functools.partial(per_example.sum_of_magnitudes, case.losses))
         found = magnitudes(case.params, case.rows, weight)
         assert_close(found, weighted(np.abs, gradients, weight), 1e-12)
@@ -61,7 +66,7 @@ def test_norms_of_few_and_of_many_positions(positions):
     "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "block"))]
 )
 def test_squares_in_single_precision(name):
-    case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
+    case, weight = case_of(name), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
     found = squares(case.losses, case.params, case.rows, weight)
     assert_close(found, weighted(np.square, gradient_loop(case), weight), 1e-5)
 
@@ -79,7 +84,7 @@ def test_low_precision_is_summed_in_single_precision():
 
 @pytest.mark.parametrize("name", CASES)
 def test_routes(name):
-    case = CASES[name]()
+    case = case_of(name)
     words = per_example.routes(case.losses, case.params, case.rows)
     assert jax.tree.structure(words) == jax.tree.structure(case.params)
     found = {}
@@ -100,7 +105,7 @@ def test_large_leaves_fall_back():
 )
 def test_other_backends_agree(name, monkeypatch):
     """Accelerators run convolutions as they are, and form more gradients at a time."""
-    case, weight = CASES[name](), np.ones(SIZE, np.float32)
+    case, weight = case_of(name), np.ones(SIZE, np.float32)
     expected = squares(case.losses, case.params, case.rows, weight)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = jit(functools.partial(per_example.sum_of_squares, case.losses))(
@@ -119,7 +124,7 @@ def test_other_backends_agree(name, monkeypatch):
 )
 def test_padding_adds_nothing(name):
     """Rows of weight 0 whose inputs and gradients are NaN, and the same rows with zeros."""
-    case, weight = CASES[name](), np.array([1, 2, 0, 0.5, 0, 1, 3], np.float32)
+    case, weight = case_of(name), np.array([1, 2, 0, 0.5, 0, 1, 3], np.float32)
 
     def losses(params, rows):
         return case.losses(params, rows[0]) * rows[1]
@@ -142,7 +147,7 @@ def test_padding_adds_nothing(name):
 @pytest.mark.quick("one axis", "rows of a table")
 @pytest.mark.parametrize("name", ["mlp", "one axis", "rows of a table", "tied in parts"])
 def test_chunk_size_does_not_matter(name):
-    case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
+    case, weight = case_of(name), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
     arguments = case.losses, case.params, case.rows
     expected = squares(*arguments, weight), norms(*arguments)
     for chunk_size in (1, 3):  # 3 leaves a remainder
@@ -166,7 +171,7 @@ def test_groups_of_many_examples():
 @pytest.mark.quick("groups", "lookup")
 @pytest.mark.parametrize("name", ["groups", "experts", "lookup", "kernel and transpose"])
 def test_vmap_over_an_ensemble_and_over_data(name):
-    case, weight = CASES[name](), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
+    case, weight = case_of(name), np.linspace(0.5, 2.0, SIZE, dtype=np.float32)
     arguments = case.params, case.rows, weight
     shifted = jax.tree.map(lambda x: x + np.float32(0.1) if x.dtype == np.float32 else x, arguments)
     pairs = jax.tree.map(lambda *x: np.stack(x), arguments, shifted)
@@ -181,7 +186,7 @@ def test_vmap_over_an_ensemble_and_over_data(name):
 
 def test_inside_a_scan_with_captured_arrays():
     """As the library calls it; what the losses capture may be traced."""
-    case, weight = CASES["mlp"](), np.ones(SIZE, np.float32)
+    case, weight = case_of("mlp"), np.ones(SIZE, np.float32)
 
     def total(scale):
         def losses(params, rows):
@@ -201,7 +206,7 @@ def test_inside_a_scan_with_captured_arrays():
 
 
 def test_losses_are_traced_once():
-    case, traces = CASES["mlp"](), []
+    case, traces = case_of("mlp"), []
 
     def losses(params, rows):
         traces.append(1)
@@ -242,7 +247,7 @@ def mesh():
 @pytest.mark.quick("conv", "lookup")
 @pytest.mark.parametrize("name", MESH_CASES)
 def test_automatic_partitioning(name, mesh):
-    case = CASES[name]()
+    case = case_of(name)
     rows, weight = tiled(case)
     sharded = jax.device_put((rows, weight), NamedSharding(mesh, P("data")))
     params = jax.device_put(case.params, NamedSharding(mesh, P()))
@@ -261,7 +266,7 @@ def test_automatic_partitioning(name, mesh):
 )
 def test_shard_map(name, kind, mesh):
     """Also where the parameters do not vary: plain gradients would be summed over devices."""
-    case = CASES[name]()
+    case = case_of(name)
     if kind == "explicit axes":
         mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     specs = {"in_specs": (P(), P("data"), P("data")), "out_specs": P()}
@@ -281,7 +286,7 @@ def test_shard_map(name, kind, mesh):
 
 
 def test_norms_in_shard_map(mesh):
-    case = CASES["mlp"]()
+    case = case_of("mlp")
     rows, _ = tiled(case)
     local = functools.partial(per_example.squared_norms, case.losses)
     sharded = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))

@@ -20,6 +20,7 @@ RHO = len(FORGET_IDS) / EXAMPLES
 RIDGE = Path(__file__).parents[1] / "golden" / "influence_ridge.npz"
 
 
+@jax.jit
 def gradient(data, variables=VARIABLES):
     """The mean gradient from one batch of all rows."""
 
