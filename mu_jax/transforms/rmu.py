@@ -103,7 +103,7 @@ def rmu(
       >>> recipe = mu.PairingRecipe(epochs=50)
       >>> unlearn = mu.rmu(model, optax.sgd(1.0), layer=hidden, trainable=lambda name: name == "A",
       ...     recipe=recipe)
-      >>> unlearned, _ = unlearn(jax.random.key(0), start, forget, retain)
+      >>> unlearned, _ = jax.jit(unlearn)(jax.random.key(0), start, forget, retain)
       >>> jnp.linalg.norm(hidden(unlearned, tokens), axis=-1)[:, 1].round(1).tolist()
       [2.0, 1.0]
     """
