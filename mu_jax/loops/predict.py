@@ -42,7 +42,7 @@ def map_rows(function: RowFunction, data: Any, *frozen: PyTree) -> PyTree:
             "or mu.stream, so that the number of examples is known"
         )
     known, room = at_once.is_known((data if isinstance(data, Batches) else None, frozen)), size
-    if known and isinstance(data, Batches):
+    if known and isinstance(data, Batches) and not getattr(data.mesh, "is_multi_process", False):
         data, room = alike(data), at_least(_FEW_ROWS, size)
     first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
     shapes = jax.eval_shape(function, bare(first), *bare(frozen))
