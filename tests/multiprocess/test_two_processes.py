@@ -15,7 +15,6 @@ import optax
 import pytest
 from jax.experimental import multihost_utils
 from processes import finish, start
-from small_models import setting
 
 import mu_jax as mu
 from mu_jax.losses import cross_entropy
@@ -86,13 +85,13 @@ def results(mesh):
 
 def transformed(mesh):
     """What every transform makes of a model whose parameters lie whole on every device."""
-    chosen = setting("raw")
-    # One example to forget is fewer than there are processes.
-    few = mu.split(chosen.data(batch_size=5), [4])
-    sets = {"": chosen.sets(batch_size=5), "few/": few}
     found = {}
-    for prefix, (forget, retain) in sets.items():
+    for prefix in ("", "few/"):
         for name, case in chosen_cases(prefix).items():
+            chosen = case.setting("raw")
+            # One example to forget is fewer than there are processes.
+            few = mu.split(chosen.data(batch_size=5), [4])
+            forget, retain = few if prefix else chosen.sets(batch_size=5)
             pair = [data if mesh is None else mu.shard(data, mesh) for data in (forget, retain)]
             variables, _ = case.build(chosen)(jax.random.key(3), chosen.variables, *pair)
             found[prefix + name] = variables
@@ -101,15 +100,15 @@ def transformed(mesh):
 
 def divided(mesh):
     """The same of parameters that are divided between the processes."""
-    chosen = setting("raw")
-    forget, retain = chosen.sets(batch_size=4)
-    variables = chosen.variables
-    if mesh is not None:
-        variables = mu.shard_params(variables, mesh, axis="data", smallest=1)
-        assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(variables))
-        forget, retain = mu.shard(forget, mesh), mu.shard(retain, mesh)
     found = {}
     for name, case in chosen_cases("").items():
+        chosen = case.setting("raw")
+        forget, retain = chosen.sets(batch_size=4)
+        variables = chosen.variables
+        if mesh is not None:
+            variables = mu.shard_params(variables, mesh, axis="data", smallest=1)
+            assert any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(variables))
+            forget, retain = mu.shard(forget, mesh), mu.shard(retain, mesh)
         found[name], _ = case.build(chosen)(jax.random.key(3), variables, forget, retain)
     return found
 
