@@ -52,3 +52,13 @@ class Preference(NamedTuple):
 
     winner: Any
     loser: Any
+
+
+def parts_of(tree: Any) -> list[Any]:
+    """Winner and loser of a `Preference`, or the one thing that stands for a row."""
+    return list(tree) if isinstance(tree, Preference) else [tree]
+
+
+def like_parts(tree: Any, parts: list[Any]) -> Any:
+    """The inverse of `parts_of`: other parts in the form of `tree`."""
+    return Preference(*parts) if isinstance(tree, Preference) else parts[0]

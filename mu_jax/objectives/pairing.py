@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from mu_jax.data.batches import Batch
 from mu_jax.data.partners import partners
-from mu_jax.data.tokens import Preference
+from mu_jax.data.tokens import like_parts, parts_of
 from mu_jax.loops.gradients import Term, Terms
 from mu_jax.model import Model
 from mu_jax.objectives.distillation import reference_kl
@@ -117,15 +117,22 @@ class pairing:
     def _forget_term(
         self, batch: Batch, logits: list, known: list | None, numbers: dict[str, jax.Array]
     ) -> Term:
-        inputs = batch.inputs
-
-        def like(parts):
-            return Preference(*parts[:2]) if isinstance(inputs, Preference) else parts[0]
-
-        segment = like([segments(part, self.documents) for part in parts_of(inputs)])
+        inputs, own = batch.inputs, parts_of(batch.inputs)
+        segment = like_parts(inputs, [segments(part, self.documents) for part in own])
         segment = segment if self.documents > 1 else None
-        reference = like(known) if self.reads_reference and known is not None else None
-        rows = (like(logits), batch.targets, batch.weight, reference, segment, self.documents)
+        reference = (
+            like_parts(inputs, known[: len(own)])
+            if self.reads_reference and known is not None
+            else None
+        )
+        rows = (
+            like_parts(inputs, logits[: len(own)]),
+            batch.targets,
+            batch.weight,
+            reference,
+            segment,
+            self.documents,
+        )
         term = self.forget(Rows(*rows), numbers)
         return term._replace(scale=numbers["gamma"] * term.scale)
 
@@ -144,11 +151,6 @@ class pairing:
             positions="all" if self.retain == "kl_all" else "scored",
             scale=alpha,
         )
-
-
-def parts_of(inputs: PyTree) -> list[PyTree]:
-    """The inputs of winner and loser, or the inputs alone."""
-    return list(inputs) if isinstance(inputs, Preference) else [inputs]
 
 
 def joined(parts: list[PyTree]) -> PyTree:

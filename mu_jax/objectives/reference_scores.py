@@ -15,9 +15,10 @@ import numpy as np
 from mu_jax import _files as files
 from mu_jax.data.batches import ids_of
 from mu_jax.data.forget_retain import Data, with_targets
-from mu_jax.data.tokens import Preference, TokenTargets
+from mu_jax.data.tokens import Preference, like_parts, parts_of
 from mu_jax.loops.predict import all_targets
 from mu_jax.statistics.accumulator import fingerprint
+from mu_jax.token_losses import check_targets
 
 PyTree = Any
 _FORMAT = "mu_jax reference scores 1"
@@ -68,9 +69,9 @@ class ReferenceScores:
         place = np.searchsorted(self.index, index, sorter=order)
         rows = order[np.minimum(place, len(order) - 1)]
         self._check_rows(index, rows, _content(targets))
-        parts = zip(_parts(targets), _parts(self.nll))
+        parts = zip(parts_of(targets), parts_of(self.nll))
         given = [part._replace(reference=jnp.asarray(nll[rows])) for part, nll in parts]
-        return with_targets(data, _like(targets, given))
+        return with_targets(data, like_parts(targets, given))
 
     def _check_rows(self, index: np.ndarray, rows: np.ndarray, content: np.ndarray) -> None:
         missing = index[self.index[rows] != index]
@@ -90,7 +91,7 @@ class ReferenceScores:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an `.npz` file, whole or not at all."""
         names = ("winner", "loser") if isinstance(self.nll, Preference) else ("nll",)
-        arrays: dict[str, Any] = dict(zip(names, _parts(self.nll)))
+        arrays: dict[str, Any] = dict(zip(names, parts_of(self.nll)))
         arrays |= {"index": self.index, "content": self.content, "fingerprint": self.fingerprint}
         with files.replacing(path) as file:
             np.savez(file, format=np.array(_FORMAT), **arrays)
@@ -134,8 +135,8 @@ def keep_reference(nll: PyTree, data: Data, variables: PyTree) -> ReferenceScore
       ValueError: expected scores of these variables, found ReferenceScores(2 rows, of variables ...
     """
     targets, index = _targets(data), np.asarray(ids_of(data))
-    scores = [np.asarray(part, np.float32) for part in _parts(nll)]
-    if len(scores) != len(_parts(targets)) or any(
+    scores = [np.asarray(part, np.float32) for part in parts_of(nll)]
+    if len(scores) != len(parts_of(targets)) or any(
         part.ndim not in (1, 2) or len(part) != len(index) for part in scores
     ):
         found = ", ".join(str(part.shape) for part in scores)
@@ -151,7 +152,7 @@ def keep_reference(nll: PyTree, data: Data, variables: PyTree) -> ReferenceScore
                 f"expected finite scores, found NaN or infinity for {bad.size} of {len(index)} "
                 f"rows (id {bad[0]}): check the tokens and the variables"
             )
-    return ReferenceScores(_like(targets, scores), index, _content(targets), _words(variables))
+    return ReferenceScores(like_parts(targets, scores), index, _content(targets), _words(variables))
 
 
 def load_reference(path: str | os.PathLike[str]) -> ReferenceScores:
@@ -178,27 +179,15 @@ def load_reference(path: str | os.PathLike[str]) -> ReferenceScores:
 
 def _targets(data: Data) -> PyTree:
     targets = all_targets(data)
-    for part in _parts(targets):
-        if not isinstance(part, TokenTargets):
-            raise TypeError(
-                f"expected TokenTargets, which say what is scored of a row of tokens, found "
-                f"{type(part).__name__}: give mu.data.TokenTargets(tokens, mask) as targets"
-            )
+    for part in parts_of(targets):
+        check_targets(part)
     return targets
-
-
-def _parts(tree: PyTree) -> list[Any]:
-    return list(tree) if isinstance(tree, Preference) else [tree]
-
-
-def _like(tree: PyTree, parts: list[Any]) -> PyTree:
-    return Preference(*parts) if isinstance(tree, Preference) else parts[0]
 
 
 def _content(targets: PyTree) -> np.ndarray:
     """A checksum of each row up to its last scored token, u32[n]."""
     found: list[int] = []
-    for part in _parts(targets):
+    for part in parts_of(targets):
         tokens, scored = np.asarray(part.tokens, np.int32), np.asarray(part.mask) != 0
         length = scored.shape[1] - np.argmax(scored[:, ::-1], axis=1)
         length = np.where(scored.any(axis=1), length, 0)

@@ -12,7 +12,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import weighted
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -72,13 +72,7 @@ def ce_u(
       (True, True)
     """
 
-    check_recipe(recipe)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        sets = forget, retain
-        return fit_pairs(model, optimizer, recipe, _Term(skip), {}, key, variables, sets)
-
-    return unlearn
+    return unlearn_pairs(model, optimizer, recipe, _Term(skip), {})
 
 
 @dataclasses.dataclass(frozen=True)

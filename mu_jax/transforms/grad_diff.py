@@ -11,7 +11,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import token_terms
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -74,13 +74,7 @@ def grad_diff(
       (True, True)
     """
 
-    check_recipe(recipe)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        sets = forget, retain
-        return fit_pairs(model, optimizer, recipe, _term, {}, key, variables, sets)
-
-    return unlearn
+    return unlearn_pairs(model, optimizer, recipe, _term, {})
 
 
 def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:

@@ -12,7 +12,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import preference
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -84,26 +84,10 @@ def npo(
       (True, True)
     """
 
-    check_recipe(recipe)
     check_range(0, beta=beta)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        numbers = {"beta": beta}
-        sets = forget, retain
-        return fit_pairs(
-            model,
-            optimizer,
-            recipe,
-            _term,
-            numbers,
-            key,
-            variables,
-            sets,
-            documents=documents,
-            keeps_scores=True,
-        )
-
-    return unlearn
+    return unlearn_pairs(
+        model, optimizer, recipe, _term, {"beta": beta}, documents=documents, keeps_scores=True
+    )
 
 
 def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:

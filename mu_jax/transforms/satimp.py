@@ -12,7 +12,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import weighted
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -72,15 +72,8 @@ def satimp(
       (True, True)
     """
 
-    check_recipe(recipe)
     check_range(0, beta1=beta1, beta2=beta2)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        numbers = {"beta1": beta1, "beta2": beta2}
-        sets = forget, retain
-        return fit_pairs(model, optimizer, recipe, _term, numbers, key, variables, sets)
-
-    return unlearn
+    return unlearn_pairs(model, optimizer, recipe, _term, {"beta1": beta1, "beta2": beta2})
 
 
 def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:

@@ -13,7 +13,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import preference
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -86,18 +86,11 @@ def simnpo(
       (True, True)
     """
 
-    check_recipe(recipe)
     check_range(0, beta=beta)
     check_range(-math.inf, delta=delta)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        numbers = {"beta": beta, "delta": delta}
-        sets = forget, retain
-        return fit_pairs(
-            model, optimizer, recipe, _term, numbers, key, variables, sets, documents=documents
-        )
-
-    return unlearn
+    return unlearn_pairs(
+        model, optimizer, recipe, _term, {"beta": beta, "delta": delta}, documents=documents
+    )
 
 
 def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:

@@ -12,7 +12,7 @@ from mu_jax.loops.gradients import Term
 from mu_jax.model import Model
 from mu_jax.objectives import distillation
 from mu_jax.objectives.pairing import Rows
-from mu_jax.transforms._shared.pairing import Recipe, check_recipe, fit_pairs
+from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
 from mu_jax.transforms._shared.transform import Unlearn, method
 
 PyTree = Any
@@ -74,17 +74,8 @@ def undial(
       (True, True)
     """
 
-    check_recipe(recipe)
     check_range(0, beta=beta)
-
-    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
-        numbers = {"beta": beta}
-        sets = forget, retain
-        return fit_pairs(
-            model, optimizer, recipe, _term, numbers, key, variables, sets, reads_reference=True
-        )
-
-    return unlearn
+    return unlearn_pairs(model, optimizer, recipe, _term, {"beta": beta}, reads_reference=True)
 
 
 def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:

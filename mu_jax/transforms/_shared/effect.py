@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _at_once as at_once
+from mu_jax import edits
 from mu_jax._tracing import cached
 from mu_jax._words import short
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.loops.labels import weights
 from mu_jax.loops.predict import map_rows
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
@@ -180,9 +182,8 @@ def effect(model: Model, before: PyTree, after: PyTree, forget: Any, retain: Any
       >>> mu.effect(model, before, after, forget, retain).nothing_forgotten().flag
       True
     """
-    pairs = zip(*(jax.tree.leaves(model.params(each)) for each in (before, after)))
-    moved = np.array(any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs))
-    return _look(model, before, after, (forget, retain), moved)
+    edit = edits.summarize(model.params(before), model.params(after))
+    return _look(model, before, after, (forget, retain), np.asarray(edit.changed) > 0)
 
 
 def measure(
@@ -252,11 +253,9 @@ def _is_without(xp: Any, label: Any, kept: Any, weight: Any) -> Any:
 
 @cached(maxsize=64)
 def _rows(model: Model) -> Callable:
-    counts = getattr(model.loss, "counts", None)
-
     def rows(batch: Batch, variables: PyTree) -> dict[str, jax.Array]:
         outputs = model.apply(variables, batch.inputs)
-        weight = batch.weight if counts is None else batch.weight * counts(batch.targets)
+        weight = weights(model, batch.targets, batch.weight)
         found = {"loss": model.per_example(outputs, batch), "weight": weight}
         if _are_classes(outputs, batch.targets):
             found |= {"right": outputs.argmax(-1) == batch.targets, "label": batch.targets}

@@ -11,14 +11,14 @@ from mu_jax.data.batches import in_memory
 from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, readable, with_targets
 from mu_jax.data.partners import whole
-from mu_jax.data.tokens import Preference, TokenTargets
+from mu_jax.data.tokens import like_parts, parts_of
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.pairing import RETAIN_TERMS, ForgetTerm, RetainTerm, pairing
 from mu_jax.objectives.references import reference_nll
-from mu_jax.transforms._shared.transform import number, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, number, report_fit
 
 PyTree = Any
 
@@ -62,21 +62,18 @@ def check_recipe(recipe: Recipe) -> None:
     check_range(0, gamma=recipe.gamma, alpha=recipe.alpha)
 
 
-def fit_pairs(
+def unlearn_pairs(
     model: Model,
     optimizer: optax.GradientTransformation,
     recipe: Recipe,
     term: ForgetTerm,
     numbers: dict[str, Any],
-    key: jax.Array,
-    variables: PyTree,
-    sets: tuple[Any, Any],
     *,
     documents: int = 1,
     keeps_scores: bool = False,
     reads_reference: bool = False,
-) -> Any:
-    """Fit a forget term beside the retain term of the recipe, and report.
+) -> Unlearn:
+    """What fits a forget term beside the retain term of the recipe, and reports.
 
     Args:
       term: of the forget rows. numbers: that it reads.
@@ -85,38 +82,44 @@ def fit_pairs(
         the given variables, where the targets have none.
       reads_reference: whether it reads logits of the model before unlearning.
     """
-    forget, retain = readable(*sets)
-    if keeps_scores:
-        forget = with_reference(model, variables, forget, documents)
-    numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
-    frozen: dict[str, Any] = {"numbers": numbers_of(**numbers)}
-    if recipe.retain_term != "none":
-        frozen["retain"] = whole(in_memory(retain))
-    if reads_reference or recipe.retain_term.startswith("kl"):
-        frozen["reference"] = model.params(variables)
-    objective = pairing(
-        model,
-        term,
-        retain=recipe.retain_term,
-        retain_rows=recipe.retain_rows,
-        documents=documents,
-        reads_reference=reads_reference,
-        training_mode=recipe.training_mode,
-    )
-    result = fit(
-        model,
-        objective,
-        optimizer,
-        variables,
-        forget,
-        key=key,
-        epochs=recipe.epochs,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        gradients=recipe.gradients,
-        frozen=frozen,
-    )
-    return report_fit(model, variables, result, sets)
+    check_recipe(recipe)
+
+    def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
+        sets = forget, retain
+        forget, retain = readable(*sets)
+        if keeps_scores:
+            forget = with_reference(model, variables, forget, documents)
+        all_numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
+        frozen: dict[str, Any] = {"numbers": numbers_of(**all_numbers)}
+        if recipe.retain_term != "none":
+            frozen["retain"] = whole(in_memory(retain))
+        if reads_reference or recipe.retain_term.startswith("kl"):
+            frozen["reference"] = model.params(variables)
+        objective = pairing(
+            model,
+            term,
+            retain=recipe.retain_term,
+            retain_rows=recipe.retain_rows,
+            documents=documents,
+            reads_reference=reads_reference,
+            training_mode=recipe.training_mode,
+        )
+        result = fit(
+            model,
+            objective,
+            optimizer,
+            variables,
+            forget,
+            key=key,
+            epochs=recipe.epochs,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            gradients=recipe.gradients,
+            frozen=frozen,
+        )
+        return report_fit(model, variables, result, sets)
+
+    return unlearn
 
 
 def numbers_of(**numbers: Any) -> dict[str, jax.Array]:
@@ -128,14 +131,9 @@ def numbers_of(**numbers: Any) -> dict[str, jax.Array]:
 def with_reference(model: Model, variables: PyTree, forget: Data, documents: int) -> Data:
     """The rows to forget with what the model says of them, computed where it is not given."""
     targets = all_targets(forget)
-    parts = targets if isinstance(targets, Preference) else (targets,)
+    parts = parts_of(targets)
     if all(hasattr(getattr(part, "reference", None), "shape") for part in parts):
         return forget
-    found = reference_nll(model, variables, forget, documents=documents)
-
-    def attach(part: TokenTargets, scores: Any) -> TokenTargets:
-        return part._replace(reference=scores)
-
-    if isinstance(targets, Preference):
-        return with_targets(forget, Preference(*map(attach, targets, found)))
-    return with_targets(forget, attach(targets, found))
+    scores = parts_of(reference_nll(model, variables, forget, documents=documents))
+    scored = [part._replace(reference=nll) for part, nll in zip(parts, scores)]
+    return with_targets(forget, like_parts(targets, scored))

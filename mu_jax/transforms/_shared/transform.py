@@ -16,7 +16,6 @@ import numpy as np
 from mu_jax import _at_once as at_once
 from mu_jax import _words as words
 from mu_jax import edits
-from mu_jax._at_once import is_known
 from mu_jax.data.batches import Batches, ids_of, is_concrete
 from mu_jax.data.checks import check_arrays, check_counts
 from mu_jax.data.forget_retain import check_sets
@@ -216,7 +215,7 @@ def with_effect(
     Args:
       transform: its `model` computes the losses; its `watch` says whether.
     """
-    seen = is_known((infos, before, after, *map(_arrays, sets)))
+    seen = at_once.is_known((infos, before, after, *map(_arrays, sets)))
     if transform.watch is False or not (transform.watch or seen):
         return infos
     edits_made = [info.edit for info in jax.tree.leaves(infos, is_leaf=_is_info)]
