@@ -1,12 +1,16 @@
 """The scripts under `examples/` run as their users would run them."""
 
+import gzip
 import importlib
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -50,6 +54,31 @@ def test_a_script_ends_with_a_model_closer_to_the_retrained_ones(script, row, ca
     found = getattr(found, "score", found)
     floor = gap(found, "retrain")
     assert gap(found, row) < gap(found, "do nothing") + (floor if script in RANDOM else 0)
+
+
+def write_idx(path, array):
+    """A gzipped IDX file of bytes, as the files of MNIST and its kin."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+@pytest.mark.slow
+def test_files_of_fashion_mnist_give_a_tuned_method(tmp_path):
+    digits = load_digits()
+    for part, rows in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", digits.images[rows] * 255 / 16)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", digits.target[rows])
+    found = importlib.import_module("examples.fashion_mnist").main(tmp_path, 1000, trials=8)
+    assert gap(found.score, "chosen") < gap(found.score, "do nothing")
+
+
+@pytest.mark.slow
+def test_a_tuned_method_comes_as_close_on_fashion_mnist_as_retrained_models_to_each_other():
+    script = importlib.import_module("examples.fashion_mnist")
+    if not os.path.isdir(script.FOLDER):
+        pytest.skip(f"no files in {script.FOLDER}")
+    score = script.main().score
+    assert gap(score, "chosen") <= gap(score, "retrain") < gap(score, "do nothing")
 
 
 @pytest.mark.slow

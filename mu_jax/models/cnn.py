@@ -22,12 +22,6 @@ class ConvBatchNorm(nn.Module):
     normalizes with this one too, but its running variance follows `n / (n - 1)` times it, n the
     values of a channel in the batch (B H W): 1.6e-4 more with 100 images of 8 x 8.
 
-    The running variance is Flax's: it collects the biased variance of a batch, a sum of squares
-    over the n = B H' W' values of a channel divided by n. PyTorch normalizes with the same number
-    but collects `n / (n - 1)` times that, so its running variance tends to be larger by 1 / (n - 1)
-    of its value: 1.5e-4 for n = 6,561, and a third where a batch has 4 values. Flax has no option
-    for it. Running statistics copied from PyTorch are used in inference as they are.
-
     Attributes:
         features: number of output channels.
         kernel_size: height and width of the kernel.

@@ -235,3 +235,19 @@ def test_numbers_have_losses_and_no_accuracy():
     _, info = unlearn(KEY, mu.Variables(jnp.ones(4)), forget, retain)
     assert info.effect.forget.loss == (1.0, 9.0) and info.effect.forget.accuracy is None
     assert info.messages() == []
+
+
+def test_an_error_of_the_model_itself_is_not_taken_for_targets_that_the_loss_cannot_read():
+    from mu_jax.transforms._shared.effect import glance
+
+    def broken(params, state, inputs):
+        raise KeyError("a layer")
+
+    data = mu.batches(jnp.eye(4), jnp.zeros(4), batch_size=4)
+    forget, retain = mu.split(data, [3])
+    weights = mu.Variables(jnp.ones(4))
+    wanted = mu.from_function(lambda w, state, x: x @ w, lambda outputs, targets: targets["class"])
+    assert glance(wanted, weights, weights, (forget, retain), jnp.asarray(True)) == ()
+    with pytest.raises(KeyError, match="a layer"):
+        model = mu.from_function(broken, mu.losses.squared_error)
+        glance(model, weights, weights, (forget, retain), jnp.asarray(True))

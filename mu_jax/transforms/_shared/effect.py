@@ -14,6 +14,7 @@ from mu_jax import edits
 from mu_jax._tracing import cached
 from mu_jax._words import short
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.tokens import parts_of
 from mu_jax.loops.labels import weights
 from mu_jax.loops.predict import map_rows
 from mu_jax.mesh.shards import reduction
@@ -72,6 +73,8 @@ class Change(NamedTuple):
 
 class Effect(NamedTuple):
     """What a transform did to the losses of both sets, see `Info` and `mu.watched`.
+
+    Of two answers to each prompt the losses are those of the answer to forget, the loser.
 
     Attributes:
       forget: `Change` of the forget set.
@@ -210,7 +213,7 @@ def glance(
         return ()
     try:
         return _look(model, before, after, sets, moved)
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError):  # raised by the loss
+    except UnreadableTargets:
         return ()
 
 
@@ -251,12 +254,21 @@ def _is_without(xp: Any, label: Any, kept: Any, weight: Any) -> Any:
     return ~xp.isin(label, xp.where(weight > 0, kept, -1))
 
 
+class UnreadableTargets(ValueError):
+    """The loss of the model raised an error for outputs and targets of the forget set."""
+
+
 @cached(maxsize=64)
 def _rows(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> dict[str, jax.Array]:
+        inputs, targets = parts_of(batch.inputs)[-1], parts_of(batch.targets)[-1]
+        batch = batch._replace(inputs=inputs, targets=targets)
         outputs = model.apply(variables, batch.inputs)
-        weight = weights(model, batch.targets, batch.weight)
-        found = {"loss": model.per_example(outputs, batch), "weight": weight}
+        try:
+            weight = weights(model, batch.targets, batch.weight)
+            found = {"loss": model.per_example(outputs, batch), "weight": weight}
+        except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+            raise UnreadableTargets(*error.args) from error
         if _are_classes(outputs, batch.targets):
             found |= {"right": outputs.argmax(-1) == batch.targets, "label": batch.targets}
         return found
