@@ -32,7 +32,7 @@ def patch_convolution(
 
         y[n, h, w, o] = sum_{i, j, c} x[n, h*s + i, w*s + j, c] k[i, j, c, o]
 
-    The rows are strided slices placed side by side. Derivatives of every order, forward and
+    The rows are strided slices placed side by side, first along the width, then along the height. Derivatives of every order, forward and
     reverse, are those of slices and a matrix product. On a CPU this matters inside `lax.scan`,
     `map`, `while_loop` and `cond`, where XLA compiles the gradients of its own convolution to a
     slow loop, and under `jax.vmap` over kernels, which XLA turns into a grouped convolution.
@@ -123,19 +123,13 @@ def _patches(
         padding = lax.padtype_to_pads(inputs.shape[1:3], window, strides, padding)
     borders = [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)]
     padded = lax.pad(inputs, jnp.zeros((), inputs.dtype), borders)
-    batch, *sizes, channels = padded.shape
-    # Distance from the first to one past the last position that a fixed tap of the window visits.
-    spans = [
-        (size - tap) // stride * stride + 1 for size, tap, stride in zip(sizes, window, strides)
-    ]
-    taps = [
-        lax.slice(
-            padded,
-            (0, row, column, 0),
-            (batch, row + spans[0], column + spans[1], channels),
-            (1, *strides, 1),
-        )
-        for row in range(window[0])
-        for column in range(window[1])
-    ]
-    return jnp.concatenate(taps, axis=-1)
+    for axis in (2, 1):  # two short rows of slices compile in two thirds of the time of a long one
+        padded = _windows(padded, axis, window[axis - 1], strides[axis - 1])
+    return padded
+
+
+def _windows(inputs: jax.Array, axis: int, taps: int, stride: int) -> jax.Array:
+    """Every window of an axis, its taps side by side before the channels."""
+    span = (inputs.shape[axis] - taps) // stride * stride + 1
+    slices = [lax.slice_in_dim(inputs, tap, tap + span, stride, axis) for tap in range(taps)]
+    return jnp.concatenate(slices, axis=-1)
