@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import fnmatch
 import graphlib
 import importlib
 import inspect
@@ -160,6 +162,17 @@ def test_subpackages_load_when_touched():
     for name in SUBPACKAGES:
         assert getattr(mu, name) is importlib.import_module(f"mu_jax.{name}")
     assert mu.checkpoints is mu.store
+
+
+def test_the_wheel_installs_the_library_alone():
+    configuration = configparser.ConfigParser()
+    assert configuration.read(ROOT.parent / "setup.cfg")
+    include = configuration["options.packages.find"]["include"].split()
+    folders = {path.parent.relative_to(ROOT.parent) for path in ROOT.parent.rglob("*.py")}
+    packages = {".".join(folder.parts) for folder in folders} - {""}
+    installed = {name for name in packages if any(fnmatch.fnmatch(name, p) for p in include)}
+    assert installed == {name for name in packages if name.partition(".")[0] == "mu_jax"}
+    assert {"mu_jax", "mu_jax.store", "mu_jax.statistics._engine"} <= installed
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -3,13 +3,15 @@ from __future__ import annotations
 import fcntl
 import json
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fake_cloud import JOB, Cloud
 
 from launch_tpu.hosts import execute
 from launch_tpu.hosts import plan as plans
-from launch_tpu.hosts.commands import Command, Until, join
+from launch_tpu.hosts.commands import Command, File, Until, join
 from launch_tpu.hosts.spec import from_dict
 
 SPEC = from_dict({**JOB, "setup": ["echo once >> setups"], "python": "true"})
@@ -291,6 +293,23 @@ def test_a_program_that_does_not_start(broken, tmp_path, monkeypatch):
     with pytest.raises(execute.LaunchError, match="found that the system refuses it") as error:
         execute.up([Command((str(program),), "try")], say=lambda _: None)
     assert error.value.code == 126 and str(program) in str(error.value)
+
+
+def test_two_launches_at_once_leave_a_whole_script(tmp_path):
+    path, done = tmp_path / "jobs" / "startup.sh", threading.Event()
+    texts = ["a" * 200_000, "b\n"]
+
+    def write(text):
+        while not done.is_set():
+            execute._write(File(str(path), text))
+
+    execute._write(File(str(path), texts[0]))
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(write, text) for text in texts]
+        found = {path.read_text() for _ in range(300)}
+        done.set()
+    assert all(job.result() is None for job in jobs) and found <= set(texts)
+    assert [entry.name for entry in path.parent.iterdir()] == ["startup.sh"]
 
 
 def test_a_file_that_cannot_be_written(cloud):
