@@ -189,6 +189,21 @@ def test_a_stopped_request_is_named_and_in_the_way_of_no_other(stopped, capsys):
     assert len(list((stopped / "state").iterdir())) == 1
 
 
+def test_a_damaged_record_of_a_stopped_request_is_in_nobodys_way(stopped, capsys):
+    (record,) = (stopped / "state").glob("*/RUN.json")
+    record.write_text("[" * 100_000)
+    assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--noswap") == 0
+    assert call(unlearn, stopped, *STOPPED) == 0 and "error" not in capsys.readouterr().err
+    assert list((stopped / "state").iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5000, "abc", "null", "[1]"])
+def test_a_setting_that_no_method_takes_is_one_sentence(workdir, capsys, value):
+    assert call(unlearn, workdir, "--request=class:3", f"--set=alpha={value}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: expected a number") and said.count("\n") == 1
+
+
 def test_restart_deletes_what_stopped_requests_have_kept(stopped, capsys):
     assert call(unlearn, stopped, "--request=class:5", "--method=ssd", "--restart") == 0
     assert "pending" not in capsys.readouterr().out and list((stopped / "state").iterdir()) == []

@@ -135,6 +135,20 @@ STORED = (
         (_PROMISES + "test_lost_digests_are_noticed",),
     ),
     Mutation(
+        "digests that are nested too deep are a traceback",
+        "mu_jax/_json.py",
+        "    except RecursionError:\n",
+        "    except KeyError:\n",
+        (_PROMISES + "test_json_that_no_reader_takes_is_damage",),
+    ),
+    Mutation(
+        "digests of a number without end are a traceback",
+        _DIGESTS,
+        "except (ValueError, TypeError, KeyError, OverflowError) as error:",
+        "except (ValueError, TypeError, KeyError) as error:",
+        (_PROMISES + "test_json_that_no_reader_takes_is_damage",),
+    ),
+    Mutation(
         "damage names no version that can serve",
         _VERSIONS,
         'raise Damaged(f"{error}; {self._catalog.instead_of(version)}") from error',
@@ -166,7 +180,7 @@ STORED = (
     Mutation(
         "the number of a deleted version is given again",
         "mu_jax/store/pointers.py",
-        'found.append(int(json.loads(files.read_text(path))["highest"]))',
+        'found.append(int(_json.parse(files.read_text(path))["highest"]))',
         "files.read_text(path)",
         (_PROMISES + "test_numbers_are_never_given_twice",),
     ),
@@ -249,6 +263,13 @@ REQUESTS = (
         "            print(_sentence(run, found), flush=True)\n",
         "            pass\n",
         (_BECOMING + "test_a_stopped_request_is_named_and_in_the_way_of_no_other",),
+    ),
+    Mutation(
+        "a damaged record of a stopped request is a traceback",
+        "mu_jax/_json.py",
+        "    except RecursionError:\n",
+        "    except KeyError:\n",
+        (_BECOMING + "test_a_damaged_record_of_a_stopped_request_is_in_nobodys_way",),
     ),
     Mutation(
         "a restart deletes nothing",

@@ -153,13 +153,6 @@ STATISTICS = (
         (_OF_MEMBERSHIP + "test_a_collapsed_network_has_no_entropy_attack",),
     ),
     Mutation(
-        "an attack on equal entropies scores a perfect 0",
-        _MEMBERSHIP,
-        '    _refuse_constant("entropies", features, ROUNDING)\n',
-        "",
-        (_OF_MEMBERSHIP + "test_degenerate_input_is_refused_never_one_half",),
-    ),
-    Mutation(
         "margins too alike for any threshold are called equal",
         "mu_jax/evaluation/competition.py",
         "    equal = int((spread == 0).sum())\n",
@@ -182,8 +175,8 @@ GENERAL = (
     Mutation(
         "a first call on a mesh compiles every operation by itself",
         "mu_jax/_at_once.py",
-        "            return compiled(first, *rest)\n",
-        "            return function(jnp, first, *rest)\n",
+        "        if not on_host((first, rest)):\n            return compiled(first, *rest)\n",
+        "        if first is not None:\n            return function(jnp, first, *rest)\n",
         ("tests/test_first_call.py::test_a_first_call_on_a_mesh_is_few_programs",),
     ),
     Mutation(

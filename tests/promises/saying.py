@@ -43,6 +43,13 @@ SETTINGS = (
         (_METHODS + "test_hyperparameters_that_cannot_be_meant_are_refused",),
     ),
     Mutation(
+        "a setting of too many digits is said in the words of Python",
+        "experiments/unlearn.py",
+        "            except ValueError:\n",
+        "            except json.JSONDecodeError:\n",
+        (_BECOMING + "test_a_setting_that_no_method_takes_is_one_sentence",),
+    ),
+    Mutation(
         "a hyper-parameter below its least value is a traceback",
         _ARGUMENTS,
         "    least = 0 if argument in _FROM_ZERO else 1 if argument in _FROM_ONE else -math.inf\n",
@@ -59,8 +66,8 @@ SETTINGS = (
     Mutation(
         "a kept configuration that is no JSON is a traceback",
         _CONFIGURATIONS,
-        "    except (ValueError, RecursionError) as error:\n",
-        "    except KeyError as error:\n",
+        "    except ValueError as error:\n        what",
+        "    except KeyError as error:\n        what",
         (_BECOMING + "test_a_damaged_configuration_is_one_sentence",),
     ),
     Mutation(
@@ -152,9 +159,9 @@ FILES = (
     ),
     Mutation(
         "JSON that is nested deeply is a traceback",
-        _ID_FILES,
-        "        except (ValueError, RecursionError):",
-        "        except ValueError:",
+        "mu_jax/_json.py",
+        "    except RecursionError:\n",
+        "    except KeyError:\n",
         (_OF_REQUESTS + "test_a_line_that_no_reader_takes_is_one_sentence",),
     ),
     Mutation(
