@@ -222,6 +222,7 @@ FLOORS = (
         "_callables",
         "_extras",
         "_files",
+        "_json",
         "_target",
         "_nnx",
         "_objects",
@@ -298,7 +299,14 @@ def test_imports_run_downwards(module):
         assert imported != "mu_jax", f"{module} imports the roof"
         assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
         if unit(module) in ALONE and not module.startswith(NOT_ALONE):
-            own = unit(imported) in {unit(module), "_at_once", "_extras", "_files", "_target"}
+            own = unit(imported) in {
+                unit(module),
+                "_at_once",
+                "_extras",
+                "_files",
+                "_json",
+                "_target",
+            }
             assert own or imported in IDS, f"{module} does not stand alone"
 
 
