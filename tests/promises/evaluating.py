@@ -37,6 +37,16 @@ STATISTICS = (
         ),
     ),
     Mutation(
+        "what is closer to retraining than retraining itself is ranked first",
+        "mu_jax/reporting/floors.py",
+        "    return gap if floor is None else max(gap, floor)\n",
+        "    return gap\n",
+        (
+            "tests/reporting/test_tables.py::"
+            "test_rows_below_the_floor_are_equal_and_not_ranked_among_themselves",
+        ),
+    ),
+    Mutation(
         "a model far from its ensemble has not collapsed",
         "mu_jax/evaluation/collapse.py",
         "    for i in np.flatnonzero(accuracy < limit):\n",
