@@ -153,7 +153,7 @@ def applied(mutation: Mutation, folder: Path) -> Iterator[None]:
         path.write_text(before)
 
 
-def tested(tests: Iterable[str], folder: Path, *options: str) -> tuple[int, str]:
+def outcome(tests: Iterable[str], folder: Path, *options: str) -> tuple[int, str]:
     """Exit code of the quick tests and what they print."""
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
@@ -172,7 +172,7 @@ def tested(tests: Iterable[str], folder: Path, *options: str) -> tuple[int, str]
 def noticed(mutation: Mutation, folder: Path) -> tuple[str, str]:
     """The quick test that fails first with the mutation, "" if none does, and how it fails."""
     with applied(mutation, folder):
-        code, output = tested(mutation.tests, folder, "-x")
+        code, output = outcome(mutation.tests, folder, "-x")
     if code == 0:
         return "", "**survived**"
     failed = FAILED.search(output)
@@ -186,7 +186,7 @@ def noticed(mutation: Mutation, folder: Path) -> tuple[str, str]:
 
 def failing(tests: Iterable[str], folder: Path) -> list[str]:
     """Those of the tests that fail on the library as it is, and have noticed nothing."""
-    code, output = tested(sorted(set(tests)), folder)
+    code, output = outcome(sorted(set(tests)), folder)
     found = [failed[1] for failed in FAILED.finditer(output)]
     return found if code in (0, 1) else [f"exit code {code}: {output.strip().splitlines()[-1]}"]
 
