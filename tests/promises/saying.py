@@ -259,6 +259,13 @@ LAUNCHING = (
         (_HOSTS + "specification.py::test_bad_specifications",),
     ),
     Mutation(
+        "a comment in a line of the setup hides the job",
+        "launch_tpu/hosts/scripts.py",
+        '    prepared = (join(("eval", line)) for line in spec.setup)\n',
+        "    prepared = spec.setup\n",
+        (_HOSTS + "plans.py::test_a_container_runs_the_job_after_its_setup_and_not_without",),
+    ),
+    Mutation(
         "two launches at once write to one temporary name",
         "launch_tpu/hosts/execute.py",
         "whole = Path(scratch, path.name)",
