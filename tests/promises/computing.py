@@ -43,10 +43,24 @@ ROWS = (
     ),
     Mutation(
         "labels overflow their narrow type",
-        _LOSSES,
-        "    return labels.astype(jnp.int32) if narrow else labels\n",
+        "mu_jax/_at_once.py",
+        "    return as_array(labels, jnp.int32) if narrow else labels\n",
         "    return labels\n",
         (_OF_LABELS + "test_labels_of_narrow_types_are_the_same_labels",),
+    ),
+    Mutation(
+        "classes are as many as the narrow type of the labels can count",
+        "mu_jax/_at_once.py",
+        "    return as_array(labels, jnp.int32) if narrow else labels\n",
+        "    return labels\n",
+        ("tests/test_narrow_integers.py::test_narrow_integers_are_the_same_integers",),
+    ),
+    Mutation(
+        "labels are drawn from as many classes as their narrow type can count",
+        "mu_jax/transforms/salun.py",
+        "draw)(batch.index, wide(batch.targets))",
+        "draw)(batch.index, batch.targets)",
+        ("tests/test_narrow_integers.py::test_labels_are_drawn_from_all_classes",),
     ),
     Mutation(
         "outputs of examples with ids below zero are dropped",
