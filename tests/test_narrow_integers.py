@@ -57,6 +57,10 @@ OF_LABELS = {
     "el2n": lambda y: attribution.el2n(LOGITS[None], y),
     "left out": lambda y: attribution.softmax_without(HIDDEN, y, WEIGHTS, [0, 1], l2=1.0),
 }
+LABELS_OF_ALL = np.arange(N) * 11 + 6  # up to 127, the most that eight bits with a sign can hold
+OF_LABELS["neighbors"] = lambda y: evaluation.knn_predict(
+    HIDDEN, LABELS_OF_ALL.astype(y.dtype), HIDDEN, k=1
+)
 OF_TOKENS = {
     "nll": gradient(token_losses.token_nll),
     "chunked": gradient(

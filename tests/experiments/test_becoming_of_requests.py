@@ -353,6 +353,15 @@ def test_serve_names_a_version_and_repairs_the_pointer(workdir, capsys):
     assert "expected version 9" in capsys.readouterr().err
 
 
+def test_who_reads_records_meanwhile_reads_the_old_ones(tmp_path):
+    path, forget_set = tmp_path / "records.jsonl", reporting.ForgetSet("one", 1, "ab")
+    write_records(path, [reporting.Record("retrain", forget_set, 0)])
+    old = path.read_text()
+    with path.open() as reader:
+        write_records(path, [reporting.Record("ssd", forget_set, 1)])
+        assert reader.read() == old != path.read_text()
+
+
 def test_two_evaluations_at_once_leave_a_whole_file(tmp_path):
     path = tmp_path / "evaluation.jsonl"
     sets = [

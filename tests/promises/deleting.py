@@ -100,7 +100,7 @@ AT_ONCE = (
         "experiments/lib/running.py",
         "files.replace_text(path, text)",
         "path.write_text(text)",
-        (_BECOMING + "test_two_evaluations_at_once_leave_a_whole_file",),
+        (_BECOMING + "test_who_reads_records_meanwhile_reads_the_old_ones",),
     ),
 )
 
