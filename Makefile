@@ -24,7 +24,7 @@ test: $(VENV)/test  ## Check the style and the types, run the tests and the doct
 test-slow: $(VENV)/test  ## Run the tests that take long or start several processes
 	$(BIN)/python -m pytest -m 'slow or multiprocess' $(ARGS)
 
-mutations: $(VENV)/test  ## Break the library in ten places: does the quick suite notice? (ARGS="sign")
+mutations: $(VENV)/test  ## Break the library, one text at a time: do the quick tests notice? (ARGS="sign")
 	$(BIN)/python tests/mutations.py $(ARGS)
 
 test-tpu: $(TPU_VENV)/tpu  ## Compile for TPUs without one and test the result (an hour; own environment)

@@ -32,7 +32,7 @@ from experiments.lib.own_flags import alone
 from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
-from mu_jax import datasets
+from mu_jax import _json, datasets
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
@@ -228,8 +228,8 @@ def configuration(workdir: pathlib.Path):
             )
         with config.ignore_type():  # what a value may be is checked when the method is made
             try:
-                arguments[name] = json.loads(text)
-            except json.JSONDecodeError:
+                arguments[name] = _json.parse(text)
+            except ValueError:
                 arguments[name] = text
     return config
 

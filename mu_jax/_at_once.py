@@ -155,6 +155,16 @@ def as_array(value: Any, dtype: Any = None) -> jax.Array:
     return jax.device_put(np.asarray(value, jax.dtypes.canonicalize_dtype(dtype or value.dtype)))
 
 
+def wide(labels: jax.Array) -> jax.Array:
+    """Labels or tokens of a narrow type as i32, before they count rows or are compared with counts.
+
+    There may be more classes than that type can hold, and a comparison with their number, or
+    `jax.nn.one_hot`, is done in that type: 300 classes would be 44 to labels in eight bits.
+    """
+    narrow = jnp.issubdtype(labels.dtype, jnp.integer) and labels.dtype.itemsize < 4
+    return as_array(labels, jnp.int32) if narrow else labels
+
+
 def copy(tree: PyTree) -> PyTree:
     """The same arrays in memory of their own, as arrays of JAX; compiles nothing in one process."""
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mu_jax._at_once import wide as wide
+
 
 def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy of the softmax with a class as label, `-log softmax(z_i)[y_i]`, `f32[B]`.
@@ -70,12 +72,6 @@ class CrossEntropy:
         if self.ignore_label is None:
             return jnp.ones(targets.shape, bool)
         return wide(targets) != self.ignore_label
-
-
-def wide(labels: jax.Array) -> jax.Array:
-    """Labels of a narrow type as i32: there may be more classes than that type can hold."""
-    narrow = jnp.issubdtype(labels.dtype, jnp.integer) and labels.dtype.itemsize < 4
-    return labels.astype(jnp.int32) if narrow else labels
 
 
 def _cross_entropy(outputs: jax.Array, targets: jax.Array, ignored: int | None) -> jax.Array:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from mu_jax._at_once import wide
 from mu_jax.data.tokens import TokenTargets
 
 PyTree = Any
@@ -60,6 +61,7 @@ def token_nll(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def _nll(logits: jax.Array, wanted: jax.Array, needed: jax.Array | bool = True) -> jax.Array:
     """The loss of the wanted token at each position; NaN where the vocabulary lacks it."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wanted = wide(wanted)
     known = (wanted >= 0) & (wanted < logits.shape[-1])
     place = jnp.where(known, wanted, 0)[..., None]
     chosen = jnp.take_along_axis(logits, place, axis=-1)[..., 0]

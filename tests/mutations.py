@@ -1,11 +1,13 @@
-"""Does the quick suite notice a broken library? `make mutations` breaks it in ten places.
+"""Does the quick suite notice a broken library? `make mutations` breaks it, one text at a time.
 
-Each mutation replaces one text in a copy of the checkout and runs the quick tests of the rooms
-that mirror the file, up to the first failure. Exit code 1 if one survives.
+Each mutation replaces one text in a copy of the checkout and runs quick tests, up to the first
+failure: here those of the rooms that mirror the file, in the tables of `promises` the very test
+that holds a promise. Exit code 1 if one survives.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,23 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+from promises import Mutation
+from promises.computing import COMPUTING
+from promises.deleting import DELETING
+from promises.evaluating import EVALUATING
+from promises.saying import SAYING
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("mu_jax", "experiments", "launch_tpu", "benchmarks", "tests", "docs")
+FOLDERS = ("mu_jax", "experiments", "launch_tpu", "benchmarks", "examples", "tests", "docs")
+FILES = ("pyproject.toml", "setup.cfg", "README.md")
 UNTOUCHED = shutil.ignore_patterns("__pycache__", ".*_cache")
-
-
-class Mutation(NamedTuple):
-    """A text of a file that is replaced, and where the tests are that should notice."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
+# A test that fails by one of these did not run the mutation: its text is no program.
+CARELESS = ("NameError", "SyntaxError", "IndentationError", "ImportError", "UnboundLocalError")
+FAILED = re.compile(r"^FAILED (.+?)(?: - (.*))?$", re.MULTILINE)
 
 MUTATIONS = (
     Mutation(
@@ -105,79 +106,114 @@ MUTATIONS = (
     ),
 )
 
+EVERY = (*MUTATIONS, *DELETING, *COMPUTING, *EVALUATING, *SAYING)
 
-def broken(mutation: Mutation, text: str) -> str:
-    """The file's text after the mutation; an error if the old one is not there exactly once."""
-    found = text.count(mutation.old)
+
+def stale(mutation: Mutation) -> str:
+    """What is wrong with a mutation itself, "" if nothing is."""
+    found = (ROOT / mutation.file).read_text().count(mutation.old)
     if found != 1:
-        raise SystemExit(
-            f"expected {mutation.old!r} once in {mutation.file}, found it {found} times: "
-            f"bring the mutation {mutation.name!r} up to date in tests/mutations.py"
+        return (
+            f"expected {mutation.old!r} once in {mutation.file}, found it {found} times: bring the "
+            f"mutation {mutation.name!r} up to date"
         )
-    return text.replace(mutation.old, mutation.new)
+    for test in mutation.tests:
+        path, _, name = test.partition("::")
+        function = f"def {name.partition('[')[0]}("
+        if not (ROOT / path).exists() or (name and function not in (ROOT / path).read_text()):
+            return f"expected the test {test} of the mutation {mutation.name!r}, found none"
+    return ""
 
 
-def copy(checkout: Path) -> None:
-    for name in COPIED:
-        shutil.copytree(ROOT / name, checkout / name, ignore=UNTOUCHED)
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, checkout / name)
+def chosen(only: list[str]) -> list[Mutation]:
+    """All mutations, or those with one of these words in their name or their file."""
+    return [m for m in EVERY if not only or any(word in m.name + m.file for word in only)]
 
 
-def tested(tests: tuple[str, ...], checkout: Path) -> tuple[int, str, float]:
-    """Exit code of the quick tests, what they print, and their seconds."""
-    start = time.monotonic()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(checkout),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-    }
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr, time.monotonic() - start
-
-
-def row(mutation: Mutation) -> tuple[bool, str]:
-    """Whether the quick tests notice a mutation, and a row of the table."""
+@contextlib.contextmanager
+def checkout() -> Iterator[Path]:
+    """A copy of the checkout, for the time of the block."""
     with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(folder)
-        copy(checkout)
-        path = checkout / mutation.file
-        path.write_text(broken(mutation, path.read_text()))
-        code, output, seconds = tested(mutation.tests, checkout)
-    test = re.search(r"^FAILED (.+?)(?: - .*)?$", output, re.MULTILINE)
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=UNTOUCHED)
+        for name in FILES:
+            shutil.copy(ROOT / name, Path(folder, name))
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def applied(mutation: Mutation, folder: Path) -> Iterator[None]:
+    """The mutation in a copy of the checkout, for the time of the block."""
+    path = folder / mutation.file
+    before = path.read_text()
+    path.write_text(before.replace(mutation.old, mutation.new))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def outcome(tests: Iterable[str], folder: Path, *options: str) -> tuple[int, str]:
+    """Exit code of the quick tests and what they print."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "300",
+    }
+    command = [sys.executable, "-m", "pytest", "--tb=line", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        [*command, *tests], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def noticed(mutation: Mutation, folder: Path) -> tuple[str, str]:
+    """The quick test that fails first with the mutation, "" if none does, and how it fails."""
+    with applied(mutation, folder):
+        code, output = outcome(mutation.tests, folder, "-x")
     if code == 0:
-        found = "**survived**"
-    elif code == 1 and test:
-        found = f"`{test[1].removeprefix('tests/')}`"
-        require_passing(test[1])
-    else:
-        raise SystemExit(f"expected tests to pass or fail, found exit code {code}:\n{output}")
-    return code != 0, f"| {mutation.name} | `{mutation.file}` | {found} | {seconds:.0f} |"
+        return "", "**survived**"
+    failed = FAILED.search(output)
+    if code != 1 or failed is None:
+        return "", f"**exit code {code}**: {output.strip().splitlines()[-1]}"
+    how = (failed[2] or "")[:80].strip().replace("|", "\\|")
+    if how.startswith(CARELESS):
+        return "", f"**no program**: {how}"
+    return failed[1], how
 
 
-def require_passing(test: str) -> None:
-    """A test that fails on the library as it is has noticed nothing."""
-    code, output, _ = tested((test,), ROOT)
-    if code:
-        raise SystemExit(
-            f"expected {test} to pass before the mutation, found that it fails:\n{output}"
-        )
+def failing(tests: Iterable[str], folder: Path) -> list[str]:
+    """Those of the tests that fail on the library as it is, and have noticed nothing."""
+    code, output = outcome(sorted(set(tests)), folder)
+    found = [failed[1] for failed in FAILED.finditer(output)]
+    return found if code in (0, 1) else [f"exit code {code}: {output.strip().splitlines()[-1]}"]
 
 
 def main(only: list[str]) -> int:
-    """The table, of all mutations or of those whose name contains one of these words."""
-    chosen = [m for m in MUTATIONS if not only or any(word in m.name for word in only)]
-    for mutation in chosen:  # before the first minute is spent
-        broken(mutation, (ROOT / mutation.file).read_text())
-    print("| mutation | file | test that fails first | seconds |\n|---|---|---|---|")
-    noticed = []
-    for mutation in chosen:
-        found, text = row(mutation)
-        noticed.append(found)
-        print(text, flush=True)
-    return 0 if all(noticed) else 1
+    """Print the table; the exit code is 1 if a mutation survives or is out of date."""
+    mutations = chosen(only)
+    wrong = [text for text in map(stale, mutations) if text]
+    if not mutations:
+        wrong = [f"expected words of a mutation, found {only}: see tests/promises"]
+    print("| broken | file | test that fails first | how | seconds |\n|---|---|---|---|---|")
+    found = []
+    with checkout() as folder:
+        for mutation in mutations:
+            if stale(mutation):
+                continue
+            start = time.monotonic()
+            test, how = noticed(mutation, folder)
+            name = f"`{test.removeprefix('tests/')}`" if test else "-"
+            seconds = f"{time.monotonic() - start:.0f}"
+            cells = (mutation.name, f"`{mutation.file}`", name, how, seconds)
+            print(f"| {' | '.join(cells)} |", flush=True)
+            found += [test] if test else []
+        bad = failing(found, folder) if found else []
+    wrong += [f"expected {test} to pass without a mutation, found that it fails" for test in bad]
+    print("\n".join(["", f"{len(found)} of {len(mutations)} noticed", *wrong]))
+    return 1 if wrong or len(found) < len(mutations) else 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,18 @@ def gap(found, row):
     return rows[row].cells[names.index("average gap")].mean
 
 
+def test_the_front_page_installs_and_trains_before_it_unlearns():
+    """What its example prints is checked where its own doctest runs."""
+    before, example = (ROOT / "README.md").read_text().split("```python\n", 1)
+    assert "pip install" in before
+    lines = example.split("```", 1)[0].splitlines()
+    trained, unlearned = (
+        next(number for number, line in enumerate(lines) if text in line)
+        for text in ("trained = mu.store.load_weights(", "mu.ssd(")
+    )
+    assert trained < unlearned and "(None, trained, forget, retain)" in lines[unlearned]
+
+
 # Random rows are forgotten: doing nothing is then nearly as close as retraining itself.
 RANDOM = ("nnx_model", "equinox_model", "sequence_masks", "string_ids", "tuned_method")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import fnmatch
 import graphlib
 import importlib
 import inspect
@@ -162,6 +164,17 @@ def test_subpackages_load_when_touched():
     assert mu.checkpoints is mu.store
 
 
+def test_the_wheel_installs_the_library_alone():
+    configuration = configparser.ConfigParser()
+    assert configuration.read(ROOT.parent / "setup.cfg")
+    include = configuration["options.packages.find"]["include"].split()
+    folders = {path.parent.relative_to(ROOT.parent) for path in ROOT.parent.rglob("*.py")}
+    packages = {".".join(folder.parts) for folder in folders} - {""}
+    installed = {name for name in packages if any(fnmatch.fnmatch(name, p) for p in include)}
+    assert installed == {name for name in packages if name.partition(".")[0] == "mu_jax"}
+    assert {"mu_jax", "mu_jax.store", "mu_jax.statistics._engine"} <= installed
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nosuch"):
         mu.nosuch  # noqa: B018
@@ -209,6 +222,7 @@ FLOORS = (
         "_callables",
         "_extras",
         "_files",
+        "_json",
         "_target",
         "_nnx",
         "_objects",
@@ -285,7 +299,14 @@ def test_imports_run_downwards(module):
         assert imported != "mu_jax", f"{module} imports the roof"
         assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
         if unit(module) in ALONE and not module.startswith(NOT_ALONE):
-            own = unit(imported) in {unit(module), "_at_once", "_extras", "_files", "_target"}
+            own = unit(imported) in {
+                unit(module),
+                "_at_once",
+                "_extras",
+                "_files",
+                "_json",
+                "_target",
+            }
             assert own or imported in IDS, f"{module} does not stand alone"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import runpy
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments.lib.own_flags import LARGEST
 from mu_jax import _files as files
+from mu_jax import _json
 
 # Every field that all binaries read, and what it must be. A number is below its bound if it is
 # smaller than the last entry.
@@ -112,8 +112,8 @@ def read(path: pathlib.Path) -> ConfigDict:
       ValueError: no JSON, no object, or a field that is missing or wrong.
     """
     try:
-        found = json.loads(files.read_text(path))
-    except (ValueError, RecursionError) as error:
+        found = _json.parse(files.read_text(path))
+    except ValueError as error:
         what = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise ValueError(
             f"expected the configuration of a run in {path}, found text that is no JSON ({what}); "

@@ -28,6 +28,7 @@ import numpy as np
 import mu_jax as mu
 from experiments.lib.tasks import Task
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax.store import claims
 from mu_jax.store.claims import Claim
 
@@ -175,7 +176,7 @@ def _differences(one: Any, other: Any, name: str = "") -> list[str]:
 
 def _read(folder: pathlib.Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(files.read_text(folder / _RECORD))
+        found = _json.parse(files.read_text(folder / _RECORD))
         return found if {"what", "since", "decides"} <= set(found) else None
     except (OSError, ValueError, TypeError):
         return None

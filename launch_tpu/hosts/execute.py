@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -250,11 +251,12 @@ def _await(step: Command, run: Run, say: Callable[[str], None], pause: float) ->
 
 def _write(file: File) -> None:
     path = Path(file.path)
-    scratch = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(file.text)
-        os.replace(scratch, path)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+            whole = Path(scratch, path.name)  # in a folder that no other launch writes to
+            whole.write_text(file.text)
+            os.replace(whole, path)
     except OSError as error:
         raise LaunchError(
             f"expected to write {path} in {Path.cwd()}, found that the system refuses it "

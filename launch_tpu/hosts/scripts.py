@@ -26,8 +26,9 @@ def worker(spec: Spec) -> Argv:
 
 
 def in_container(spec: Spec) -> str:
-    """Set-up and job as one line."""
-    return " && ".join([*spec.setup, join(worker(spec))])
+    """Set-up and job as one line, in which no comment of a set-up line hides what follows."""
+    prepared = (join(("eval", line)) for line in spec.setup)
+    return " && ".join([*prepared, join(worker(spec))])
 
 
 def over_ssh(spec: Spec) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax._at_once import wide
 from mu_jax.data.batches import is_concrete
 
 Reduction = Literal["sum", "mean"]
@@ -125,7 +126,7 @@ def softmax_without(
         raise ValueError(
             f"expected hessian 'retain' or 'full', found {hessian!r}: choose Newton or influence"
         )
-    x, labels, weights = jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(params)
+    x, labels, weights = jnp.asarray(inputs), wide(jnp.asarray(labels)), jnp.asarray(params)
     _check_rows(x, labels)
     rows = _checked_group(forget, len(x))
     mean = _checked_reduction(reduction) == "mean"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax._extras import extra
 from mu_jax.data.id_table import IdTable
 from mu_jax.datasets.selectors import integer, join
@@ -131,8 +131,8 @@ def _from_json(lines: list[str], path: Path, kinds: list[str], allowed: Any) -> 
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):  # of digits beyond any number, or nested too deep
+            value = _json.parse(line)
+        except ValueError:  # of digits beyond any number, or nested too deep
             value = None
         named = [(kind, value[kind]) for kind in kinds if isinstance(value, dict) and kind in value]
         kind, found = named[0] if named else ("", None if isinstance(value, dict) else value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax.store import commits
 from mu_jax.store.leaves import pack
 from mu_jax.store.run_state import config_digest
@@ -131,8 +131,8 @@ def _begin(folder: Path, record: dict, block: int) -> int:
 def _block_size(path: Path) -> int:
     """How many models are in a block, as the record of the ensemble says."""
     try:
-        found = json.loads(files.read_text(path))["block"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+        found = _json.parse(files.read_text(path))["block"]
+    except (ValueError, KeyError, TypeError):
         found = None
     if type(found) is not int or found < 1:
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from mu_jax._at_once import as_array, holds
+from mu_jax._at_once import as_array, holds, wide
 
 
 def is_concrete(*arrays: Any) -> bool:
@@ -26,7 +26,7 @@ def as_float(array: ArrayLike) -> jax.Array:
 
 def check_classification(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Returns logits `[..., n, K]` as floats and labels `[n]`, or raises ValueError."""
-    logits, labels = as_float(logits), as_array(labels)
+    logits, labels = as_float(logits), wide(as_array(labels))
     if logits.ndim < 2 or labels.shape != logits.shape[-2:-1] or labels.size == 0:
         raise ValueError(
             f"expected logits [..., n, K] and labels [n] with n > 0, found {logits.shape} and "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax._at_once import as_array, holds
+from mu_jax._at_once import as_array, holds, wide
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 
@@ -161,7 +161,7 @@ def knn_predict(
         [7, 3]
     """
     train = _check_features("training features", train_features)
-    features, labels = _check_features("features", features), as_array(train_labels)
+    features, labels = _check_features("features", features), wide(as_array(train_labels))
     if labels.shape != train.shape[:1] or train.shape[1] != features.shape[1]:
         raise ValueError(
             f"expected training features [m, d], labels [m] and features [n, d], found "

@@ -18,9 +18,6 @@ class ConvBatchNorm(nn.Module):
     In training the batch is normalized with its own mean and variance, and the running statistics
     move by `running = 0.9 running + 0.1 batch`; in inference the running statistics are used and
     stay. The rate and epsilon 1e-5 are those of the common PyTorch implementations.
-    The running variance is the biased one, the mean square deviation of the batch. PyTorch
-    normalizes with this one too, but its running variance follows `n / (n - 1)` times it, n the
-    values of a channel in the batch (B H W): 1.6e-4 more with 100 images of 8 x 8.
 
     Attributes:
         features: number of output channels.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax.reporting.records import Cost, ForgetSet, Metric, Oracle, Record
 
 
@@ -64,13 +65,13 @@ def _metric(values: Any, name: str) -> Metric:
 def from_json(line: str) -> Record:
     """Returns the record of one JSON line; ValueError says what is wrong with it."""
     try:
-        values = json.loads(line)
+        values = _json.parse(line)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"expected a JSON object, found text that ends or breaks at column {error.colno}: "
             "delete the line and repeat the run"
         ) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ValueError(
             "expected a JSON object, found one with a number too long or nested too deep: delete "
             "the line and repeat the run"

@@ -14,7 +14,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mu_jax import _json
 from mu_jax import _objects as objects
+from mu_jax.store.digests import Damaged
 
 _NUMBER = re.compile(r"\d{8,}")
 _FOLDER = re.compile(r"\d{8,}\.[0-9a-f]{8}")
@@ -26,6 +28,7 @@ def place(folder: Path, number: int) -> Path:
 
     Raises:
         FileNotFoundError: there is no such number.
+        Damaged: the object of that number cannot be read.
     """
     entry = _entry(folder, number)
     if entry is None:
@@ -45,8 +48,14 @@ numbers = taken
 
 
 def has_item(folder: Path, number: int, item: str) -> bool:
-    """Whether an item of a complete directory has not been discarded."""
-    entry = _entry(folder, number)
+    """Whether an item of a complete directory has not been discarded.
+
+    Of one whose object cannot be read it has not: who then reads it is told.
+    """
+    try:
+        entry = _entry(folder, number)
+    except Damaged:
+        return True
     return entry is not None and item not in entry["discarded"]
 
 
@@ -95,7 +104,10 @@ def sweep(folder: Path) -> None:
     staged = [name for name in folders if _FOLDER.fullmatch(name)]
     if len(staged) <= len(committed):
         return
-    entries = [_entry(folder, int(name)) for name in committed]
+    try:
+        entries = [_entry(folder, int(name)) for name in committed]
+    except Damaged:  # whose folder may be any of these
+        return
     named = {entry["folder"] for entry in entries if entry}
     for name in staged:
         if name not in named and objects.age(folder / name) >= _DAY:
@@ -108,7 +120,17 @@ def _name(folder: Path, number: int) -> Path:
 
 def _entry(folder: Path, number: int) -> dict[str, Any] | None:
     data, _ = objects.read(_name(folder, number))
-    return None if data is None else json.loads(data)
+    return None if data is None else _parsed(data, _name(folder, number))
+
+
+def _parsed(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        entry = _json.parse(data)
+        if isinstance(entry["folder"], str) and isinstance(entry["discarded"], list):
+            return entry
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise Damaged(f"expected {path} to name the folder of its files, found it unreadable")
 
 
 def _without(item: str, data: bytes) -> bytes:

@@ -18,7 +18,6 @@ What they then commit are conditional writes (`commits`), and they ask `require_
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import shutil
 import threading
@@ -29,6 +28,7 @@ from pathlib import Path
 import jax
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax import _objects as objects
 from mu_jax.store import commits
 
@@ -197,7 +197,7 @@ class _Lease(Claim):
         """Whether the claim is this process's, and its generation."""
         data, generation = objects.read(self._path)
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return json.loads(data or b"")["holder"] == self._token, generation
+            return _json.parse(data or b"")["holder"] == self._token, generation
         return False, generation
 
     def _write(self, generation: int) -> bool:

@@ -8,7 +8,6 @@ directory says that it has digests (`PROMISE`), so that a lost `DIGESTS.json` is
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax import _json
 
 PROMISE = {"digests": True}  # part of the record beside digests
 _NAME = "DIGESTS.json"
@@ -67,7 +67,7 @@ def require_intact(directory: Path, item: str = "", *, shared: bool = False) -> 
 def _expected(directory: Path) -> dict[str, str]:
     """The recorded digests by name of the file; none where none were kept."""
     try:
-        record = json.loads(files.read_text(directory / _NAME))
+        record = _json.parse(files.read_text(directory / _NAME))
         number, expected = int(record["number"]), dict(record["files"])
     except FileNotFoundError:
         if _promised(directory):
@@ -75,7 +75,7 @@ def _expected(directory: Path) -> dict[str, str]:
                 f"expected the digests of {directory} as its record promises, found no {_NAME}"
             ) from None
         return {}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise Damaged(
             f"expected the digests of {directory} as they were written, found {_NAME} unreadable"
         ) from error
@@ -89,7 +89,7 @@ def _expected(directory: Path) -> dict[str, str]:
 def _promised(directory: Path) -> bool:
     """Whether the record of a directory says that digests were written beside it."""
     try:
-        record = json.loads(files.read_text(directory / _RECORD))
+        record = _json.parse(files.read_text(directory / _RECORD))
         return all(record.get(name) == value for name, value in PROMISE.items())
     except FileNotFoundError:
         return False

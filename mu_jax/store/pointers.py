@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax import _objects as objects
 from mu_jax.store import commits
 from mu_jax.store.records import Version, now
@@ -38,11 +38,11 @@ def look(path: Path, *, damaged: bool = False) -> tuple[dict[str, Any] | None, i
     if data is None:
         return None, generation
     try:
-        pointer = json.loads(data)
+        pointer = _json.parse(data)
         kinds = [type(pointer[name]) for name in ("version", "previous")]
         if set(kinds) <= {int, type(None)} and (kinds[0] is int or "pruned" in pointer):
             return pointer, generation
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         pass
     if damaged:
         return None, generation
@@ -125,8 +125,8 @@ def read_highest(path: Path, folder: Path, pointer: Path) -> int:
     """The highest number ever given, even if its version was deleted by other hands."""
     found = [0, *commits.taken(folder)]
     # In an earlier store, or where a file is damaged, the versions that are there must do.
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        found.append(int(json.loads(files.read_text(path))["highest"]))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError):
+        found.append(int(_json.parse(files.read_text(path))["highest"]))
     with contextlib.suppress(commits.Damaged):
         served = read_pointer(pointer) or {}
         found += [served.get("version") or 0, served.get("previous") or 0]
@@ -144,6 +144,6 @@ def _read(path: Path) -> tuple[bytes | None, int]:
 
 def _highest_of(data: bytes | None, number: int) -> bytes:
     """The file of the highest number, after `number` was given by one of several writers."""
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        number = max(number, int(json.loads(data or b"")["highest"]))
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+        number = max(number, int(_json.parse(data or b"")["highest"]))
     return files.as_text({"highest": number}).encode()

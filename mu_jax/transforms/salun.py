@@ -18,7 +18,7 @@ from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.loops.phases import Phase, fit_phases
-from mu_jax.losses import total_weight, weighted_sum
+from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -226,7 +226,7 @@ class _Relabeled:
         def draw(index, label):
             return self.draw(jax.random.fold_in(own_key, index), label, classes)
 
-        labels = jax.vmap(draw)(batch.index, batch.targets)
+        labels = jax.vmap(draw)(batch.index, wide(batch.targets))
         losses = self.model.per_example(outputs, batch._replace(targets=labels))
         term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight))
         return {"loss": term}, variables

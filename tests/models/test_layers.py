@@ -1,5 +1,6 @@
 """Layers of the reference architectures against other ways to compute them."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mu_jax.models import CNN, MLP, AllCNN, ResNet9, ViTTiny
+from mu_jax.models import CNN, MLP, AllCNN, RegressionCNN, ResNet9, ViTTiny
 from mu_jax.models.cnn import ConvBatchNorm
 from mu_jax.models.resnet import BasicBlock, _max_pool
 from mu_jax.models.vit import Block, SelfAttention
@@ -58,6 +59,9 @@ def test_batch_norm_moves_by_a_tenth(filled):
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * variance, atol=1e-5)
     unbiased = y.var((0, 1, 2), ddof=1)
     assert np.abs(after["var"] - (0.9 * before["var"] + 0.1 * unbiased)).max() > 1e-4
+    for module in (ConvBatchNorm, RegressionCNN):  # as somebody who comes from there must know
+        said = " ".join(module.__doc__.split())
+        assert re.search(r"biased variances?\b.*PyTorch", said), module
 
 
 def test_strided_layers_pad_both_sides(filled):

@@ -75,6 +75,23 @@ def test_an_object_of_other_bytes_is_not_restored(bucket):
         assert store.serving() == 1
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"folder": 3}', "[" * 100_000])
+def test_an_object_that_names_no_folder_is_damage(bucket, text):
+    store = Store(bucket)
+    store.swap(store.publish(filled(1.0), method="train"))
+    store.publish(filled(2.0), method="ssd", parent=1)
+    objects.write(store.directory / "versions/00000002", text.encode())
+    said = "00000002 to name the folder of its files, found it unreadable"
+    for call in (lambda: store.restore(2, like=LIKE), lambda: store.swap(2)):
+        with pytest.raises(Damaged, match=f"{said}; version 1, its newest intact ancestor"):
+            call()
+    for call in (store.history, lambda: store.forgotten(2), lambda: store.prune(keep=0)):
+        with pytest.raises(Damaged, match=said):
+            call()
+    assert store.publish(filled(3.0), method="ssd", parent=1) == 3
+    assert store.serving() == 1 and store.find("ab") is None
+
+
 def test_of_two_swaps_from_one_parent_one_is_overtaken(bucket):
     store = Store(bucket)
     store.swap(store.publish(filled(1.0), method="train"))

@@ -149,6 +149,26 @@ def test_lost_digests_are_noticed(store):
     assert float(store.restore(1, like=filled(0.0))["b"][0]) == 1.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"number": 1e999, "files": {}, "highest": 1e999}', "9" * 5000, "null"],
+    ids=["nested too deep", "infinite", "too many digits", "nothing"],
+)
+def test_json_that_no_reader_takes_is_damage(store, text):
+    store.publish(filled(2.0), parent=1, method="ssd", forgotten=[1])
+    folder = store.directory / "versions/00000002"
+    (folder / "DIGESTS.json").write_text(text)
+    with pytest.raises(Damaged, match=r"DIGESTS\.json unreadable; version 1, its newest intact"):
+        store.restore(2, like=filled(0.0))
+    (store.directory / "NUMBERS").write_text(text)
+    assert store.publish(filled(3.0), parent=1, method="ssd") == 3
+    (folder / "DIGESTS.json").unlink()
+    if not text.startswith("{"):  # which is a record that promises no digests
+        (folder / "metadata/metadata").write_text(text)
+        with pytest.raises(Damaged, match="metadata/metadata unreadable"):
+            store.restore(2, like=filled(0.0))
+
+
 def test_a_version_is_found_by_its_identity_if_it_is_intact(store):
     assert store.find("ab") is None
     for value in (2.0, 3.0):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax.datasets.adapters.columns import Where
 from mu_jax.datasets.adapters.rows import Rows, rows_of
 
@@ -62,8 +62,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        found = _json.parse(line)
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise ValueError(

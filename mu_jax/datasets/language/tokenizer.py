@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mu_jax import _json
 from mu_jax._extras import extra
 
 
@@ -217,7 +217,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = _json.parse(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(
             f"expected JSON in {path}, found a damaged file ({error}): copy it again"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from mu_jax._at_once import as_array, holds
+from mu_jax._at_once import as_array, holds, wide
 from mu_jax.evaluation.accuracy import as_float, is_concrete
 
 
@@ -79,7 +79,8 @@ def token_statistics(logits: ArrayLike, targets: Targets) -> TokenStatistics:
         >>> [round(nats, 4) for nats in found.nll[0].tolist()], found.hit[0].tolist()
         ([0.0, 0.6931, 0.1269], [0.0, 1.0, 1.0])
     """
-    logits, tokens, mask = as_float(logits), as_array(targets.tokens), as_array(targets.mask)
+    logits, mask = as_float(logits), as_array(targets.mask)
+    tokens = wide(as_array(targets.tokens))
     if logits.ndim < 3 or tokens.shape != logits.shape[-3:-1] or mask.shape != tokens.shape:
         raise ValueError(
             "expected logits [..., B, T, V], tokens [B, T] and a mask [B, T], found "
@@ -169,7 +170,7 @@ def token_statistics_from_hidden(
         [0.0, 0.6931, 0.1269]
     """
     hidden, unembedding = as_array(hidden), as_array(unembedding)
-    tokens, mask = as_array(targets.tokens), as_array(targets.mask)
+    tokens, mask = wide(as_array(targets.tokens)), as_array(targets.mask)
     if (
         hidden.ndim != 3
         or unembedding.shape[1:] != hidden.shape[2:]

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mu_jax import _json
+
 Json = dict[str, Any]
 
 ARCHITECTURES = {
@@ -73,7 +75,7 @@ def load(path: Path) -> Json:
             + ("" if beside else "; give the directory of a checkpoint")
         )
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = _json.parse(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"expected JSON in {path}, found {error}; copy the file again") from error
     if not isinstance(found, dict):

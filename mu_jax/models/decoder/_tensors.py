@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mu_jax import _json
 from mu_jax._extras import extra
 from mu_jax._paths import absolute, in_bucket
 
@@ -86,7 +86,7 @@ class Tensors:
     def _indexed(self) -> dict[str, str]:
         path = self._folder / INDEX
         try:
-            where = dict(json.loads(path.read_text("utf-8"))["weight_map"])
+            where = dict(_json.parse(path.read_text("utf-8"))["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"expected a JSON object with a weight_map in {path}, found {error!r}; copy the "

@@ -76,9 +76,10 @@ def test_tokenizers_of_other_models_are_refused(folder):
 def test_files_that_are_missing_or_damaged_are_refused(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="no such file: put the model's"):
         language.read_tokenizer(tmp_path_factory.mktemp("empty"))
-    (folder / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"JSON in .*tokenizer_config.json, found a damaged"):
-        language.read_tokenizer(folder)
+    for text in ("{", "[" * 100_000):
+        (folder / "tokenizer_config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"JSON in .*tokenizer_config.json, found a damaged"):
+            language.read_tokenizer(folder)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"another or a damaged file"):
         language.read_tokenizer(folder)

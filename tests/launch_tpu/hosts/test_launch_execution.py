@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 
 import pytest
@@ -9,7 +10,7 @@ from fake_cloud import JOB, Cloud
 
 from launch_tpu.hosts import execute
 from launch_tpu.hosts import plan as plans
-from launch_tpu.hosts.commands import Command, Until, join
+from launch_tpu.hosts.commands import Command, File, Until, join
 from launch_tpu.hosts.spec import from_dict
 
 SPEC = from_dict({**JOB, "setup": ["echo once >> setups"], "python": "true"})
@@ -291,6 +292,21 @@ def test_a_program_that_does_not_start(broken, tmp_path, monkeypatch):
     with pytest.raises(execute.LaunchError, match="found that the system refuses it") as error:
         execute.up([Command((str(program),), "try")], say=lambda _: None)
     assert error.value.code == 126 and str(program) in str(error.value)
+
+
+def test_two_launches_at_once_leave_a_whole_script(tmp_path, monkeypatch):
+    path, real = tmp_path / "jobs" / "startup.sh", os.replace
+
+    def meanwhile(source, target):
+        monkeypatch.undo()
+        execute._write(File(str(path), "another launch\n"))
+        assert path.read_text() == "another launch\n"
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    execute._write(File(str(path), "this launch\n"))
+    assert path.read_text() == "this launch\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["startup.sh"]
 
 
 def test_a_file_that_cannot_be_written(cloud):

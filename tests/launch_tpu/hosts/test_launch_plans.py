@@ -169,6 +169,24 @@ def test_no_line_of_the_setup_ends_the_file_that_holds_it(tmp_path):
     assert [path for path in made if path.endswith("broken")] == []
 
 
+@pytest.mark.parametrize(
+    ("setup", "runs"),
+    [
+        (["true # prepared"], True),
+        (["false || true", "cd /; x=1", "test $x = 1"], True),
+        (["true; false # not prepared"], False),
+        (["cat <<'END'", "text", "END"], False),
+    ],
+)
+def test_a_container_runs_the_job_after_its_setup_and_not_without(tmp_path, setup, runs):
+    python = recorder(tmp_path / "python")
+    spec = from_dict({**JOB, "engine": "xpk", "setup": setup, "python": python})
+    line, record = scripts.in_container(spec), tmp_path / "record"
+    done = subprocess.run(["sh", "-c", line], env={"PATH": "/bin", "RECORD": str(record)})
+    assert (done.returncode == 0) == record.exists() == runs and "\n" not in line
+    assert not runs or record.read_text().split("\0")[:-1] == list(scripts.worker(spec))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="needs the Google Cloud CLI")
 def test_gcloud_knows_every_flag(tmp_path):

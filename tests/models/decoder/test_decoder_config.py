@@ -125,7 +125,7 @@ def test_options_that_are_off_and_keys_that_the_caller_vouches_for(tmp_path):
     assert read(tmp_path, found | {"logit_scale": 1.0}, ignore=("logit_scale",)) == plain
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000], ids=["{", "[]", "deep"])
 def test_a_damaged_file(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"expected (JSON|a JSON object) in .*config.json, found"):

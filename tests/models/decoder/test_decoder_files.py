@@ -174,8 +174,8 @@ def break_files(folder, case):
     if case == "cut short":
         part.write_bytes(part.read_bytes()[:-8])
         return folder, ValueError, f"expected a safetensors file at .*{part.name}"
-    if case == "no map":
-        index.write_text("{}")
+    if case in ("no map", "deep map"):
+        index.write_text("{}" if case == "no map" else "[" * 100_000)
         return folder, ValueError, "expected a JSON object with a weight_map"
     where = json.loads(index.read_text())
     del where["weight_map"]["model.norm.weight"]
@@ -183,7 +183,7 @@ def break_files(folder, case):
     return folder, ValueError, "found it, which the index does not name: model.norm.weight"
 
 
-CASES = "no folder,no config,adapter,no weights,no part,cut short,no map,not in the index"
+CASES = "no folder,no config,adapter,no weights,no part,cut short,no map,deep map,not in the index"
 
 
 @pytest.mark.parametrize("case", CASES.split(","))
