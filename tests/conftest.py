@@ -23,6 +23,22 @@ COMPILE_FAST = (
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 
+# Examples in docstrings that compile for a second, of what tests and pages check as well.
+# A new example is quick.
+SLOW_EXAMPLES = (
+    *("attribution.lasso.lasso", "attribution.lds.lds", "attribution.trak.group_direction"),
+    *("attribution.trak.trak", "evaluation.competition.forgetting_quality"),
+    *("evaluation.divergence.pairwise_floor", "evaluation.klom.klom_floor"),
+    *("evaluation.klom_check.*", "evaluation.klom_intervals.klom_difference"),
+    *("evaluation.outliers.ensemble_distance", "evaluation.representation.linear_cka"),
+    *("probes.relearning.relearning_curve", "probes.worst_case.worst_case_set"),
+    *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
+    *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
+    *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
+    *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
+    *("transforms.task_vector.task_vector", "transforms.undial.undial", "transforms.wga.wga"),
+)
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -62,9 +78,19 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if patterns(item) and not any(map(matches(item), patterns(item))):
             item.add_marker(pytest.mark.slow)
+    mark_examples(items)
     if not any("::" in str(each) for each in config.args):  # else not all cases are here
         require_quick_cases(items)
     items.sort(key=lambda item: method(item) or "")
+
+
+def mark_examples(items):
+    """Marks the examples of `SLOW_EXAMPLES` slow."""
+    for item in items:
+        name = item.name.removeprefix("mu_jax.")
+        is_slow = any(fnmatch.fnmatch(name, pattern) for pattern in SLOW_EXAMPLES)
+        if isinstance(item, pytest.DoctestItem) and is_slow:
+            item.add_marker(pytest.mark.slow)
 
 
 def patterns(item):

@@ -19,6 +19,7 @@ from mu_jax.models import CNN
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 EXAMPLES, CLASSES = 22, 3
 FORGET_IDS = [1, 4, 5, 9, 13, 16]
+_START = jax.random.key(7)
 
 
 class Setting(NamedTuple):
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
 
     @property
     def variables(self) -> Any:
-        return self.init(jax.random.key(7))
+        return _started(self.init, jnp.result_type(float))
 
     def data(self, *, batch_size: int = 4, seed: int = 0) -> mu.Batches:
         """The examples; another seed gives other values of the same shapes."""
@@ -47,6 +48,13 @@ class Setting(NamedTuple):
     def streams(self) -> list[mu.Stream]:
         """The same two sets, read batch by batch."""
         return [mu.stream(pairs_of(x), batch_size=4, index=x.index) for x in self.sets()]
+
+
+@functools.cache
+def _started(init: Callable[[jax.Array], Any], precision: Any) -> Any:
+    """Variables that are made once in a precision, by one program, also while JAX traces."""
+    del precision
+    return jax.jit(init).lower(_START).compile()(_START)
 
 
 @functools.cache

@@ -96,9 +96,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.quick(
-    "ssd", "iau", "epochs", "neg_grad_plus", "dmm", "scrub", "masked twice", "through"
-)
+@pytest.mark.quick("ssd", "epochs", "dmm", "scrub", "masked twice", "through")
 @pytest.mark.parametrize("name", RECIPES)
 def test_other_sizes_seeds_optimizers_and_numbers_compile_nothing(name):
     RECIPES[name](0.25)(*given(0, 40, 12))
@@ -139,6 +137,7 @@ def test_a_first_call_on_a_mesh_is_few_programs():
     assert 1 <= len(compilations) <= 6
 
 
+@pytest.mark.quick("ssd")
 @pytest.mark.parametrize("name", ["ssd", "finetune"])
 def test_other_sizes_and_numbers_compile_nothing_on_a_mesh(name):
     mesh = mu.data_mesh()
@@ -184,6 +183,7 @@ def test_walking_through_batches_on_a_mesh_is_one_program():
     assert len(compilations) == 1
 
 
+@pytest.mark.quick("one_by_one")  # "together" below, on other sizes
 @pytest.mark.parametrize("layout", ["together", "one_by_one"])
 def test_training_an_ensemble_again_compiles_nothing(layout):
     data = given(0, 40, 12)[3]
@@ -234,7 +234,7 @@ def an_ensemble(seed):
     )
 
 
-@pytest.mark.quick("together-finetune", "one_by_one-ssd")
+@pytest.mark.quick("together-finetune")
 @pytest.mark.parametrize(
     ("layout", "name"),
     [("together", "finetune"), ("together", "scrub"), ("one_by_one", "ssd")],
@@ -296,6 +296,7 @@ def test_no_cache_keeps_what_is_traced(name):
         jax.vmap(lambda x: RECIPES[name](x)(*one)[0])(np.array([0.1, 0.2], np.float32))
 
 
+@pytest.mark.slow  # of every way to put a method together, a law of methods
 def test_numbers_that_are_traced_are_those_of_the_loop():
     one = given(0, 40, 12)
     rates = np.array([0.1, 0.3], np.float32)

@@ -61,7 +61,8 @@ def patch_convolution(
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
         >>> layer = nn.Conv(8, (3, 3), conv_general_dilated=patch_convolution)
-        >>> outputs, _ = layer.init_with_output(jax.random.key(0), jnp.ones((2, 6, 6, 3)))
+        >>> run = jax.jit(layer.init_with_output)
+        >>> outputs, _ = run(jax.random.key(0), jnp.ones((2, 6, 6, 3)))
         >>> outputs.shape
         (2, 6, 6, 8)
 

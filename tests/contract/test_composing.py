@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from recipes import ARGUMENTS, cases, compiled, every
+from recipes import ARGUMENTS, WAYS, cases, compiled, every
 from trees import assert_close, snapshot, stack
 
 import mu_jax as mu
@@ -51,6 +51,7 @@ def numbers(case):
     return [name for name in arrays if name in ARGUMENTS and name not in dict(case.changes)]
 
 
+@pytest.mark.quick(*WAYS, "ssd-adaptive", some_methods=True)
 @every()
 def test_jit_equals_eager_and_a_second_call_compiles_nothing(case, compilations):
     chosen = case.setting("raw")
@@ -125,6 +126,7 @@ def scaled(case, scale):
     return changes | ({"optimizer": optax.sgd(0.1 * scale)} if case.takes("optimizer") else {})
 
 
+@pytest.mark.quick(*WAYS, some_methods=True)
 @every(variants="slow")
 def test_vmap_over_keys_and_all_numbers_equals_the_loop_and_leaves_no_tracer(case):
     chosen = case.setting("raw")

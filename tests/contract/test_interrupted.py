@@ -43,9 +43,12 @@ def arrays(chosen):
     return chosen.sets()
 
 
+STREAMED = {"ssd", "finetune", "scrub"}  # quick from streams, the other ways from arrays
+
+
 @pytest.mark.quick(
-    *among("arrays-*", methods=WAYS),
-    *among(methods=("ssd", "finetune", "scrub")),
+    *among("arrays-*", methods=tuple(set(WAYS) - STREAMED)),
+    *among("streams-*", methods=tuple(STREAMED)),
     some_methods=True,
 )
 @pytest.mark.parametrize(("source", "share"), [(arrays, 0.5), (streams, 0.9)])

@@ -43,6 +43,7 @@ def padded(data):
     return [mu.Batch(x.inputs, x.targets, x.weight, x.index) for x in batches]
 
 
+@pytest.mark.quick("*-5")
 @pytest.mark.parametrize("batch_size", [5, 100])
 @every(in_one_pass)
 def test_statistics_do_not_depend_on_the_batch_size(case, batch_size):

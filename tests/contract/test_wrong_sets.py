@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import compiled, every
+from recipes import WAYS, compiled, every
 from small_models import FORGET_IDS, pairs_of
 from trees import is_one_sentence
 
@@ -62,6 +62,7 @@ def test_refused_in_one_sentence(case, kind):
     assert is_one_sentence(str(error.value))
 
 
+@pytest.mark.quick(*WAYS, some_methods=True)
 @every(variants="none")
 def test_an_overlap_under_jit_is_counted(case):
     chosen = case.setting("raw")

@@ -21,11 +21,11 @@ from fitting_cases import (
     by_hand,
     close,
     data,
-    mean_loss,
     pairs,
     run,
     squared,
     start,
+    value_and_gradient,
 )
 
 import mu_jax as mu
@@ -54,8 +54,9 @@ def test_info_holds_the_norm_of_each_gradient():
     _, info = run(epochs=1, optimizer=optax.sgd(0.0), shuffle=False)
     for step in range(3):
         batch = data().at(step)
-        grads = jax.grad(mean_loss)(start().params, batch.inputs, batch.targets, batch.weight)
-        np.testing.assert_allclose(info.gradient_norm[step], optax.tree.norm(grads), rtol=1e-5)
+        grads = value_and_gradient(start().params, batch.inputs, batch.targets, batch.weight)[1]
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
+        np.testing.assert_allclose(info.gradient_norm[step], norm, rtol=1e-5)
         assert info.examples[step] == batch.weight.sum()
 
 
@@ -203,9 +204,9 @@ def test_equal_objectives_and_seams_share_one_compilation():
 def test_the_value_reaches_an_optimizer_that_wants_it():
     params = start().params
     batch = (data().inputs, data().targets, jnp.ones(N))
-    loss, grads = jax.value_and_grad(mean_loss)(params, *batch)
-    rate = loss / sum(jnp.sum(g * g) for g in jax.tree.leaves(grads))
-    expected = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+    loss, grads = jax.device_get(value_and_gradient(params, *batch))
+    rate = loss / sum(np.sum(g * g) for g in jax.tree.leaves(grads))
+    expected = jax.tree.map(lambda p, g: np.asarray(p) - rate * g, params, grads)
     polyak = optax.polyak_sgd(max_learning_rate=1e3)
     state, _ = run(data(N), optimizer=polyak, shuffle=False)
     close(state.variables.params, expected, rtol=1e-4)

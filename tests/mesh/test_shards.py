@@ -89,7 +89,7 @@ def test_every_statistic_is_the_same_on_every_mesh(name, devices, kind):
     acc.merge(jax.device_put(one, NamedSharding(mesh, PartitionSpec())))
 
 
-@pytest.mark.quick("per example", "grouped")
+@pytest.mark.quick("per example")
 @pytest.mark.parametrize("name", STATISTICS)
 def test_more_devices_than_examples(name):
     few = data().take(np.arange(3))
@@ -99,6 +99,7 @@ def test_more_devices_than_examples(name):
     )
 
 
+@pytest.mark.quick("explicit")
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_jit_it_is_the_same(kind):
     batches = mu.shard(data(), mesh_over(4, kind))
@@ -236,8 +237,7 @@ def communications(text):
     return collections.Counter(re.findall(rf" ({names})(?:-start)?\(", text))
 
 
-@pytest.mark.quick("*-explicit", "per example-*")
-@pytest.mark.quick("*-explicit", "per example-*")
+@pytest.mark.quick("mean gradient-explicit", "grouped-explicit", "per example-*")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_communicates_once_however_many_batches(name, kind):

@@ -30,15 +30,14 @@ def hp(name):
 def targets_of(name, **changes):
     """The targets of the rows `forget`, `retain` or `alternate`, with the reference's sums."""
     found = golden()
-    mask = jnp.asarray(found[f"{name}/labels"] != -100, float)
-    reference = jnp.asarray(found[f"seq_nll/{name}_ref"])
-    tokens = jnp.asarray(found[f"{name}/tokens"])
+    mask = (found[f"{name}/labels"] != -100).astype(float)
+    reference, tokens = found[f"seq_nll/{name}_ref"], found[f"{name}/tokens"]
     return TokenTargets(tokens, mask, reference=reference)._replace(**changes)
 
 
 def logits_of(name):
     """Logits of the model and of the reference model."""
-    return tuple(jnp.asarray(golden()[f"{name}/{part}"]) for part in ("logits", "ref_logits"))
+    return tuple(golden()[f"{name}/{part}"] for part in ("logits", "ref_logits"))
 
 
 def predict(params, state, tokens):
@@ -55,7 +54,7 @@ def params_of(prefix):
     """Parameters of the tiny model, such as `tiny`, `tiny_ref` or `npo/tiny_after3`."""
     found = golden()
     names = [name for name in "EAcWb" if f"{prefix}/{name}" in found]
-    return {name: jnp.asarray(found[f"{prefix}/{name}"]) for name in names}
+    return {name: found[f"{prefix}/{name}"] for name in names}
 
 
 MODEL = mu.from_function(
@@ -68,8 +67,13 @@ MODEL = mu.from_function(
 def tiny_targets(name):
     """The targets of rows, with the sums of the tiny reference model."""
     found = targets_of(name)
-    logits = predict(params_of("tiny_ref"), (), found.tokens)
-    return found._replace(reference=mu.token_losses.sequence_nll(logits, found)[0])
+
+    @jax.jit
+    def sums(params, targets):
+        logits = predict(params, (), targets.tokens)
+        return mu.token_losses.sequence_nll(logits, targets)[0]
+
+    return found._replace(reference=sums(params_of("tiny_ref"), found))
 
 
 def adam_run(value, params, steps=3, **betas):
@@ -77,12 +81,16 @@ def adam_run(value, params, steps=3, **betas):
     import optax
 
     optimizer = optax.adam(hp("lr"), **betas)
-    state, losses, after = optimizer.init(params), [], []
-    gradient = jax.jit(jax.value_and_grad(value))
-    for _ in range(steps):
-        loss, grads = gradient(params)
+    state, losses, after = jax.jit(optimizer.init)(params), [], []
+
+    @jax.jit
+    def step(params, state):
+        loss, grads = jax.value_and_grad(value)(params)
         updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        return loss, optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        loss, params, state = step(params, state)
         losses.append(loss)
         after.append(params)
-    return jnp.stack(losses), after
+    return np.stack(losses), after

@@ -33,7 +33,7 @@ from mu_jax.loops.gradients import total
 from mu_jax.objectives import distillation, preference, segments, steering, weighted
 from mu_jax.objectives.token_terms import token_cross_entropy
 
-ROWS = jnp.ones(3)
+ROWS = np.ones(3)
 
 
 @pytest.fixture(autouse=True)
@@ -128,26 +128,47 @@ def value(terms, z, y):
     return total({str(n): term(z, y) for n, term in enumerate(terms)})
 
 
+@functools.cache
 def given():
     names = ("forget", "retain", "alternate")
     logits = {name: logits_of(name) for name in names}
     z = {name: pair[0] for name, pair in logits.items()}
     fixed = {f"{name}_ref": pair[1] for name, pair in logits.items()}
-    secret = jnp.asarray(golden()["code_eraser/secret_mask"], float)
+    secret = golden()["code_eraser/secret_mask"].astype(float)
     return z, fixed, {name: targets_of(name, secret=secret) for name in names}
+
+
+@jax.jit
+def all_objectives(z, fixed, y):
+    """Of every objective of logits the value, and its gradient with respect to them."""
+
+    def erased(z):
+        rows = z["forget"], fixed["forget_ref"], y["forget"]
+        return total(segments.erase(*rows, ROWS, gamma=0.1, strength=0.1))
+
+    def of(terms):
+        return lambda z: value(terms, z | fixed, y)
+
+    found = {name: of(terms) for name, terms in (PROGRAMS | OWN).items()} | {"code_eraser": erased}
+    return {name: jax.value_and_grad(objective)(z) for name, objective in found.items()}
+
+
+def all_terms(z, fixed, y):
+    """Every objective of logits, a number each."""
+    return {name: loss for name, (loss, _) in all_objectives(z, fixed, y).items()}
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *OWN])
 def test_values_and_gradients_with_respect_to_logits(name):
-    found, (z, fixed, y) = golden(), given()
-    terms = (PROGRAMS | OWN)[name]
-    loss, grads = jax.value_and_grad(lambda z: value(terms, z | fixed, y))(z)
+    found = golden()
+    loss, grads = all_objectives(*given())[name]
     np.testing.assert_allclose(loss, found[f"{name}/loss"], rtol=1e-9)
     for part, gradient in grads.items():
         expected = found.get(f"{name}/grad/{part}", np.zeros_like(gradient))
         np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.quick("npo", "dpo")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_three_steps_of_a_tiny_model(name):
     found = golden()
@@ -155,7 +176,8 @@ def test_three_steps_of_a_tiny_model(name):
     y = {part: tiny_targets(part) for part in names}
     tokens = {part: y[part].tokens for part in names}
     ref = params_of("tiny_ref")
-    fixed = {f"{part}_ref": predict(ref, (), tokens[part]) for part in names}
+    logits = jax.jit(predict)
+    fixed = {f"{part}_ref": logits(ref, (), tokens[part]) for part in names}
 
     def loss(params):
         z = {part: predict(params, (), tokens[part]) for part in names}
@@ -180,10 +202,10 @@ def test_gradient_ascent_is_that_of_the_program():
 
 
 def test_sequence_sums_of_the_program():
-    found = golden()
+    found, sequence_nll = golden(), jax.jit(preference.sequence_nll)
     for name in ("forget", "retain", "alternate"):
         for logits, key in zip(logits_of(name), ("", "_ref")):
-            sums = preference.sequence_nll(logits, targets_of(name))
+            sums = sequence_nll(logits, targets_of(name))
             np.testing.assert_allclose(sums[0], found[f"seq_nll/{name}{key}"], rtol=1e-12)
             np.testing.assert_array_equal(sums[1], found[f"seq_count/{name}"])
 
@@ -194,37 +216,38 @@ def mean(term):
 
 def test_steering_of_hidden_states():
     found, kinds = golden(), ("forget", "retain")
-    states = {kind: jnp.asarray(found[f"rmu/hidden_{kind}"]) for kind in kinds}
-    aims = {
-        "forget": jnp.asarray(found["rmu/control"]),
-        "retain": jnp.asarray(found["rmu/hidden_retain_ref"]),
-    }
+    states = {kind: found[f"rmu/hidden_{kind}"] for kind in kinds}
+    aims = {"forget": found["rmu/control"], "retain": found["rmu/hidden_retain_ref"]}
 
-    def terms(states, positions="scored"):
-        return {
-            kind: steering.steering(
-                states[kind], aims[kind], targets_of(kind), ROWS, positions=positions
-            )
-            for kind in kinds
-        }
+    @functools.partial(jax.jit, static_argnames=("kind", "positions"))
+    def term(states, kind, positions="scored", *, aims=aims):
+        return steering.steering(
+            states[kind], aims[kind], targets_of(kind), ROWS, positions=positions
+        )
 
-    loss, grads = jax.value_and_grad(lambda s: total(terms(s)))(states)
+    @jax.jit
+    @jax.value_and_grad
+    def both(states):
+        return total({kind: term(states, kind) for kind in kinds})
+
+    loss, grads = both(states)
     np.testing.assert_allclose(loss, found["rmu/loss"], rtol=1e-9)
     for kind in kinds:
         np.testing.assert_allclose(grads[kind], found[f"rmu/grad/{kind}"], rtol=1e-9, atol=1e-12)
         for positions, key in (("scored", ""), ("all", "_all_positions")):
-            term = mean(terms(states, positions)[kind])
-            np.testing.assert_allclose(term, found[f"rmu/{kind}_term{key}"], rtol=1e-9)
-    at_control = jnp.broadcast_to(aims["forget"], states["forget"].shape)
-    assert mean(steering.steering(at_control, aims["forget"], targets_of("forget"), ROWS)) == 0
+            one = mean(term(states, kind, positions))
+            np.testing.assert_allclose(one, found[f"rmu/{kind}_term{key}"], rtol=1e-9)
+    at_control = np.broadcast_to(aims["forget"], states["forget"].shape)
+    assert mean(term(states | {"forget": at_control}, "forget")) == 0
 
 
 def test_the_program_of_steering_divides_by_all_lengths():
     """The published tiny run: `mean_i sum_i times mean_j 1/count_j`, of our sums."""
     found = golden()
-    control = jnp.asarray(found["rmu/control"])
+    control = found["rmu/control"]
     y = {kind: targets_of(kind) for kind in ("forget", "retain")}
     others = params_of("tiny")
+    aim = jax.jit(hidden)(params_of("tiny_ref"), y["retain"].tokens)
 
     def released(states, wanted, targets):
         apart = (jnp.square(states - wanted).mean(-1) * targets.mask).sum(1)
@@ -232,7 +255,6 @@ def test_the_program_of_steering_divides_by_all_lengths():
 
     def loss(trained):
         params = others | trained
-        aim = hidden(params_of("tiny_ref"), y["retain"].tokens)
         return released(hidden(params, y["forget"].tokens), control, y["forget"]) + released(
             hidden(params, y["retain"].tokens), aim, y["retain"]
         )
@@ -244,7 +266,7 @@ def test_the_program_of_steering_divides_by_all_lengths():
 
 def valid(name, **changes):
     """Every token scored but padding, as CodeEraser has it."""
-    return targets_of(name, mask=jnp.asarray(golden()[f"{name}/attention_mask"], float), **changes)
+    return targets_of(name, mask=golden()[f"{name}/attention_mask"].astype(float), **changes)
 
 
 def value_of(terms):
@@ -252,7 +274,7 @@ def value_of(terms):
 
 
 def secret_targets():
-    return valid("forget", secret=jnp.asarray(golden()["code_eraser/secret_mask"], float))
+    return valid("forget", secret=golden()["code_eraser/secret_mask"].astype(float))
 
 
 def test_code_eraser():
@@ -275,7 +297,7 @@ def test_code_eraser():
         ),
     }
     for kind, terms in steps.items():
-        loss, grads = jax.value_and_grad(value_of(terms))(logits_of(kind)[0])
+        loss, grads = jax.jit(jax.value_and_grad(value_of(terms)))(logits_of(kind)[0])
         key = f"code_eraser/masked/{kind}_step"
         np.testing.assert_allclose(loss, found[f"{key}/loss"], rtol=1e-9)
         np.testing.assert_allclose(grads, found[f"{key}/grad/{kind}"], rtol=1e-9, atol=1e-12)
@@ -283,9 +305,9 @@ def test_code_eraser():
 
 def test_code_eraser_of_secrets_alone_is_gradient_ascent():
     (z, ref), y = logits_of("forget"), targets_of("forget")
-    y = y._replace(secret=jnp.ones_like(y.mask))
-    terms = segments.erase(z, ref, y, ROWS, gamma=0.0, strength=0.0)
-    np.testing.assert_allclose(total(terms), golden()["ga/loss"], rtol=1e-9)
+    y = y._replace(secret=np.ones_like(y.mask))
+    erased = jax.jit(lambda z: total(segments.erase(z, ref, y, ROWS, gamma=0.0, strength=0.0)))
+    np.testing.assert_allclose(erased(z), golden()["ga/loss"], rtol=1e-9)
     with pytest.raises(ValueError, match="mark the tokens of secrets") as error:
         segments.erase(z, ref, targets_of("forget"), ROWS, gamma=0.1, strength=0.1)
     assert is_one_sentence(str(error.value))
@@ -294,28 +316,20 @@ def test_code_eraser_of_secrets_alone_is_gradient_ascent():
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_npo_at_its_reference_is_ascent(beta):
     z, y = logits_of("forget")[0], targets_of("forget")
-    y = y._replace(reference=preference.sequence_nll(z, y)[0])
+    y = y._replace(reference=jax.jit(preference.sequence_nll)(z, y)[0])
 
     def npo(z):
         return mean(preference.npo(z, y, ROWS, beta=beta))
 
-    loss, grads = jax.value_and_grad(npo)(z)
+    loss, grads = jax.jit(jax.value_and_grad(npo))(z)
     np.testing.assert_allclose(loss, 2 / beta * np.log(2), rtol=1e-12)
-    ascent = jax.grad(lambda z: -preference.sequence_nll(z, y)[0].mean())(z)
+    ascent = jax.jit(jax.grad(lambda z: -preference.sequence_nll(z, y)[0].mean()))(z)
     np.testing.assert_allclose(grads, ascent, rtol=1e-9, atol=1e-14)
-
-
-def all_terms(z, fixed, y):
-    """Every objective of logits, a number each."""
-    found = {name: value(terms, z | fixed, y) for name, terms in (PROGRAMS | OWN).items()}
-    rows = z["forget"], fixed["forget_ref"], y["forget"]
-    erased = segments.erase(*rows, ROWS, gamma=0.1, strength=0.1)
-    return found | {"code_eraser": total(erased)}
 
 
 def test_a_constant_on_all_logits_of_a_position_changes_no_objective():
     z, fixed, y = given()
-    moved = {name: x + jnp.arange(8.0)[:, None] for name, x in z.items()}
+    moved = {name: x + np.arange(8.0)[:, None] for name, x in z.items()}
     expected, found = all_terms(z, fixed, y), all_terms(moved, fixed, y)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, err_msg=name)
@@ -329,7 +343,7 @@ def test_padding_changes_no_objective(side):
     pads = (3, 0) if side == "left" else (0, 3)
 
     def pad(x, junk=0.0):
-        return jnp.pad(x, ((0, 0), pads, *[(0, 0)] * (x.ndim - 2)), constant_values=junk)
+        return np.pad(x, ((0, 0), pads, *[(0, 0)] * (x.ndim - 2)), constant_values=junk)
 
     def pad_targets(y):
         return TokenTargets(pad(y.tokens, -100), pad(y.mask), pad(y.secret), y.reference)
@@ -347,37 +361,36 @@ def test_padding_changes_no_objective(side):
 
 def test_positions_that_predict_nothing_scored_have_no_gradient():
     z, fixed, y = given()
-
-    def whole(name, z):
-        return value(PROGRAMS[name], z | fixed, y)
-
+    found = all_objectives(z, fixed, y)
     for name in set(PROGRAMS) - WHOLE:
-        grads = jax.grad(functools.partial(whole, name))(z)
-        for part, gradient in grads.items():
-            predicts = jnp.pad(y[part].mask[:, 1:], ((0, 0), (0, 1)))
-            assert not gradient[predicts == 0].any()
+        for part, gradient in found[name][1].items():
+            predicts = np.pad(y[part].mask[:, 1:], ((0, 0), (0, 1)))
+            assert not np.asarray(gradient)[predicts == 0].any()
 
 
 def test_packed_documents_are_sequences():
     z, _, y = given()
     z, y = z["forget"], y["forget"]
-    expected = mean(preference.npo(z, y, ROWS, beta=0.1))
+
+    @functools.partial(jax.jit, static_argnames="documents")
+    def npo(z, y, rows, **packed):
+        return mean(preference.npo(z, y, rows, beta=0.1, **packed))
+
+    expected = npo(z, y, ROWS)
     row = TokenTargets(y.tokens.reshape(1, -1), y.mask.reshape(1, -1), reference=y.reference[None])
-    segment = jnp.repeat(jnp.arange(1, 4), 8)[None]
-    packed = {"segment": segment, "documents": 3}
-    found = preference.npo(z.reshape(1, -1, 11), row, jnp.ones(1), beta=0.1, **packed)
-    np.testing.assert_allclose(mean(found), expected, rtol=1e-12)
-    more = row._replace(reference=jnp.pad(row.reference, ((0, 0), (0, 1))))
-    packed = {"segment": segment, "documents": 4}  # one place is empty
-    found = preference.npo(z.reshape(1, -1, 11), more, jnp.ones(1), beta=0.1, **packed)
-    np.testing.assert_allclose(mean(found), expected, rtol=1e-12)
+    segment = np.repeat(np.arange(1, 4), 8)[None]
+    found = npo(z.reshape(1, -1, 11), row, np.ones(1), segment=segment, documents=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    more = row._replace(reference=np.pad(row.reference, ((0, 0), (0, 1))))  # one place is empty
+    found = npo(z.reshape(1, -1, 11), more, np.ones(1), segment=segment, documents=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("reference", [(), jnp.zeros((3, 2))])
+@pytest.mark.parametrize("reference", [(), np.zeros((3, 2))])
 def test_a_reference_of_another_shape_is_refused_in_one_sentence(reference):
     z, y = logits_of("forget")[0], targets_of("forget", reference=reference)
     with pytest.raises(ValueError, match=r"expected a reference of shape \(3,\)") as error:
-        preference.npo(z, y, ROWS, beta=0.1)
+        jax.eval_shape(functools.partial(preference.npo, beta=0.1), z, y, ROWS)
     assert is_one_sentence(str(error.value))
 
 

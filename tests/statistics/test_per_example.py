@@ -28,6 +28,21 @@ def in_double_precision(name):
         return case, gradient_loop(case)
 
 
+# Quick: every route, every way to use a leaf in several places, and what falls back.
+@pytest.mark.quick(
+    *("mlp", "conv", "block", "lookup", "tied embedding", "recurrent", "scanned layers"),
+    *("kernel and transpose", "tied in parts", "kernel first, tokens", "experts", "ragged experts"),
+    *("no entries", "adapter", "standardized convolution", "rows of a table", "custom rules"),
+    *(
+        "branches",
+        "carried",
+        "is the loss",
+        "also in the output",
+        "one axis",
+        "dilations",
+        "groups",
+    ),
+)
 @pytest.mark.parametrize("name", CASES)
 def test_squares_equal_a_loop(name):
     weight, (case, gradients) = np.linspace(0.5, 2.0, SIZE), in_double_precision(name)
@@ -36,6 +51,10 @@ def test_squares_equal_a_loop(name):
         assert_close(found, weighted(np.square, gradients, weight), 1e-12)
 
 
+@pytest.mark.quick(
+    *("mlp", "dilations", "lookup", "ragged experts", "tied embedding"),
+    *("tied, norms by comparison", "tied, one position"),
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -100,6 +119,7 @@ def test_large_leaves_fall_back():
     assert per_example.routes(losses, params, jnp.ones((2, 5))) == {"w": "fallback"}
 
 
+@pytest.mark.quick("dilations", "tied embedding")
 @pytest.mark.parametrize(
     "name", ["dilations", "experts", "standardized convolution", "tied embedding"]
 )
@@ -297,20 +317,20 @@ def test_norms_in_shard_map(mesh):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"params": {"w": jnp.ones((5, 3), int)}}, "floating-point"),
-        ({"rows": (jnp.ones((4, 5)), jnp.ones(3))}, "leading axis"),
-        ({"rows": (jnp.ones((0, 5)), jnp.ones(0))}, "positive leading axis"),
-        ({"weight": jnp.ones(3)}, "one weight per row"),
+        ({"params": {"w": np.ones((5, 3), int)}}, "floating-point"),
+        ({"rows": (np.ones((4, 5)), np.ones(3))}, "leading axis"),
+        ({"rows": (np.ones((0, 5)), np.ones(0))}, "positive leading axis"),
+        ({"weight": np.ones(3)}, "one weight per row"),
         ({"losses": lambda p, rows: (rows[0] @ p["w"]).sum()}, "one loss per row"),
     ],
 )
 def test_errors_say_what_to_do(change, words):
     arguments = {
         "losses": lambda p, rows: (rows[0] @ p["w"]).sum(-1),
-        "params": {"w": jnp.ones((5, 3))},
-        "rows": (jnp.ones((4, 5)), jnp.ones(4)),
-        "weight": jnp.ones(4),
+        "params": {"w": np.ones((5, 3))},
+        "rows": (np.ones((4, 5)), np.ones(4)),
+        "weight": np.ones(4),
     }
-    per_example.sum_of_squares(**arguments)
+    jax.eval_shape(lambda: per_example.sum_of_squares(**arguments))
     with pytest.raises(ValueError, match=words):
         per_example.sum_of_squares(**arguments | change)

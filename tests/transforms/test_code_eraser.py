@@ -45,11 +45,17 @@ def test_steps_in_turn_by_hand():
         apart = token_kl(logits(params, retain), logits(first, retain))
         return 0.2 * 1.5 * mean(apart, retain.targets.mask)
 
-    params, state = first, ADAM.init(first)
-    for _ in range(3):
-        for value in (forgetting, retaining):
+    def step_of(value):
+        @jax.jit
+        def step(params, state):
             updates, state = ADAM.update(jax.grad(value)(params), state, params)
-            params = optax.apply_updates(params, updates)
+            return optax.apply_updates(params, updates), state
+
+        return step
+
+    params, state, steps = first, ADAM.init(first), [step_of(forgetting), step_of(retaining)]
+    for step in 3 * steps:
+        params, state = step(params, state)
     assert_close(found.params, params, rtol=1e-4, atol=1e-5)
     assert int(info.steps) == 6
 

@@ -29,9 +29,9 @@ def test_the_golden_run_of_parameters_and_of_the_dual_variable():
     with jax.enable_x64(True), np.load(GOLDEN) as found:
         rows = {}
         for name in ("forget", "retain"):
-            mask = jnp.asarray(found[f"{name}/labels"] != -100, float)
-            rows[name] = TokenTargets(jnp.asarray(found[f"{name}/tokens"]), mask)
-        params = {leaf: jnp.asarray(found[f"tiny/{leaf}"]) for leaf in "EAcWb"}
+            mask = (found[f"{name}/labels"] != -100).astype(float)
+            rows[name] = TokenTargets(found[f"{name}/tokens"], mask)
+        params = {leaf: found[f"tiny/{leaf}"] for leaf in "EAcWb"}
         eps, ones = found["hp/pdu_eps"], jnp.ones(3)
 
         def logits(p, tokens):
@@ -44,13 +44,17 @@ def test_the_golden_run_of_parameters_and_of_the_dual_variable():
             return total({"": flat}) + both["dual"] * (total({"": kept}) - eps)
 
         optimizer = _primal_dual(optax.adam(float(found["hp/lr"])), found["hp/pdu_dual_lr"], 0)
-        both = {"params": params, "dual": jnp.ones(())}
-        state, losses, duals = optimizer.init(both), [], []
-        step = jax.jit(jax.value_and_grad(value))
-        for _ in range(3):
-            loss, grads = step(both)
+        both = {"params": params, "dual": np.ones(())}
+        state, losses, duals = jax.jit(optimizer.init)(both), [], []
+
+        @jax.jit
+        def step(both, state):
+            loss, grads = jax.value_and_grad(value)(both)
             updates, state = optimizer.update(grads, state, both)
-            both = optax.apply_updates(both, updates)
+            return loss, optax.apply_updates(both, updates), state
+
+        for _ in range(3):
+            loss, both, state = step(both, state)
             losses.append(loss)
             duals.append(both["dual"])
         np.testing.assert_allclose(losses, found["pdu/tiny_losses"], rtol=1e-9)
@@ -87,13 +91,17 @@ def test_steps_by_hand(tolerance):
         kept = token_cross_entropy(logits(drawn), drawn.targets, drawn.weight)
         return total({"": flat}), total({"": kept})
 
-    def value(params, step, dual):
-        flat, kept = terms(params, step)
-        return 0.5 * flat + dual * (kept - tolerance), kept
+    @jax.jit
+    def descended(params, step, dual):
+        def value(params):
+            flat, kept = terms(params, step)
+            return 0.5 * flat + dual * (kept - tolerance), kept
+
+        grads, kept = jax.grad(value, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, grads), kept
 
     for step in range(3):
-        grads, kept = jax.grad(value, has_aux=True)(params, step, dual)
-        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
+        params, kept = descended(params, step, dual)
         if step >= 1:
             dual = max(0.0, dual + 0.2 * (float(kept) - tolerance))
     assert_close(found.params, params)

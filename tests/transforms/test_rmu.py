@@ -70,18 +70,21 @@ def test_steps_are_those_of_both_terms(retain_term):
         rows = (squares * batch.targets.mask).sum(1) / batch.targets.mask.sum(1)
         return rows.mean()
 
-    rows = whole(forget)
-    for step in range(2):
+    rows, alpha = whole(forget), 3.0 if retain_term == "nll" else 0.0
+
+    @jax.jit
+    def descended(params, step):
         key = jax.random.fold_in(jax.random.fold_in(KEY, 0), step)
         drawn = partners(jax.random.fold_in(key, 1), rows, whole(retain), 2)
         known = hidden(chosen.variables, drawn.inputs)
-        alpha = 3.0 if retain_term == "nll" else 0.0
 
-        def value(params, drawn=drawn, known=known, alpha=alpha):
+        def value(params):
             return 0.5 * apart(params, rows, control) + alpha * apart(params, drawn, known)
 
-        grads = jax.grad(value)(params)
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(value)(params))
+
+    for step in range(2):
+        params = descended(params, step)
     assert_close(found.params, params)
 
 

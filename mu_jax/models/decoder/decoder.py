@@ -69,7 +69,7 @@ class Decoder:
       ...     "llama", vocab_size=32, width=8, depth=2, num_heads=2, num_kv_heads=1, head_dim=4,
       ...     mlp_width=16, max_positions=64)
       >>> decoder = mu.models.Decoder(config)
-      >>> variables = decoder.init(jax.random.key(0))
+      >>> variables = jax.jit(decoder.init)(jax.random.key(0))
       >>> tokens = jax.numpy.array([[3, 1, 4, 1, 5]])
       >>> decoder.logits(variables.params, tokens).shape
       (1, 5, 32)

@@ -87,13 +87,19 @@ def as_rows():
 def test_a_model_without_a_head_and_a_transform_of_embeddings(tiny):
     decoder, params = tiny("llama3", scan_layers=True)
     variables = mu.Variables(params)
-    hidden = decoder.model(mu.losses.cross_entropy, head=False).apply(variables, as_rows())
-    logits = decoder.model(mu.losses.cross_entropy).apply(variables, as_rows())
+
+    def of(head):
+        model = decoder.model(mu.losses.cross_entropy, head=head)
+        return np.asarray(jax.jit(model.apply)(variables, as_rows()))
+
+    hidden, logits = of(head=False), of(head=True)
     assert hidden.shape == (1, 24, 24)
-    np.testing.assert_allclose(decoder.head(params, hidden[:, 3:9]), logits[:, 3:9], atol=2e-5)
+    piece = jax.jit(decoder.head)(params, hidden[:, 3:9])
+    np.testing.assert_allclose(piece, logits[:, 3:9], atol=2e-5)
     double = {**params, "embedding": 2 * params["embedding"]}
-    by_hook = decoder.hidden(params, as_rows(), embedding_transform=lambda x: 2 * x)
-    np.testing.assert_allclose(by_hook, decoder.hidden(double, as_rows()), atol=2e-5)
+    states = jax.jit(decoder.hidden, static_argnames="embedding_transform")
+    by_hook = states(params, as_rows(), embedding_transform=lambda x: 2 * x)
+    np.testing.assert_allclose(by_hook, states(double, as_rows()), atol=2e-5)
     assert np.abs(by_hook - hidden).max() > 0.1
 
 
@@ -135,10 +141,12 @@ def test_ids_of_a_narrow_type():
     sizes = {"width": 4, "depth": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 4}
     config = DecoderConfig("llama", vocab_size=300, mlp_width=4, max_positions=8, **sizes)
     decoder = Decoder(config)
-    params = jax.tree.map(lambda x: jnp.ones(x.shape), jax.eval_shape(decoder.init, KEY).params)
-    params["embedding"] *= jnp.arange(300.0)[:, None]
-    found = decoder.hidden(params, np.array([[5, 127]], np.int8), stop=0)
-    wanted = decoder.hidden(params, np.array([[5, 127]]), stop=0)
+    shapes = jax.eval_shape(decoder.init, KEY).params
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)
+    params["embedding"] *= np.arange(300, dtype=np.float32)[:, None]
+    hidden = jax.jit(functools.partial(decoder.hidden, stop=0))
+    found = hidden(params, np.array([[5, 127]], np.int8))
+    wanted = hidden(params, np.array([[5, 127]]))
     np.testing.assert_array_equal(found, wanted)
 
 
