@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ def pdu(
     *,
     tolerance: jax.Array | float,
     dual_rate: jax.Array | float = 1.0,
+    dual_step: Literal["step", "epoch"] = "step",
     warmup_epochs: int = 5,
     recipe: Recipe = _DEFAULT,
 ) -> Unlearn:
@@ -57,6 +58,8 @@ def pdu(
     A step minimizes `gamma mean_forget (max_v z_v - mean_v z_v)^2 + lambda (CE(retain) - eps)` and
     moves `lambda <- max(0, lambda + eta (CE(retain) - eps))`, from lambda = alpha on. The
     constraint presses for as long as retained text is worse than eps, and lets go when it is not.
+    By epoch, lambda moves once behind each epoch, by the mean of CE(retain) - eps over its steps:
+    it follows the noise of single batches less, and needs a larger eta or more epochs.
 
     It fails where eps is below what the model can reach: lambda then grows without end, and nothing
     is forgotten. Flat logits on the rows to forget are unlike those of a model that never saw them,
@@ -69,7 +72,9 @@ def pdu(
       tolerance: eps, the mean loss of retained tokens that is good enough, in nats, may be traced;
         such as a few percent above that of the model before unlearning.
       dual_rate: eta, step of the dual variable, may be traced.
-      warmup_epochs: passes over the forget set before the dual variable moves.
+      dual_step: `step`: the dual variable moves in every step; `epoch`: behind every epoch.
+      warmup_epochs: passes over the forget set before the dual variable moves; by epoch the first
+        move is that behind the last of them.
       recipe: the weights and the length of the fit, see `mu.PairingRecipe`; its retain term is the
         loss above.
 
@@ -79,14 +84,16 @@ def pdu(
 
     Raises:
       TypeError: targets that are no `mu.data.TokenTargets`.
-      ValueError: rows of two lengths; a retain term that is not `nll`.
+      ValueError: rows of two lengths; a retain term that is not `nll`; a word for `dual_step` that
+        is none.
 
     Cost: `epochs` passes over the forget set, each with as many retained rows.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The forget term is at the positions that predict scored tokens; there the mask is not
          shifted, so that it is one position late.
-      2. The dual variable moves in every step after the warm-up; there in every step or epoch.
+      2. By epoch, the losses are those of the epoch's steps; there those of one more pass behind
+         the epoch, of rows that are drawn anew.
 
     References:
       T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna, M. Fazlyab. Constrained Entropic
@@ -112,6 +119,10 @@ def pdu(
             f"expected the retain term 'nll', which the constraint is about, found "
             f"{recipe.retain_term!r}: leave it as it is"
         )
+    if dual_step not in ("step", "epoch"):
+        raise ValueError(
+            f"expected dual_step as 'step' or 'epoch', found {dual_step!r}: choose one"
+        )
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
@@ -123,10 +134,11 @@ def pdu(
             training_mode=recipe.training_mode,
         )
         weights = numbers_of(gamma=recipe.gamma, alpha=recipe.alpha, tolerance=tolerance)
+        every = num_steps(sized, 1) if dual_step == "epoch" else 1
         state, info = fit(
             _with_dual(model),
             _Constrained(pairs, recipe.training_mode),
-            _primal_dual(optimizer, dual_rate, num_steps(sized, warmup_epochs)),
+            _primal_dual(optimizer, dual_rate, num_steps(sized, warmup_epochs), every),
             (variables, number(recipe.alpha, jnp.float32)),
             sized,
             key=key,
@@ -198,22 +210,30 @@ def _with_dual(model: Model) -> Model:
 
 
 def _primal_dual(
-    optimizer: optax.GradientTransformation, rate: jax.Array | float, warmup: int
+    optimizer: optax.GradientTransformation, rate: jax.Array | float, warmup: int, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer for the parameters, and projected ascent for the dual variable."""
+    """The optimizer for the parameters, and projected ascent for the dual variable.
+
+    Args:
+      optimizer: of the parameters. rate: step of the dual variable.
+      warmup: steps in which it stays. every: steps whose mean violation makes a move.
+    """
 
     def init(params):
-        del params
-        return jnp.zeros((), jnp.int32)
+        return jnp.zeros((), jnp.int32), optax.tree.zeros_like(params)
 
-    def update(grads, count, params, **extra):
+    def update(grads, state, params, **extra):
         del extra
+        count, sums = state[0] + 1, optax.tree.add(state[1], grads)
+        ends = count % every == 0
+        moves = ends & (count + every - 1 > warmup)
 
         def step(violation, dual):
-            moved = jnp.maximum(0, dual + rate * violation)
-            return jnp.where(count >= warmup, moved - dual, 0).astype(dual.dtype)
+            moved = jnp.maximum(0, dual + rate * violation / every)
+            return jnp.where(moves, moved - dual, 0).astype(dual.dtype)
 
-        return jax.tree.map(step, grads, params), count + 1
+        kept = jax.tree.map(lambda x: jnp.where(ends, 0, x), sums)
+        return jax.tree.map(step, sums, params), (count, kept)
 
     ascent = optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
     parts = {"params": optimizer, "dual": ascent}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from mu_jax._callables import hashable
-from mu_jax.data.batches import Batch, in_memory
+from mu_jax.data.batches import Batch, ids_of, in_memory
 from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import readable
 from mu_jax.data.partners import partners, whole
@@ -21,7 +22,7 @@ from mu_jax.loops.gradients import Term, Terms
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 from mu_jax.objectives.pairing import dealt, joined
-from mu_jax.objectives.steering import Positions, control_vector, steering
+from mu_jax.objectives.steering import Positions, control_vector, steering, topics_of
 from mu_jax.transforms._shared.pairing import Recipe, check_recipe, numbers_of
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
@@ -39,13 +40,16 @@ def rmu(
     trainable: Callable[[str], bool] | PyTree | None = None,
     scale: jax.Array | float = 2.0,
     positions: Positions = "scored",
+    topics: Sequence[Any] | None = None,
     recipe: Recipe = _DEFAULT,
 ) -> Unlearn:
     """Representation misdirection: hidden states of one layer go to a random vector.
 
     `gamma mean_forget (h_t - u)^2 + alpha mean_retain (h_t - h_t,ref)^2`, with `u = c r / |r|`, r
     uniform in [0, 1), and the states h of one layer. Few matrices are trained, so that the backward
-    pass ends there; layers above are not computed.
+    pass ends there; layers above are not computed. Forget sets of several topics are unlearned in
+    one run, each towards a vector of its own: `mu.concatenate` them, and name their ids by
+    `topics`.
 
     | published setting | trained | c | alpha | optimizer |
     |---|---|---|---|---|
@@ -63,9 +67,10 @@ def rmu(
         `(variables, inputs) -> [B, T, d]` that computes no more than it needs.
       trainable: which leaves are trained, `name -> bool` or a tree of bools as for `mu.restrict`;
         default all that the model trains. The others have no gradient and no optimizer state.
-      scale: c, length of the control vector, may be traced.
+      scale: c, length of the control vector, may be traced; one number, or one for each topic.
       positions: `scored`: the positions of scored tokens, a mean over each row and then over rows.
         `all`: a plain mean over all positions, padding included, as in the program of WMDP.
+      topics: the example ids of each topic, such as `[bio.index, cyber.index]`; default one topic.
       recipe: the weights and the length of the fit, see `mu.PairingRecipe`. Its retain term is the
         one above, or `none`.
 
@@ -75,14 +80,16 @@ def rmu(
       leaves.
 
     Raises:
-      ValueError: a name that is no activation; rows of two lengths.
+      ValueError: a name that is no activation; rows of two lengths; a row to forget in no topic or
+        in two.
 
     Cost: `epochs` passes over the forget set and as many retained rows, up to the layer, and one
     more forward pass of the retained rows. Of the model before unlearning only the trained leaves
     stay in memory.
 
     Differences from the reference program (`centerforaisafety/wmdp`):
-      1. One control vector; there one for each topic, in turn.
+      1. Rows of all topics are shuffled together, and a mean over rows weighs topics by their rows;
+         there the steps are for one topic after the other.
       2. The mean over a row is over its own scored tokens; open-unlearning divides every row by the
          mean of the inverse lengths of all.
 
@@ -109,6 +116,12 @@ def rmu(
     """
     check_recipe(recipe)
     check_range(0, scale=scale)
+    number = 1 if topics is None else len(topics)
+    if number < 1 or jnp.shape(scale) not in ((), *([] if topics is None else [(number,)])):
+        raise ValueError(
+            f"expected one scale, or one for each topic, found a scale of shape "
+            f"{jnp.shape(scale)} for {number} topics: give a number"
+        )
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         trained = model if trainable is None else restrict(model, trainable)
@@ -116,8 +129,8 @@ def rmu(
         row = bare((variables, in_memory(forget_set.take(np.arange(1))).inputs))
         hidden = _hidden(trained, layer, row)
         width = jax.eval_shape(hidden, *row).shape[-1]
-        control = control_vector(jax.random.fold_in(key, 1), width, scale)
-        frozen = {"numbers": numbers_of(gamma=recipe.gamma, alpha=recipe.alpha), "control": control}
+        frozen = {"numbers": numbers_of(gamma=recipe.gamma, alpha=recipe.alpha)}
+        frozen |= _controls(jax.random.fold_in(key, 1), width, scale, topics, ids_of(forget_set))
         if recipe.retain_term != "none":
             frozen["retain"] = whole(in_memory(retain_set))
             frozen["reference"] = trained.params(variables)
@@ -137,6 +150,19 @@ def rmu(
         return report_fit(trained, variables, result, (forget, retain))
 
     return unlearn
+
+
+def _controls(
+    key: jax.Array, width: int, scale: jax.Array | float, topics: Sequence | None, index: Any
+) -> dict[str, Any]:
+    """The control vector, [d]; or one for each topic, [K, d], and the topics of the rows."""
+    if topics is None:
+        return {"control": control_vector(key, width, scale)}
+    known, number = topics_of(topics, index), len(topics)
+    keys = jax.vmap(lambda topic: jax.random.fold_in(key, topic))(jnp.arange(number))
+    scales = jnp.broadcast_to(jnp.asarray(scale, jnp.float32), (number,))
+    drawn = jax.vmap(lambda key, scale: control_vector(key, width, scale))(keys, scales)
+    return {"control": drawn, "topics": known}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +220,10 @@ class _Steering:
         states = dealt(self.hidden(variables, joined(parts)), len(parts))
         terms: dict[str, Term] = {}
         if "forget" in self.names:
-            away = steering(
-                states[0], frozen["control"], batch.targets, batch.weight, positions=positions
-            )
+            control = frozen["control"]
+            if "topics" in frozen:
+                control = control[frozen["topics"].of(batch.index)][:, None]
+            away = steering(states[0], control, batch.targets, batch.weight, positions=positions)
             terms["forget"] = away._replace(scale=numbers["gamma"])
         if kept:
             before = self.model.with_params(variables, frozen["reference"])
