@@ -19,6 +19,7 @@ from mu_jax.loops.progress import progress
 from mu_jax.loops.restriction import gradient_restriction, restricted_loss
 from mu_jax.loops.scan import Observer, fold, observe, record
 from mu_jax.loops.smoothing import random_smoothing
+from mu_jax.loops.stopping import Until
 
 __all__ = [
     "AverageState",
@@ -32,6 +33,7 @@ __all__ = [
     "PhasesState",
     "StepTerms",
     "Term",
+    "Until",
     "average_weights",
     "fit",
     "fit_phases",

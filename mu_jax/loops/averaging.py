@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -220,3 +221,21 @@ def without_average(model: Model, state: State) -> State:
     """The inverse: a fit as it stood at its last step."""
     variables, opt_state = going_on(model, state.variables, state.opt_state)
     return state._replace(variables=variables, opt_state=opt_state)
+
+
+def with_averages(models: Sequence[Model], state: State) -> State:
+    """`with_average` of phases: each optimizer state of its own phase's model."""
+    variables, opt_states = state.variables, []
+    for model, opt_state in zip(models, state.opt_states):
+        variables, own = averaged(model, variables, state.variables, opt_state)
+        opt_states.append(own)
+    return state._replace(variables=variables, opt_states=tuple(opt_states))
+
+
+def without_averages(models: Sequence[Model], state: State) -> State:
+    """The inverse of `with_averages`."""
+    variables, opt_states = state.variables, []
+    for model, opt_state in zip(models, state.opt_states):
+        variables, own = going_on(model, variables, opt_state)
+        opt_states.append(own)
+    return state._replace(variables=variables, opt_states=tuple(opt_states))

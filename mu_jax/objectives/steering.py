@@ -98,12 +98,12 @@ def topics_of(topics: Sequence[Any], examples: Any) -> Topics:
             )
         as_ids(topic)
     joined = xp.concatenate([topic.astype(np.int32) for topic in ids])
-    number = np.repeat(np.arange(len(ids), dtype=np.int32), [len(topic) for topic in ids])
+    numbers = np.repeat(np.arange(len(ids), dtype=np.int32), [len(topic) for topic in ids])
     order = xp.argsort(joined, stable=True)
     joined = joined[order]
     if known:
         _check_once(joined, examples)
-    return Topics(jnp.asarray(joined), jnp.asarray(xp.asarray(number)[order]))
+    return Topics(jnp.asarray(joined), jnp.asarray(xp.asarray(numbers)[order]))
 
 
 def _check_once(ids: np.ndarray, examples: Any) -> None:

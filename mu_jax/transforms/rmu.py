@@ -129,7 +129,7 @@ def rmu(
         row = bare((variables, in_memory(forget_set.take(np.arange(1))).inputs))
         hidden = _hidden(trained, layer, row)
         width = jax.eval_shape(hidden, *row).shape[-1]
-        frozen = {"numbers": numbers_of(gamma=recipe.gamma, alpha=recipe.alpha)}
+        frozen: dict[str, Any] = {"numbers": numbers_of(gamma=recipe.gamma, alpha=recipe.alpha)}
         frozen |= _controls(jax.random.fold_in(key, 1), width, scale, topics, ids_of(forget_set))
         if recipe.retain_term != "none":
             frozen["retain"] = whole(in_memory(retain_set))
