@@ -13,9 +13,10 @@ from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import readable
 from mu_jax.loops.fit import FitInfo, with_batch_size
 from mu_jax.loops.gradients import Gradients, Terms
+from mu_jax.loops.labels import check_labels
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.model import Model
-from mu_jax.objectives.segments import erase, keep
+from mu_jax.objectives.segments import check_secrets, erase, keep
 from mu_jax.transforms._shared.pairing import numbers_of
 from mu_jax.transforms._shared.stopping import Stop, check_stop, until_forgotten
 from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
@@ -92,7 +93,8 @@ def code_eraser(
 
     Raises:
       TypeError: targets that are no `mu.data.TokenTargets`.
-      ValueError: targets to forget that mark no secrets.
+      ValueError: targets to forget that mark no secrets, or none among the scored tokens; a
+        stopping rule that cannot be.
 
     Cost: a forward and backward pass of every batch and one more forward pass of the model before
     unlearning, whose trained parameters stay in memory. With `stop`, one forward pass over the
@@ -129,6 +131,8 @@ def code_eraser(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         sets = readable(forget, retain)
+        check_labels(model, variables, forget=sets[0], retain=sets[1])
+        check_secrets(sets[0])
         sizes = batch_size, retain_batch_size
         batches = [with_batch_size(x, size) for x, size in zip(sets, sizes)]
         weights = {"gamma": gamma, "strength": strength, "alpha": alpha}

@@ -16,6 +16,7 @@ from mu_jax.data.forget_retain import readable
 from mu_jax.data.partners import whole
 from mu_jax.loops.fit import FitInfo, fit, num_steps, with_batch_size
 from mu_jax.loops.gradients import Term, Terms
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives import weighted
 from mu_jax.objectives.pairing import Rows, pairing
@@ -126,6 +127,7 @@ def pdu(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
+        check_labels(model, variables, forget=forget_set, retain=retain_set)
         sized = with_batch_size(forget_set, recipe.batch_size)
         pairs = pairing(
             model,

@@ -19,6 +19,7 @@ from mu_jax.data.partners import partners, whole
 from mu_jax.freezing import restrict
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Term, Terms
+from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
 from mu_jax.objectives.pairing import dealt, joined
@@ -126,6 +127,9 @@ def rmu(
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         trained = model if trainable is None else restrict(model, trainable)
         forget_set, retain_set = readable(forget, retain)
+        if positions == "scored":
+            read = {} if recipe.retain_term == "none" else {"retain": retain_set}
+            check_labels(model, variables, forget=forget_set, **read)
         row = bare((variables, in_memory(forget_set.take(np.arange(1))).inputs))
         hidden = _hidden(trained, layer, row)
         width = jax.eval_shape(hidden, *row).shape[-1]
