@@ -84,6 +84,7 @@ from mu_jax.transforms import (
 from mu_jax.transforms._shared.effect import Effect, effect
 from mu_jax.transforms._shared.matching import Recipe as MatchingRecipe
 from mu_jax.transforms._shared.pairing import Recipe as PairingRecipe
+from mu_jax.transforms._shared.stopping import Stop as CodeEraserStop
 from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "Batch",
     "Batches",
     "BlindspotRecipe",
+    "CodeEraserStop",
     "Effect",
     "FitInfo",
     "FitState",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 import mu_jax as mu
 
@@ -61,3 +62,12 @@ def test_a_method_gives_the_same_for_ids_below_zero():
         found.append(unlearned.params)
     np.testing.assert_array_equal(*found)
     assert not np.array_equal(found[0], VARIABLES.params)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_set_smaller_than_its_batch_on_a_mesh(kind):
+    model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
+    data = mu.batches(jnp.arange(12.0).reshape(3, 4), jnp.zeros(3), batch_size=100)
+    mesh = jax.make_mesh((2,), ("data",), (kind,), devices=jax.devices()[:2])
+    found = mu.outputs(model, mu.Variables(jnp.ones(4)), mu.shard(data, mesh))
+    np.testing.assert_array_equal(found, [6.0, 22.0, 38.0])

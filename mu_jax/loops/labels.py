@@ -1,4 +1,4 @@
-"""Classes as labels: which a model has, and which rows the loss says are to be ignored."""
+"""Classes and tokens as labels: which a model has, and which rows or tokens are to be ignored."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, is_concrete
 from mu_jax.data.rows import shapes_of_rows
+from mu_jax.data.tokens import Tokens, parts_of
 from mu_jax.losses import reads_classes, refuse_labels
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model
+from mu_jax.token_losses import TokenCrossEntropy, check_targets
 
 PyTree = Any
 
@@ -47,27 +49,73 @@ def check_labels(model: Model, variables: PyTree, **sets: Any) -> None:
     """Refuse labels that are no class of the model, where they can be seen.
 
     They can where the loss is known to read classes (`mu.losses.cross_entropy`, that of optax, and
-    `mu.losses.CrossEntropy`) and the examples lie in memory, outside `jit`. Elsewhere the loss and
-    the gradient of such a row are NaN, which is reported in its place.
+    `mu.losses.CrossEntropy`) or tokens (`mu.token_losses.TokenCrossEntropy`), and the examples lie
+    in memory, outside `jit`. Elsewhere the loss and the gradient of such a row are NaN, which is
+    reported in its place.
 
     Args:
       model, variables: the model; only shapes are read.
       **sets: sets of examples by their name.
 
     Raises:
-      ValueError: a label outside `[0, K)`.
+      ValueError: a label outside `[0, K)`; of tokens, a set in which none is scored, or a token
+        outside the vocabulary that is scored or read.
     """
+    if isinstance(model.loss, TokenCrossEntropy):
+        for name, data in sets.items():
+            _check_tokens(model, variables, name, data)
+        return
     if not reads_classes(model.loss):
         return
     for name, data in sets.items():
         if not isinstance(data, Batches) or not all(map(is_concrete, (data.targets, data.weight))):
             continue
-        row = shapes_of_rows(data.inputs, 1)
-        leaves, structure = jax.tree.flatten((bare(variables), row))
-        classes = _num_classes(model, structure, tuple(leaves))
+        classes = _classes_of(model, variables, data.inputs)
         labels, ignored = np.asarray(data.targets), getattr(model.loss, "ignore_label", None)
         labels = labels[np.asarray(data.weight) > 0]
         refuse_labels(labels, classes, ignored, f" of the {name} set")
+
+
+def _check_tokens(model: Model, variables: PyTree, name: str, data: Any) -> None:
+    """Refuse rows of tokens of which nothing is scored, or that another tokenizer has made."""
+    if not isinstance(data, Batches) or not all(map(_visible, jax.tree.leaves(data))):
+        return
+    real = np.asarray(data.weight) > 0
+    for inputs, targets in zip(parts_of(data.inputs), parts_of(data.targets)):
+        check_targets(targets)
+        mask = np.array(targets.mask)[real] != 0
+        mask[:, 0] = False
+        if not mask.any():
+            raise ValueError(
+                f"expected scored tokens in the {name} set, found none in its {len(mask)} rows: "
+                "give 1 in the mask of TokenTargets where a token is scored, behind column 0"
+            )
+        words = _classes_of(model, variables, inputs)
+        _refuse_foreign(np.asarray(targets.tokens)[real], mask, words, name)
+        if isinstance(inputs, Tokens):
+            read = np.asarray(inputs.segment)[real] != 0
+            _refuse_foreign(np.asarray(inputs.tokens)[real], read, words, name)
+
+
+def _visible(x: Any) -> bool:
+    return is_concrete(x) and getattr(x, "is_fully_addressable", True)
+
+
+def _refuse_foreign(tokens: np.ndarray, some: np.ndarray, words: int, name: str) -> None:
+    bad = some & ((tokens < 0) | (tokens >= words))
+    if bad.any():
+        row, column = (int(k) for k in np.argwhere(bad)[0])
+        raise ValueError(
+            f"expected tokens from 0 to {words - 1}, those of the model, found "
+            f"{tokens[row, column]} in row {row}, column {column} of the {name} set: encode the "
+            "texts by the tokenizer of this model"
+        )
+
+
+def _classes_of(model: Model, variables: PyTree, inputs: PyTree) -> int:
+    """The number of logits that the model has for inputs."""
+    leaves, structure = jax.tree.flatten((bare(variables), shapes_of_rows(inputs, 1)))
+    return _num_classes(model, structure, tuple(leaves))
 
 
 @cached(maxsize=64)

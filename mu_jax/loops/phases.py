@@ -15,6 +15,7 @@ from mu_jax import _at_once as at_once
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.loops.averaging import check_start, with_averages, without_averages
 from mu_jax.loops.fit import (
     FitInfo,
     FitState,
@@ -31,6 +32,7 @@ from mu_jax.loops.fit import (
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.lifting import OtherTypes
 from mu_jax.loops.scan import is_recording
+from mu_jax.loops.stopping import Progress, Until, after_cycle, before
 from mu_jax.mesh.shards import enter
 from mu_jax.model import Model
 
@@ -99,10 +101,12 @@ class PhasesInfo(NamedTuple):
     Attributes:
       fits: a `mu.FitInfo` for each phase, over all its steps.
       records: what `record` returned after each cycle, with a leading axis of cycles.
+      known: what the rule of `until` knew at the end; `()` without a rule.
     """
 
     fits: tuple[FitInfo, ...]
     records: PyTree = ()
+    known: PyTree = ()
 
     def messages(self) -> list[str]:
         """A sentence for each phase that diverged."""
@@ -121,6 +125,7 @@ def fit_phases(
     cycles: int = 1,
     steps: int | None = None,
     record: Callable[[PyTree], PyTree] | None = None,
+    until: Until | None = None,
     state: PhasesState | None = None,
 ) -> tuple[PhasesState, PhasesInfo]:
     """Fit in phases, one after another, and again for every cycle.
@@ -146,6 +151,8 @@ def fit_phases(
       record: `variables -> tree`, called after every cycle: a checkpoint, an error. The results
         come back stacked as `info.records`. Cycles that ended before a given `state` record that
         state.
+      until: a rule by which the cycles end early, see `mu.loops.Until`. What was not taken is 0 in
+        `info`. It begins anew with a given `state`.
       state: continue from here; `variables` and `key` are then not used.
 
     Returns:
@@ -175,21 +182,32 @@ def fit_phases(
         dataclasses.replace(phase, batches=with_batch_size(phase.batches, phase.batch_size))
         for phase in phases
     )
-    stops = _stops(phases, cycles, steps)
+    stops, models = _stops(phases, cycles, steps), [phase.model or model for phase in phases]
     done: list[int | jax.Array] = [0] * len(phases)
     if state is None:
         state = _start(model, phases, variables, key)
     else:
         done = [position_of(step) for step in state.steps]
+        state = without_averages(models, state)
+    _check_starts(phases, state, stops[-1])
     carry = state, tuple(no_info(int(stop)) for stop in stops[-1])
-    if cycles > 1 and _is_traced(model, phases, state) and not is_recording():
-        carry, records = _as_one_loop(model, phases, carry, stops, record)
+    ends = _Ends(record, until)
+    if cycles > 1 and _is_traced(model, phases, state, until) and not is_recording():
+        carry, records, progress = _as_one_loop(model, phases, carry, stops, ends)
     else:
         # A recording notes each phase once, with all its steps.
         stops = stops[-1:] if is_recording() else stops
-        carry, records = _by_turns(model, phases, carry, stops, record, done)
+        carry, records, progress = _by_turns(model, phases, carry, stops, ends, done)
     fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
-    return carry[0], PhasesInfo(fits, records)
+    known = () if progress is None else progress.known
+    return with_averages(models, carry[0]), PhasesInfo(fits, records, known)
+
+
+def _check_starts(phases: tuple[Phase, ...], state: PhasesState, stops: np.ndarray) -> None:
+    """Refuse an average of parameters that begins behind the last step of its phases."""
+    for number, opt_state in enumerate(state.opt_states):
+        sharing = [n for n in range(len(phases)) if _owner(phases, n) == number]
+        check_start(opt_state, sum(int(stops[n]) for n in sharing))
 
 
 def _stops(phases: tuple[Phase, ...], cycles: int, steps: int | None) -> np.ndarray:
@@ -242,11 +260,21 @@ def _check_shared(first: optax.OptState, other: optax.OptState) -> None:
         )
 
 
-def _is_traced(model: Model, phases: tuple[Phase, ...], state: PhasesState) -> bool:
+class _Ends(NamedTuple):
+    """What happens at the end of a cycle."""
+
+    record: Callable[[PyTree], PyTree] | None
+    until: Until | None
+
+
+def _is_traced(
+    model: Model, phases: tuple[Phase, ...], state: PhasesState, until: Until | None
+) -> bool:
     """Whether the fit is part of a program, so that its cycles can be one loop in it."""
     if not all(isinstance(phase.batches, Batches) for phase in phases):
         return False
-    return holds_tracer(model, jax.tree.leaves(state), [vars(phase) for phase in phases])
+    own = [vars(phase) for phase in phases]
+    return holds_tracer(model, jax.tree.leaves(state), own, until)
 
 
 def _by_turns(
@@ -254,11 +282,11 @@ def _by_turns(
     phases: tuple[Phase, ...],
     carry: Carry,
     stops: np.ndarray,
-    record: Callable[[PyTree], PyTree] | None,
+    ends: _Ends,
     done: list[int | jax.Array],
-) -> tuple[Carry, PyTree]:
+) -> tuple[Carry, PyTree, Progress | None]:
     """Every turn as a loop of its own, which can be watched, saved and resumed."""
-    records = []
+    records, progress = [], before(ends.until)
     for cycle, targets in enumerate(stops):
         for number, stop in enumerate(targets.tolist()):
             start = done[number]
@@ -266,9 +294,12 @@ def _by_turns(
                 begin = int(stops[cycle - 1, number]) if cycle else 0
                 carry = _turn(model, phases, number, carry, (start, begin, stop))
                 done[number] = stop
-        if record is not None:
-            records.append(record(carry[0].variables))
-    return carry, at_once.stacked(records) if records else ()
+        if ends.record is not None:
+            records.append(ends.record(carry[0].variables))
+        progress = after_cycle(ends.until, progress, carry[0].variables, cycle)
+        if progress is not None and cycle + 1 < len(stops) and bool(progress.ended):
+            break
+    return carry, at_once.stacked(records) if records else (), progress
 
 
 def _as_one_loop(
@@ -276,25 +307,28 @@ def _as_one_loop(
     phases: tuple[Phase, ...],
     carry: Carry,
     stops: np.ndarray,
-    record: Callable[[PyTree], PyTree] | None,
-) -> tuple[Carry, PyTree]:
+    ends: _Ends,
+) -> tuple[Carry, PyTree, Progress | None]:
     """The cycles as one loop inside a program, which then holds each phase once."""
     phases = tuple(_numbers_outside(model, phases, n, carry[0]) for n in range(len(phases)))
     begins = np.concatenate([np.zeros_like(stops[:1]), stops[:-1]])
-    bounds = jnp.asarray(begins), jnp.asarray(stops)
+    bounds = jnp.arange(len(stops)), jnp.asarray(begins), jnp.asarray(stops)
     for mesh in {phase.batches.mesh for phase in phases}:  # type: ignore[union-attr]
         if mesh is not None:
             carry, bounds = enter((carry, bounds), mesh)
 
-    def cycle(carry, bounds):
-        begins, stops = bounds
+    def cycle(both, bounds):
+        (carry, progress), (number_of_cycle, begins, stops) = both, bounds
         for number in range(len(phases)):
-            start = carry[0].steps[number]
-            own = start, begins[number], stops[number]
-            carry = _turn(model, phases, number, carry, own)
-        return carry, () if record is None else record(carry[0].variables)
+            start, stop = carry[0].steps[number], stops[number]
+            stop = stop if progress is None else jnp.where(progress.ended, start, stop)
+            carry = _turn(model, phases, number, carry, (start, begins[number], stop))
+        variables = carry[0].variables
+        progress = after_cycle(ends.until, progress, variables, number_of_cycle)
+        return (carry, progress), () if ends.record is None else ends.record(variables)
 
-    return jax.lax.scan(cycle, carry, bounds)
+    both, records = jax.lax.scan(cycle, (carry, before(ends.until)), bounds)
+    return both[0], records, both[1]
 
 
 def _numbers_outside(

@@ -123,9 +123,10 @@ def _row_step(
     def step(carry, batch, *frozen):
         table, count = carry
         found = jax.tree.map(lambda x: x[:rows], compute(frozen, batch))
-        position = count + jnp.arange(rows)
+        here = min(rows, batch.weight.shape[0])  # a set may be smaller than its batch
+        position = count + jnp.arange(here)
         table = jax.tree.map(lambda t, x: t.at[position].set(x, mode="drop"), table, found)
-        return table, count + rows
+        return table, count + here
 
     return step
 

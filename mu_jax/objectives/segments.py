@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from mu_jax.data.batches import is_concrete
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import Terms
 from mu_jax.objectives.token_terms import token_term
@@ -39,11 +43,7 @@ def erase(
     Raises:
       ValueError: targets that mark no secrets.
     """
-    if not hasattr(targets.secret, "shape"):
-        raise ValueError(
-            "expected targets that mark the tokens of secrets, found none: give "
-            "TokenTargets(tokens, mask, secret), with 1 in secret where a token is of one"
-        )
+    _check_marked(targets)
     nll, mask = scored_nll(logits, targets)
     secret = jnp.where(targets.secret != 0, mask, 0)
     divergence = token_kl(logits, jax.lax.stop_gradient(reference))
@@ -73,3 +73,36 @@ def keep(
     """
     divergence = token_kl(logits, jax.lax.stop_gradient(reference))
     return {"retain": token_term(divergence, scored(targets), weight, strength)}
+
+
+def check_secrets(examples: Any) -> None:
+    """Refuse rows of tokens in which no scored token belongs to a secret, where that can be seen.
+
+    Args:
+      examples: `Batches` with `TokenTargets`; a stream is not read for it.
+
+    Raises:
+      ValueError: no marks, or none at a scored token.
+    """
+    targets = getattr(examples, "targets", None)
+    if not isinstance(targets, TokenTargets):
+        return
+    _check_marked(targets)
+    arrays = (targets.mask, targets.secret, examples.weight)
+    if not all(is_concrete(x) and getattr(x, "is_fully_addressable", True) for x in arrays):
+        return
+    mask, secret, weight = map(np.asarray, arrays)
+    some = (mask != 0) & (secret != 0) & (weight[:, None] > 0)
+    if not some[:, 1:].any():
+        raise ValueError(
+            f"expected secrets among the scored tokens, found none in {len(mask)} rows: give 1 in "
+            "secret, and in mask, where a token belongs to a secret"
+        )
+
+
+def _check_marked(targets: TokenTargets) -> None:
+    if not hasattr(targets.secret, "shape"):
+        raise ValueError(
+            "expected targets that mark the tokens of secrets, found none: give "
+            "TokenTargets(tokens, mask, secret), with 1 in secret where a token is of one"
+        )

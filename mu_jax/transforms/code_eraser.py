@@ -13,10 +13,12 @@ from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import readable
 from mu_jax.loops.fit import FitInfo, with_batch_size
 from mu_jax.loops.gradients import Gradients, Terms
+from mu_jax.loops.labels import check_labels
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.model import Model
-from mu_jax.objectives.segments import erase, keep
+from mu_jax.objectives.segments import check_secrets, erase, keep
 from mu_jax.transforms._shared.pairing import numbers_of
+from mu_jax.transforms._shared.stopping import Stop, check_stop, until_forgotten
 from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
 
 PyTree = Any
@@ -26,15 +28,19 @@ class CodeEraserInfo(NamedTuple):
     """What CodeEraser did.
 
     Attributes:
-      forget: the fit of the forget steps. retain: that of the retain steps.
+      forget: the fit of the forget steps. retain: that of the retain steps. Of steps behind the
+        epoch in which the rule stopped, every entry is 0.
+      stopped: a `Stopped` with what the rule has seen; `()` without a rule.
     """
 
     forget: FitInfo
     retain: FitInfo
+    stopped: Any = ()
 
     def messages(self) -> list[str]:
-        """Sentences on steps that diverged."""
-        return self.forget.messages() + self.retain.messages()
+        """Sentences on steps that diverged, and on a rule that never stopped them."""
+        rule = self.stopped.messages() if self.stopped else []
+        return self.forget.messages() + self.retain.messages() + rule
 
 
 @method
@@ -46,10 +52,12 @@ def code_eraser(
     strength: jax.Array | float = 0.1,
     alpha: jax.Array | float = 1.0,
     epochs: int = 100,
+    stop: Stop | None = None,
     batch_size: int | None = None,
     retain_batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
+    retain_gradients: Gradients | None = None,
 ) -> Unlearn:
     """Forget the secrets inside texts: segments up, their context down, other texts as they were.
 
@@ -59,9 +67,9 @@ def code_eraser(
        of secrets S and of their context C, and the mean divergence `K_S = KL(before || now)` on S;
     2. a retain step minimizes `lambda alpha K_r`, the mean divergence on retained texts.
 
-    `-l_S` has no bound, so the length of the fit decides. The publication stops where memorization
-    and extraction of the secrets fall to the level of texts never seen; measure both between short
-    fits. Too long a fit makes secrets less likely than for a model that never saw them, and
+    `-l_S` has no bound, so the length of the fit decides. With `stop`, as published, it ends behind
+    the epoch in which memorization and extraction of the secrets fall below the level of texts
+    never seen. Too long a fit makes secrets less likely than for a model that never saw them, and
     templates that retained texts share with the secrets suffer. A few steps on some secrets bring
     others back.
 
@@ -72,9 +80,12 @@ def code_eraser(
       gamma: weight of the context, may be traced. strength: lambda, may be traced.
       alpha: weight of the retain step beside the forget step, may be traced.
       epochs: passes over the forget set; a retain step follows each of its batches.
+      stop: a `mu.CodeEraserStop`, by which the fit ends before the last epoch; default: it does
+        not.
       batch_size, retain_batch_size: rows of a step; default those of the two sets.
       training_mode: dropout; default inference mode.
-      gradients: how to take the gradient, see `mu.fit`.
+      gradients: how to take the gradient of the forget steps, see `mu.fit`, such as
+        `mu.loops.sam(rho)`. retain_gradients: that of the retain steps. Both plain by default.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
@@ -82,17 +93,21 @@ def code_eraser(
 
     Raises:
       TypeError: targets that are no `mu.data.TokenTargets`.
-      ValueError: targets to forget that mark no secrets.
+      ValueError: targets to forget that mark no secrets, or none among the scored tokens; a
+        stopping rule that cannot be.
 
     Cost: a forward and backward pass of every batch and one more forward pass of the model before
-    unlearning, whose trained parameters stay in memory.
+    unlearning, whose trained parameters stay in memory. With `stop`, one forward pass over the
+    forget set for each epoch, and the measure.
 
     Differences from the reference program (`CGCL-codes/naturalcc`):
       1. The context's mean is over its tokens; there padding counts in the divisor.
       2. The retain step is a mean over scored tokens; there a sum over all positions, padding
          included, divided by the rows.
       3. Divergences are those of the probabilities; there 1e-10 is added to each.
-      4. No stopping rule.
+      4. The result is the model at which the rule stops; there the epoch of the least memorization
+         so far.
+      5. Extraction is measured from the epoch on that comes near; there from the next one on.
 
     References:
       Z. Chu, Y. Wan, Z. Zhang, D. Wang, Z. Yang, H. Zhang, P. Zhou, X. Shi, H. Jin, D. Lo. Scrub It
@@ -112,9 +127,12 @@ def code_eraser(
       (True, True, True)
     """
     check_range(0, gamma=gamma, strength=strength, alpha=alpha)
+    check_stop(stop)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         sets = readable(forget, retain)
+        check_labels(model, variables, forget=sets[0], retain=sets[1])
+        check_secrets(sets[0])
         sizes = batch_size, retain_batch_size
         batches = [with_batch_size(x, size) for x, size in zip(sets, sizes)]
         weights = {"gamma": gamma, "strength": strength, "alpha": alpha}
@@ -127,21 +145,26 @@ def code_eraser(
                 steps=1,
                 optimizer_state="shared",
                 frozen=frozen,
-                gradients=gradients,
+                gradients=seam,
             )
-            for examples, secrets in zip(batches, (True, False))
+            for examples, secrets, seam in zip(
+                batches, (True, False), (gradients, retain_gradients)
+            )
         ]
         cycles = epochs * batches[0].num_batches
-        state, info = fit_phases(model, phases, variables, key=key, cycles=cycles)
-        fits = CodeEraserInfo(*info.fits)
+        until = None
+        if stop is not None:
+            until = until_forgotten(stop, model, sets[0], epochs, batches[0].num_batches)
+        state, info = fit_phases(model, phases, variables, key=key, cycles=cycles, until=until)
+        found = CodeEraserInfo(info.fits[0], info.fits[1], info.known)
         return report(
             model,
             variables,
             state.variables,
             (forget, retain),
             steps=total(state.steps),
-            example_passes=passes(*(fit.examples for fit in fits)),
-            details=fits,
+            example_passes=passes(*(fit.examples for fit in info.fits)),
+            details=found,
         )
 
     return unlearn

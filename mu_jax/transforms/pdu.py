@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from mu_jax.data.forget_retain import readable
 from mu_jax.data.partners import whole
 from mu_jax.loops.fit import FitInfo, fit, num_steps, with_batch_size
 from mu_jax.loops.gradients import Term, Terms
+from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives import weighted
 from mu_jax.objectives.pairing import Rows, pairing
@@ -49,6 +50,7 @@ def pdu(
     *,
     tolerance: jax.Array | float,
     dual_rate: jax.Array | float = 1.0,
+    dual_step: Literal["step", "epoch"] = "step",
     warmup_epochs: int = 5,
     recipe: Recipe = _DEFAULT,
 ) -> Unlearn:
@@ -57,6 +59,8 @@ def pdu(
     A step minimizes `gamma mean_forget (max_v z_v - mean_v z_v)^2 + lambda (CE(retain) - eps)` and
     moves `lambda <- max(0, lambda + eta (CE(retain) - eps))`, from lambda = alpha on. The
     constraint presses for as long as retained text is worse than eps, and lets go when it is not.
+    By epoch, lambda moves once behind each epoch, by the mean of CE(retain) - eps over its steps:
+    it follows the noise of single batches less, and needs a larger eta or more epochs.
 
     It fails where eps is below what the model can reach: lambda then grows without end, and nothing
     is forgotten. Flat logits on the rows to forget are unlike those of a model that never saw them,
@@ -69,7 +73,9 @@ def pdu(
       tolerance: eps, the mean loss of retained tokens that is good enough, in nats, may be traced;
         such as a few percent above that of the model before unlearning.
       dual_rate: eta, step of the dual variable, may be traced.
-      warmup_epochs: passes over the forget set before the dual variable moves.
+      dual_step: `step`: the dual variable moves in every step; `epoch`: behind every epoch.
+      warmup_epochs: passes over the forget set before the dual variable moves; by epoch the first
+        move is that behind the last of them.
       recipe: the weights and the length of the fit, see `mu.PairingRecipe`; its retain term is the
         loss above.
 
@@ -79,14 +85,16 @@ def pdu(
 
     Raises:
       TypeError: targets that are no `mu.data.TokenTargets`.
-      ValueError: rows of two lengths; a retain term that is not `nll`.
+      ValueError: rows of two lengths; a retain term that is not `nll`; a word for `dual_step` that
+        is none.
 
     Cost: `epochs` passes over the forget set, each with as many retained rows.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The forget term is at the positions that predict scored tokens; there the mask is not
          shifted, so that it is one position late.
-      2. The dual variable moves in every step after the warm-up; there in every step or epoch.
+      2. By epoch, the losses are those of the epoch's steps; there those of one more pass behind
+         the epoch, of rows that are drawn anew.
 
     References:
       T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna, M. Fazlyab. Constrained Entropic
@@ -112,9 +120,14 @@ def pdu(
             f"expected the retain term 'nll', which the constraint is about, found "
             f"{recipe.retain_term!r}: leave it as it is"
         )
+    if dual_step not in ("step", "epoch"):
+        raise ValueError(
+            f"expected dual_step as 'step' or 'epoch', found {dual_step!r}: choose one"
+        )
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         forget_set, retain_set = readable(forget, retain)
+        check_labels(model, variables, forget=forget_set, retain=retain_set)
         sized = with_batch_size(forget_set, recipe.batch_size)
         pairs = pairing(
             model,
@@ -123,10 +136,11 @@ def pdu(
             training_mode=recipe.training_mode,
         )
         weights = numbers_of(gamma=recipe.gamma, alpha=recipe.alpha, tolerance=tolerance)
+        every = num_steps(sized, 1) if dual_step == "epoch" else 1
         state, info = fit(
             _with_dual(model),
             _Constrained(pairs, recipe.training_mode),
-            _primal_dual(optimizer, dual_rate, num_steps(sized, warmup_epochs)),
+            _primal_dual(optimizer, dual_rate, num_steps(sized, warmup_epochs), every),
             (variables, number(recipe.alpha, jnp.float32)),
             sized,
             key=key,
@@ -166,14 +180,20 @@ class _Constrained:
         """True in inference mode, where a row sees no other."""
         return not self.training_mode
 
+    def only(self, names: tuple[str, ...]) -> _Constrained:
+        """The objective of the named terms; both terms of the constraint read retained rows."""
+        rows = names + ("retain",) * ("tolerance" in names)
+        return dataclasses.replace(self, pairs=self.pairs.only(rows))
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
         (variables, dual), numbers = variables, frozen["numbers"]
         frozen = {**frozen, "numbers": {**numbers, "alpha": dual}}
         terms, variables = self.pairs(variables, batch, frozen, key)
-        weight = terms["retain"].weight
-        terms["tolerance"] = Term(-numbers["tolerance"] * weight, weight, dual)
+        if "retain" in terms:
+            weight = terms["retain"].weight
+            terms["tolerance"] = Term(-numbers["tolerance"] * weight, weight, dual)
         return terms, (variables, dual)
 
 
@@ -192,20 +212,31 @@ def _with_dual(model: Model) -> Model:
 
 
 def _primal_dual(
-    optimizer: optax.GradientTransformation, rate: jax.Array | float, warmup: int
+    optimizer: optax.GradientTransformation, rate: jax.Array | float, warmup: int, every: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer for the parameters, and projected ascent for the dual variable."""
-    inner = optax.with_extra_args_support(optimizer)
+    """The optimizer for the parameters, and projected ascent for the dual variable.
+
+    Args:
+      optimizer: of the parameters. rate: step of the dual variable.
+      warmup: steps in which it stays. every: steps whose mean violation makes a move.
+    """
 
     def init(params):
-        return inner.init(params["params"]), jnp.zeros((), jnp.int32)
+        return jnp.zeros((), jnp.int32), optax.tree.zeros_like(params)
 
     def update(grads, state, params, **extra):
-        known, count = state
-        updates, known = inner.update(grads["params"], known, params["params"], **extra)
-        dual = params["dual"]
-        moved = jnp.maximum(0, dual + rate * grads["dual"])
-        step = jnp.where(count >= warmup, moved - dual, 0).astype(dual.dtype)
-        return {"params": updates, "dual": step}, (known, count + 1)
+        del extra
+        count, sums = state[0] + 1, optax.tree.add(state[1], grads)
+        ends = count % every == 0
+        moves = ends & (count + every - 1 > warmup)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+        def step(violation, dual):
+            moved = jnp.maximum(0, dual + rate * violation / every)
+            return jnp.where(moves, moved - dual, 0).astype(dual.dtype)
+
+        kept = jax.tree.map(lambda x: jnp.where(ends, 0, x), sums)
+        return jax.tree.map(step, sums, params), (count, kept)
+
+    ascent = optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    parts = {"params": optimizer, "dual": ascent}
+    return optax.partition(parts, {name: name for name in parts})

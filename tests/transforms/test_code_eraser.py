@@ -64,7 +64,7 @@ def test_a_retain_step_follows_each_batch_to_forget():
     chosen = setting("tokens")
     unlearn = mu.code_eraser(chosen.model, ADAM, epochs=2, batch_size=2, retain_batch_size=4)
     _, info = unlearn(KEY, chosen.variables, *sets())
-    assert [fit.loss.shape for fit in info.details] == [(6,), (6,)]
+    assert [fit.loss.shape for fit in info.details[:2]] == [(6,), (6,)]
     np.testing.assert_array_equal(info.details.retain.examples, [4.0] * 6)
 
 

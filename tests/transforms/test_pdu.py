@@ -13,6 +13,7 @@ from small_models import setting
 from trees import assert_close, is_one_sentence
 
 import mu_jax as mu
+from mu_jax.data.batches import random_order
 from mu_jax.data.partners import partners, whole
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import total
@@ -61,6 +62,50 @@ def test_the_golden_run_of_parameters_and_of_the_dual_variable():
         np.testing.assert_allclose(duals, found["pdu/tiny_dual"], rtol=1e-9)
         for leaf, expected in both["params"].items():
             np.testing.assert_allclose(expected, found[f"pdu/tiny_after3/{leaf}"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_by_epoch_the_dual_variable_moves_behind_an_epoch_by_its_mean_violation(warmup):
+    chosen = setting("tokens")
+    forget, retain = chosen.sets()
+    recipe = mu.PairingRecipe(gamma=0.5, alpha=0.7, epochs=3, batch_size=2, retain_rows=2)
+    options = {"tolerance": 0.5, "dual_rate": 0.2, "warmup_epochs": warmup, "recipe": recipe}
+    unlearn = mu.pdu(chosen.model, optax.sgd(0.05), dual_step="epoch", **options)
+    found, info = unlearn(KEY, chosen.variables, forget, retain)
+    params, dual, violations = chosen.variables.params, 0.7, []
+    steps = -(-forget.num_examples // 2)
+    assert steps > 1
+    for step in range(3 * steps):
+        epoch, place = divmod(step, steps)
+        order = np.asarray(random_order(jax.random.fold_in(KEY, epoch), forget.num_examples))
+        rows = whole(forget.take(order[2 * place : 2 * place + 2]))
+        key = jax.random.fold_in(jax.random.fold_in(KEY, step), 1)
+        drawn = partners(key, rows, whole(retain), 2)
+
+        def value(params, dual, rows=rows, drawn=drawn):
+            def logits(batch):
+                return chosen.model.apply(chosen.variables._replace(params=params), batch.inputs)
+
+            flat = flatness(logits(rows), rows.targets, rows.weight)
+            kept = token_cross_entropy(logits(drawn), drawn.targets, drawn.weight)
+            return 0.5 * total({"": flat}) + dual * (total({"": kept}) - 0.5), total({"": kept})
+
+        grads, kept = jax.grad(value, has_aux=True)(params, dual)
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
+        violations.append(float(kept) - 0.5)
+        if place == steps - 1:
+            if epoch + 1 >= warmup:
+                dual = max(0.0, dual + 0.2 * np.mean(violations))
+            violations = []
+    assert_close(found.params, params, rtol=1e-4)
+    np.testing.assert_allclose(info.details.dual, dual, rtol=1e-5)
+    assert dual > 0.7
+
+
+def test_another_word_for_the_dual_step_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="dual_step as 'step' or 'epoch', found 'batch'") as error:
+        mu.pdu(setting("tokens").model, optax.sgd(0.1), tolerance=1.0, dual_step="batch")
+    assert is_one_sentence(str(error.value))
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 9.0])

@@ -5,6 +5,7 @@ from mu_jax.models.decoder.decoder import Decoder, stack_blocks, unstack_blocks
 from mu_jax.models.decoder.decoding import Decoded, decode
 from mu_jax.models.decoder.reading import read_decoder
 from mu_jax.models.decoder.sharding import sharding_rules
+from mu_jax.models.decoder.whp import whp
 from mu_jax.models.decoder.writing import write_decoder
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "sharding_rules",
     "stack_blocks",
     "unstack_blocks",
+    "whp",
     "write_decoder",
 ]

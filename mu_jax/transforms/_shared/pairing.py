@@ -14,6 +14,7 @@ from mu_jax.data.partners import whole
 from mu_jax.data.tokens import like_parts, parts_of
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Gradients
+from mu_jax.loops.labels import check_labels
 from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.pairing import RETAIN_TERMS, ForgetTerm, RetainTerm, pairing
@@ -87,6 +88,7 @@ def unlearn_pairs(
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         sets = forget, retain
         forget, retain = readable(*sets)
+        check_labels(model, variables, forget=forget, **read_for(recipe, retain))
         if keeps_scores:
             forget = with_reference(model, variables, forget, documents)
         all_numbers = numbers | {"gamma": recipe.gamma, "alpha": recipe.alpha}
@@ -120,6 +122,11 @@ def unlearn_pairs(
         return report_fit(model, variables, result, sets)
 
     return unlearn
+
+
+def read_for(recipe: Recipe, retain: Data) -> dict[str, Data]:
+    """The retain set by its name, where its scored tokens are read."""
+    return {"retain": retain} if recipe.retain_term in ("nll", "kl") else {}
 
 
 def numbers_of(**numbers: Any) -> dict[str, jax.Array]:
