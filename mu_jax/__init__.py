@@ -192,6 +192,7 @@ _SUBPACKAGES = frozenset(
         "scoring",
         "statistics",
         "store",
+        "suppression",
         "token_losses",
         "transforms",
         "tuning",

@@ -226,7 +226,7 @@ FLOORS = (
     },
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
-    {"statistics", "objectives", "edits", "adapters"},
+    {"statistics", "objectives", "edits", "adapters", "suppression"},
     {"attribution"},
     {"transforms"},
     {"combinators", "subspaces", "ensembles", "probes"},
