@@ -88,4 +88,5 @@ def low_rank(
 
     inside = words.call("low_rank", (transform,), {"rank": rank, "alpha": alpha})
     method.words = inside  # type: ignore[attr-defined]
+    method.aim = transform.aim  # type: ignore[attr-defined]
     return dataclasses.replace(transform, method=method)

@@ -14,6 +14,7 @@ from mu_jax.data.tokens import Tokens, TokenTargets
 from mu_jax.model import Loss, Model, from_function
 from mu_jax.models.decoder import Decoder
 from mu_jax.suppression.corruption import KINDS, Kind, corrupt
+from mu_jax.transforms._shared.transform import suppression
 
 PyTree = Any
 Array = jax.Array
@@ -46,6 +47,7 @@ class Strength(NamedTuple):
     dims: Array | int = 1
 
 
+@suppression
 def eco(decoder: Decoder, loss: Loss, kind: Kind = "rand_noise_first_n") -> Model:
     """A decoder whose prompts are corrupted where a gate fires. *Suppression, not removal.*
 

@@ -22,12 +22,13 @@ from mu_jax.loops.labels import check_labels, counted
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
 from mu_jax.transforms._shared.pairing import numbers_of
-from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit, suppression
 
 PyTree = Any
 
 
 @method
+@suppression
 def o3(
     model: Model,
     optimizer: optax.GradientTransformation,
