@@ -7,6 +7,7 @@ import os
 import zipfile
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -89,7 +90,7 @@ def keep_adapters(variables: Adapted) -> KeptAdapters:
       ValueError: expected the base of these adapters, found other variables than those of Kept...
     """
     check_adapted(variables)
-    own = {name: LowRank(*map(np.asarray, pair)) for name, pair in variables.adapters.items()}
+    own: Adapters = jax.tree.map(np.asarray, variables.adapters)
     for name, pair in own.items():
         if not all(np.isfinite(part).all() for part in pair):
             raise ValueError(

@@ -68,8 +68,8 @@ def soft_weight(
     middle = (gate.first + gate.second) / 2
 
     def below(x: Array) -> Array:
-        means = (gate.first, gate.second)
-        return sum(norm.cdf(x, mean, gate.deviation) for mean in means) / 2
+        first, second = (norm.cdf(x, m, gate.deviation) for m in (gate.first, gate.second))
+        return (first + second) / 2
 
     apart = jnp.abs(below(scores) - below(2 * middle - scores))
     return jax.nn.sigmoid(sharpness * (1 - apart) - offset)
