@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mu_jax.adapters.lifting import check_adapted
+from mu_jax.adapters.kept import KeptAdapters
+from mu_jax.adapters.lifting import Adapted, check_adapted
 from mu_jax.adapters.low_rank import Adapters, check_same_kernels, num_layers, orthogonality
 from mu_jax.data.batches import Batch
 from mu_jax.data.checks import check_range
@@ -33,7 +34,7 @@ def o3(
     model: Model,
     optimizer: optax.GradientTransformation,
     *,
-    earlier: Sequence[Adapters] = (),
+    earlier: Sequence[Adapters | Adapted | KeptAdapters] = (),
     penalty: jax.Array | float = 0.1,
     epochs: int = 15,
     steps: int | None = None,
@@ -49,14 +50,15 @@ def o3(
 
     `mean_i l(f(x_i), y'_i) + lambda / L sum_earlier sum_kernels ||A_earlier A^T||_F^2`, with wrong
     labels y', drawn once for every example, and L layers (`mu.adapters.num_layers`). A request
-    continues from the adapters of the last one: give its result as variables, and the adapters of
-    every earlier result as `earlier`.
+    continues from the adapters of the last one: give its result as variables, and every earlier
+    result as `earlier`.
 
     Args:
-      model: an adapted model, `mu.adapters.adapted(model)`, of classes or of tokens. (NPO and other
-        methods take it as well, and so does `mu.low_rank` without a gate.)
+      model: an adapted model, `mu.adapters.adapted(model)`, of classes or of tokens. (Other
+        methods, such as NPO, take it as well.)
       optimizer: any optax optimizer, from a fresh state; 3e-4 as published, batches of 128.
-      earlier: adapters of earlier requests, of any rank, with the kernels of this one.
+      earlier: adapters of earlier requests, kept or with their base, of any rank and with the
+        kernels of this one.
       penalty: lambda, may be traced; 0 lets requests overwrite one another.
       epochs: passes over the forget set. steps: number of steps instead.
       batch_size: examples per step; default that of the set.
@@ -98,14 +100,15 @@ def o3(
       True
     """
     check_range(0, penalty=penalty)
+    others: tuple[Any, ...] = tuple(getattr(each, "adapters", each) for each in earlier)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_adapted(variables)
-        for adapters in earlier:
+        for adapters in others:
             check_same_kernels(variables.adapters, adapters)
         check_labels(model, variables, forget=forget)
         frozen = {
-            "earlier": tuple(earlier),
+            "earlier": others,
             "labels": jax.random.key_data(jax.random.fold_in(key, 1)),
             "numbers": numbers_of(penalty=penalty),
         }

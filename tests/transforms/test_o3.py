@@ -96,6 +96,17 @@ def test_the_penalty_is_a_mean_over_layers():
     np.testing.assert_allclose(found, 0.5 * apart / 3, rtol=1e-3)
 
 
+def test_earlier_requests_come_as_trees_as_results_or_kept():
+    chosen = setting("adapted raw")
+    other = chosen.init(OTHER)
+    found = [
+        mu.o3(chosen.model, SGD, earlier=[one], epochs=1)(KEY, chosen.variables, *chosen.sets())[0]
+        for one in (other.adapters, other, lora.keep_adapters(other))
+    ]
+    assert_identical(found[1], found[0])
+    assert_identical(found[2], found[0])
+
+
 # --- wrong labels ---
 
 
