@@ -50,6 +50,7 @@ from mu_jax.statistics.accumulator import Accumulator, Statistic
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.over_mesh import over_mesh
 from mu_jax.store.resuming import resumable
+from mu_jax.subspaces import low_rank
 from mu_jax.transforms import (
     Info,
     Transform,
@@ -68,6 +69,7 @@ from mu_jax.transforms import (
     magnitude_prune,
     neg_grad_plus,
     npo,
+    o3,
     oracle_matching,
     pdu,
     retrain,
@@ -137,10 +139,12 @@ __all__ = [
     "id_table",
     "init_params",
     "load_id_table",
+    "low_rank",
     "magnitude_prune",
     "masked",
     "neg_grad_plus",
     "npo",
+    "o3",
     "oracle_matching",
     "outputs",
     "over_mesh",
@@ -173,6 +177,7 @@ __all__ = [
 
 _SUBPACKAGES = frozenset(
     {
+        "adapters",
         "attribution",
         "data",
         "datasets",
@@ -189,6 +194,7 @@ _SUBPACKAGES = frozenset(
         "scoring",
         "statistics",
         "store",
+        "suppression",
         "token_losses",
         "transforms",
         "tuning",

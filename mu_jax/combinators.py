@@ -16,7 +16,7 @@ from mu_jax.freezing import restrict
 from mu_jax.loops import lifting
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
-from mu_jax.transforms._shared.transform import Info, Transform, Unlearn, report, with_effect
+from mu_jax.transforms._shared.transform import Aim, Info, Transform, Unlearn, report, with_effect
 
 PyTree = Any
 AnyTransform = TypeVar("AnyTransform", "Transform", "Chain")
@@ -38,6 +38,12 @@ class Chain:
     def words(self) -> str:
         """The members and their hyper-parameters as a call."""
         return f"chain({', '.join(member.words for member in self.members)})"
+
+    @property
+    def aim(self) -> Aim:
+        """That of the members; "suppression" if any of them suppresses."""
+        aims = [member.aim for member in self.members]
+        return "suppression" if "suppression" in aims else "removal"
 
     def __repr__(self) -> str:
         return f"Chain{self.words.removeprefix('chain')}"
@@ -167,6 +173,7 @@ def through(transform: Transform, transformation: optax.GradientTransformation) 
         return unlearn
 
     method.words = f"through({transform.words})"  # type: ignore[attr-defined]
+    method.aim = transform.aim  # type: ignore[attr-defined]
     return dataclasses.replace(transform, method=method)
 
 

@@ -62,8 +62,10 @@ def setting(name: str) -> Setting:
     """A setting by name.
 
     raw, bfloat16; linen, nnx and cnn with batch normalization; tokens and preferences, rows of
-    tokens and pairs of them.
+    tokens and pairs of them; "adapted raw" and so on, the same with low-rank adapters.
     """
+    if name.startswith("adapted "):
+        return _adapted(setting(name.removeprefix("adapted ")))
     return {
         "raw": lambda: _raw(jnp.float32),
         "bfloat16": lambda: _raw(jnp.bfloat16),
@@ -73,6 +75,17 @@ def setting(name: str) -> Setting:
         "preferences": _preferences,
         "cnn": lambda: _linen(CNN((3,), CLASSES), _normal(EXAMPLES, 4, 4, 2)),
     }[name]()
+
+
+def _adapted(base: Setting) -> Setting:
+    """The adapters of rank 2 of a setting, none of them zero, on a base that is always the same."""
+
+    def init(key):
+        start = mu.adapters.attach(key, base.model, base.init(jax.random.key(9)), rank=2, alpha=1)
+        return start._replace(adapters=_no_leaf_constant(start.adapters, key))
+
+    model = mu.adapters.adapted(base.model)
+    return base._replace(model=model, init=init)
 
 
 def pairs_of(data: mu.Batches) -> list:

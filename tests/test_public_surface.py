@@ -240,10 +240,10 @@ FLOORS = (
     },
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
-    {"statistics", "objectives", "edits"},
+    {"statistics", "objectives", "edits", "adapters"},
     {"attribution"},
     {"transforms"},
-    {"combinators", "ensembles", "probes"},
+    {"combinators", "subspaces", "ensembles", "probes", "suppression"},
     {"reporting"},
     {"scoring"},
     {"tuning"},

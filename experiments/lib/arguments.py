@@ -171,7 +171,7 @@ def offered(kind: str) -> list[str]:
 def _of_optimizers() -> list[str]:
     """Methods that need a model and an optimizer alone: they take the settings of a fit."""
     found = []
-    for name in sorted(set(mu.transforms.__all__) - mu.transforms.LANGUAGE):
+    for name in sorted(set(mu.transforms.__all__) - mu.transforms.LANGUAGE - mu.transforms.ADAPTED):
         factory = getattr(mu.transforms, name)
         if inspect.isfunction(factory):
             given = inspect.signature(factory).parameters.values()

@@ -9,6 +9,7 @@ from mu_jax.models.regression_cnn import RegressionCNN
 from mu_jax.models.resnet import ResNet9, ResNet18, ResNet50
 from mu_jax.models.sentence_pair_lstm import SentencePairLSTM
 from mu_jax.models.temporal_fusion_transformer import TemporalFusionTransformer
+from mu_jax.models.tunix_rows import TunixRows
 from mu_jax.models.vit import ViT, ViTB16, ViTTiny
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ResNet50",
     "SentencePairLSTM",
     "TemporalFusionTransformer",
+    "TunixRows",
     "ViT",
     "ViTB16",
     "ViTTiny",

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +16,7 @@ from mu_jax.data.batches import ids_of
 from mu_jax.data.forget_retain import Data, with_targets
 from mu_jax.data.tokens import Preference, like_parts, parts_of
 from mu_jax.loops.predict import all_targets
-from mu_jax.statistics.accumulator import fingerprint
+from mu_jax.statistics.accumulator import fingerprint_of_numbers
 from mu_jax.token_losses import check_targets
 
 PyTree = Any
@@ -58,7 +57,7 @@ class ReferenceScores:
 
         Cost: a pass over the targets on the host. Call it outside `jit`.
         """
-        if not np.array_equal(self.fingerprint, _words(variables)):
+        if not np.array_equal(self.fingerprint, np.asarray(fingerprint_of_numbers(variables))):
             raise ValueError(
                 f"expected scores of these variables, found {self!r}: compute them again, or give "
                 "the reference model they came from"
@@ -152,7 +151,12 @@ def keep_reference(nll: PyTree, data: Data, variables: PyTree) -> ReferenceScore
                 f"expected finite scores, found NaN or infinity for {bad.size} of {len(index)} "
                 f"rows (id {bad[0]}): check the tokens and the variables"
             )
-    return ReferenceScores(like_parts(targets, scores), index, _content(targets), _words(variables))
+    return ReferenceScores(
+        like_parts(targets, scores),
+        index,
+        _content(targets),
+        np.asarray(fingerprint_of_numbers(variables)),
+    )
 
 
 def load_reference(path: str | os.PathLike[str]) -> ReferenceScores:
@@ -197,13 +201,3 @@ def _content(targets: PyTree) -> np.ndarray:
             for line, mark, n, before in zip(tokens, scored, length, start)
         ]
     return np.array(found, np.uint32)
-
-
-def _words(variables: PyTree) -> np.ndarray:
-    """The fingerprint of all numbers among the variables; keys and truth values are none."""
-    leaves = [
-        leaf
-        for leaf in jax.tree.leaves(variables)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.number)
-    ]
-    return np.asarray(fingerprint(leaves))

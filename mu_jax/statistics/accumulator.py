@@ -166,6 +166,12 @@ def fingerprint(xp: Any, params: PyTree) -> jax.Array:
     return total
 
 
+def fingerprint_of_numbers(variables: PyTree) -> jax.Array:
+    """The fingerprint of all numbers among variables; keys and truth values are none."""
+    leaves = jax.tree.leaves(variables)
+    return fingerprint([x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.number)])
+
+
 def _bits(xp: Any, leaf: Any) -> Iterator[tuple[int, Any]]:
     """The bits of a leaf as u32, with the number of the first; for NumPy in cache-sized parts."""
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}

@@ -15,6 +15,7 @@ from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
+from mu_jax.transforms.o3 import o3
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.pdu import PDUInfo, pdu
 from mu_jax.transforms.retrain import retrain
@@ -53,6 +54,7 @@ __all__ = [
     "magnitude_prune",
     "neg_grad_plus",
     "npo",
+    "o3",
     "oracle_matching",
     "pdu",
     "retrain",
@@ -83,3 +85,6 @@ LANGUAGE = frozenset(
         "wga",
     }
 )
+
+# Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.
+ADAPTED = frozenset({"o3"})

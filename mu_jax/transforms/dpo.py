@@ -13,13 +13,14 @@ from mu_jax.model import Model
 from mu_jax.objectives import preference
 from mu_jax.objectives.pairing import Rows
 from mu_jax.transforms._shared.pairing import Recipe, unlearn_pairs
-from mu_jax.transforms._shared.transform import Unlearn, method
+from mu_jax.transforms._shared.transform import Unlearn, method, suppression
 
 PyTree = Any
 _DEFAULT = Recipe()
 
 
 @method
+@suppression
 def dpo(
     model: Model,
     optimizer: optax.GradientTransformation,

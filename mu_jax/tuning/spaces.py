@@ -37,6 +37,7 @@ oracle_matching: Space = {"learning_rate": _RATE}
 magnitude_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
 retrain: Space = {}  # the reference itself: by the recipe of the first training, nothing to choose
 task_vector: Space = {**_FIT, "scale": Log(0.1, 100.0)}
+o3: Space = {**_FIT, "penalty": Log(0.01, 1.0)}
 concept_noise: Space = {"noise": Log(0.01, 1.0)}
 
 # Language models: their rates are smaller. The weights of both terms are fields of a recipe, which

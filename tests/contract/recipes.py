@@ -44,6 +44,8 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "beta1": lambda setting: 2.0,
     "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
+    "penalty": lambda setting: 0.6,
+    "earlier": lambda setting: [setting.init(jax.random.key(8)).adapters],
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
     ),
@@ -102,7 +104,9 @@ class Case(NamedTuple):
     changes: tuple[tuple[str, Any], ...] = ()
 
     def setting(self, name: str) -> Setting:
-        """A setting by name; that of tokens for methods of language models."""
+        """A setting by name; with adapters or of tokens for methods of such models."""
+        if self.factory.__name__ in mu.transforms.ADAPTED:
+            return setting(f"adapted {name}")
         if self.factory.__name__ not in mu.transforms.LANGUAGE:
             return setting(name)
         if name != "raw":

@@ -20,7 +20,9 @@ def is_head(name):
     return "head" in name or "Dense_1" in name
 
 
-MASKS = {"raw": {"bias": False, "head": True, "hidden": False}}
+def tree_of_bools(chosen):
+    params = chosen.model.params(chosen.variables)
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_head(path_name(path)), params)
 
 
 def by_name(params):
@@ -41,7 +43,8 @@ def by_name(params):
 def test_masked_leaves_keep_every_bit(case, name, optimizer):
     chosen = case.setting(name)
     changes = {"optimizer": OPTIMIZERS[optimizer]} if case.takes("optimizer") else {}
-    transform = mu.masked(case.build(chosen, **changes), MASKS.get(name, is_head))
+    mask = tree_of_bools(chosen) if name == "raw" else is_head
+    transform = mu.masked(case.build(chosen, **changes), mask)
     variables = chosen.variables
     after, info = jax.jit(transform)(jax.random.key(3), variables, *chosen.sets())
     assert jax.tree.structure(after) == jax.tree.structure(variables)
@@ -58,7 +61,7 @@ def test_masked_leaves_keep_every_bit(case, name, optimizer):
 def test_a_tree_of_bools_is_the_same_mask(case):
     chosen = case.setting("raw")
     given = (jax.random.key(3), chosen.variables, *chosen.sets())
-    by_tree = mu.masked(case.build(chosen), MASKS["raw"])(*given)
+    by_tree = mu.masked(case.build(chosen), tree_of_bools(chosen))(*given)
     by_predicate = mu.masked(case.build(chosen), is_head)(*given)
     for a, b in zip(jax.tree.leaves(by_tree), jax.tree.leaves(by_predicate), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -3,6 +3,7 @@
 from mu_jax.models.decoder.config import DecoderConfig, RopeScaling
 from mu_jax.models.decoder.decoder import Decoder, stack_blocks, unstack_blocks
 from mu_jax.models.decoder.decoding import Decoded, decode
+from mu_jax.models.decoder.layout import is_linear
 from mu_jax.models.decoder.reading import read_decoder
 from mu_jax.models.decoder.sharding import sharding_rules
 from mu_jax.models.decoder.whp import whp
@@ -14,6 +15,7 @@ __all__ = [
     "DecoderConfig",
     "RopeScaling",
     "decode",
+    "is_linear",
     "read_decoder",
     "sharding_rules",
     "stack_blocks",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import compiled
 from mu_jax.data.axes import keep_rows
 from mu_jax.data.tokens import Tokens
@@ -78,7 +79,8 @@ def decode(
       logits_transform: `(logits f32[B, V], *those of also) -> f32[B, V]`, applied before the
         maximum is taken, such as `lambda base, over: base - alpha * relu(over - base)` of WHP.
       also: parameters of further models of the same decoder, which read the same tokens.
-      embedding_transform: see `Decoder.hidden`.
+      embedding_transform: see `Decoder.hidden`; it sees the prompts [B, T, d], then each new token
+        [B, 1, d]. The arrays of one that is a pytree are arguments: others compile nothing.
 
     Returns:
       `Decoded`.
@@ -105,8 +107,9 @@ def decode(
         check_params(decoder, each)
     _check(decoder, prompts, max_new, also, logits_transform)
     ends = (stop,) if isinstance(stop, int) else tuple(int(each) for each in stop)
-    settings = _Settings(decoder, max_new, ends, logits_transform, embedding_transform)
-    return _decode(settings, (params, *also), prompts)
+    hook, numbers = without_numbers(embedding_transform)
+    settings = _Settings(decoder, max_new, ends, logits_transform, hook)
+    return _decode(settings, (params, *also), prompts, numbers)
 
 
 def _check(decoder: Decoder, prompts: Tokens, max_new: int, also: Sequence, transform: Any) -> None:
@@ -133,13 +136,19 @@ def _check(decoder: Decoder, prompts: Tokens, max_new: int, also: Sequence, tran
 
 
 @compiled
-def _decode(settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens) -> Decoded:
+def _decode(
+    settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens, numbers: tuple
+) -> Decoded:
     write = functools.partial(_write, settings)
-    return by_rows(write, models, prompts, rows=prompts.tokens[:, 0])
+    return by_rows(write, models, prompts, numbers, rows=prompts.tokens[:, 0])
 
 
-def _write(settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens) -> Decoded:
+def _write(
+    settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens, numbers: tuple
+) -> Decoded:
     """Read the prompts, then write a token a turn."""
+    hook = with_numbers(settings.embedding_transform, numbers)
+    settings = dataclasses.replace(settings, embedding_transform=hook)
     ends = jnp.array(settings.stop, jnp.int32)
     length = prompts.tokens.shape[1]
     segment = (prompts.segment != 0).astype(jnp.int32)

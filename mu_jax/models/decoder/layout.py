@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -74,6 +75,23 @@ def block_leaves(config: DecoderConfig) -> list[Leaf]:
             Leaf("attention/key_norm", (config.head_dim,), "self_attn.k_norm.weight", "ones"),
         ]
     return [leaf._replace(tensor=f"model.layers.{{}}.{leaf.tensor}") for leaf in found]
+
+
+_LINEAR = re.compile(
+    r"(^|/)(blocks|block_\d+)/(attention/(query|key|value|out)|mlp/(gate|up|down))$"
+)
+
+
+def is_linear(name: str) -> bool:
+    """Whether a parameter's name is that of a kernel in a block, [in, out] or stacked.
+
+    Embeddings, head, norms and offsets are none: the choice of low-rank adapters.
+
+    Example:
+      >>> [is_linear(name) for name in ("block_3/mlp/down", "blocks/attention/key", "embedding")]
+      [True, True, False]
+    """
+    return _LINEAR.search(name) is not None
 
 
 def tensor_names(config: DecoderConfig) -> dict[str, Leaf]:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from mu_jax.transforms._shared.effect import glance, measure
 
 PyTree = Any
 P = ParamSpec("P")
+Function = TypeVar("Function", bound=Callable[..., Any])
+Aim = Literal["removal", "suppression"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Transform:
     def words(self) -> str:
         """The method and its hyper-parameters as a call."""
         return getattr(self.method, "words", words.short(self.method))
+
+    @property
+    def aim(self) -> Aim:
+        """What the method means to do: "removal", or "suppression", see `suppression`."""
+        return getattr(self.method, "aim", "removal")
 
     def __repr__(self) -> str:
         return f"Transform({self.words} of {self.model!r})"
@@ -117,10 +124,30 @@ def method(
             return factory(model, *args, **kwargs)
 
         bind.words = words.call(factory.__name__, args, kwargs)  # type: ignore[attr-defined]
+        bind.aim = getattr(factory, "aim", "removal")  # type: ignore[attr-defined]
         bind(model)  # refuses wrong arguments here, not when the transform is called
         return Transform(model, bind)
 
     return build
+
+
+def suppression(function: Function) -> Function:
+    """Mark a method that hides knowledge and does not remove it: its `aim` is "suppression".
+
+    The others mean to change weights so that the knowledge is gone ("removal"). Whether it is, is a
+    question to relearning and to retrained models, for every method. What is suppressed comes back
+    without any training, when a gate, an adapter or a prompt is taken away.
+
+    Example:
+      >>> @method
+      ... @suppression
+      ... def hide(model):
+      ...     return lambda key, variables, forget, retain: (variables, None)
+      >>> hide.aim, hide(None).aim
+      ('suppression', 'suppression')
+    """
+    function.aim = "suppression"  # type: ignore[attr-defined]
+    return function
 
 
 def _check_counts(given: Mapping[str, Any]) -> None:
