@@ -254,7 +254,7 @@ def _is_without(xp: Any, label: Any, kept: Any, weight: Any) -> Any:
 @cached(maxsize=64)
 def _rows(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> dict[str, jax.Array]:
-        outputs = model.apply(variables, batch.inputs)
+        outputs = model.for_loss(*model.split(variables), batch.inputs)
         weight = weights(model, batch.targets, batch.weight)
         found = {"loss": model.per_example(outputs, batch), "weight": weight}
         if _are_classes(outputs, batch.targets):
