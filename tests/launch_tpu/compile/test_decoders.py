@@ -109,7 +109,7 @@ def test_unknown_fields_and_methods_are_one_sentence():
         decoders.check(config)
     topology = topologies.parse("v5e:2x4")
     with pytest.raises(
-        ValueError, match="expected a method of the configuration among .*'nothing'"
+        ValueError, match=r"expected a method of the configuration among .*'nothing'"
     ):
         preflight.FLAGS.mark_as_parsed()
         list(preflight.check(small(), topology, ["nothing"], None))
