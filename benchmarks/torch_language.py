@@ -31,9 +31,21 @@ else:
 
 
 def npo_steps(
-    model: Decoder, variables: Any, forget: mu.Batches, retain: mu.Batches, beta: float = 0.1
+    model: Decoder,
+    variables: Any,
+    forget: mu.Batches,
+    retain: mu.Batches,
+    *,
+    threads: int,
+    beta: float = 0.1,
 ) -> Callable[[], Any]:
-    """One pass over the rows to forget, on the same decoder in transformers."""
+    """One pass over the rows to forget, on the same decoder in transformers.
+
+    Args:
+      model, variables: the decoder. forget, retain: rows of equally many batches.
+      threads: of the computation; on a busy machine one may be faster than all.
+      beta: inverse temperature.
+    """
     with tempfile.TemporaryDirectory() as folder:
         written = decoder.write_decoder(Path(folder) / "decoder", model, variables)
         policy = transformers.AutoModelForCausalLM.from_pretrained(written)
@@ -42,6 +54,7 @@ def npo_steps(
     rows = [_batches(each) for each in (forget, retain)]
 
     def run() -> Any:
+        torch.set_num_threads(threads)
         for to_forget, to_keep in zip(*rows, strict=True):
             with torch.no_grad():
                 before = _losses(reference, to_forget).sum(-1)
