@@ -182,8 +182,9 @@ class Decoder:
     ) -> Model:
         """A `mu.Model` whose inputs are `Tokens` and whose outputs are logits [B, T, V].
 
-        With the loss `mu.token_losses.TokenCrossEntropy()` its losses, statistics and language
+        With the loss `mu.token_losses.TokenCrossEntropy()` losses, mean gradients and language
         methods form the logits of `chunk` positions at a time, and those of whole rows never exist.
+        Exact importance holds their gradients for the rows of one of its chunks.
 
         Args:
           loss: `(outputs, targets) -> f32[B]`.
