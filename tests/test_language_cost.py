@@ -15,7 +15,7 @@ ADAMW_TREES = 3  # parameters, and two moments
 
 @functools.cache
 def given():
-    return language.setup(words=256, width=32, depth=4, length=32, rows=4, steps=1)
+    return language.setup(words=256, width=32, depth=8, length=32, rows=4, steps=1)
 
 
 @functools.cache
@@ -46,7 +46,7 @@ def test_no_second_model_is_in_memory(name):
     """RMU has all parameters once, and of the few trained ones two moments and the reference."""
     one = cost(name)
     trees = one.model_bytes / one.parameters
-    assert trees < (1.2 if name == "RMU" else ADAMW_TREES + 0.1)
+    assert trees < (1.3 if name == "RMU" else ADAMW_TREES + 0.1)
 
 
 @pytest.mark.slow
