@@ -1,7 +1,7 @@
 """All benchmarks, or those that are named.
 
     python -m benchmarks.run
-    python -m benchmarks.run importance first_call memory grid convolutions ensemble klom floors
+    python -m benchmarks.run importance first_call language memory grid convolutions ensemble klom
 
 Every ratio is the median over repetitions of the two times in turn, within this one run. With torch
 installed (`pip install .[benchmark]`), PyTorch's times stand beside.
@@ -13,11 +13,20 @@ import sys
 
 import jax
 
-from benchmarks import evaluation, first_call, importance, scaling, torch_networks, training
+from benchmarks import (
+    evaluation,
+    first_call,
+    importance,
+    language,
+    scaling,
+    torch_networks,
+    training,
+)
 
 SECTIONS = {
     "importance": lambda: "\n".join(importance.run(case) for case in importance.CASES),
     "first_call": lambda: "\n".join(first_call.run(case) for case in first_call.CASES),
+    "language": language.run,
     "memory": scaling.memory,
     "grid": scaling.grid,
     "convolutions": training.convolutions,

@@ -4,6 +4,8 @@
         --config=experiments/configs/imagenet_resnet50.py
     python -m launch_tpu.preflight --topology=v5p:4x4x4 --methods=dmm --fsdp=8 --json=out.json \\
         --config=experiments/configs/imagenet_vit_b16.py --config.model.remat=True
+    python -m launch_tpu.preflight --topology=v5p:4x4x4 --methods=npo,rmu,ssd,evaluation \\
+        --config=launch_tpu/configs/llama_8b.py
 
 Needs the compiler, `pip install -e '.[tpu]'`, and no TPU, no data and no weights. Every program of
 every method is compiled in turn, which takes a minute or two each, and read: memory on a chip,
@@ -13,10 +15,11 @@ takes less. Exit code 0: everything fits. 1: something is out of memory. 2: bad 
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import flags
@@ -31,7 +34,8 @@ from experiments.lib.running import exit_with_sentence
 from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
 from experiments.sweep.files import read as read_sweep
-from launch_tpu.compile import compiled, programs, projection, topologies
+from launch_tpu.compile import compiled, decoders, programs, projection, topologies
+from mu_jax.loops.scan import Program
 from mu_jax.store import commits
 
 FLAGS = flags.FlagValues()
@@ -49,7 +53,9 @@ BATCH_PER_CHIP = define_count(
     "Examples on a chip, for every batch size of the configuration.",
     most=1_000_000,
 )
-FSDP = define_count(FLAGS, "fsdp", 1, "Chips that share one copy of the parameters.")
+FSDP = define_count(
+    FLAGS, "fsdp", None, "Chips that share one copy of the parameters; default 1, of a decoder its."
+)
 FORGET = define_count(
     FLAGS, "forget", None, "Examples to forget; default the configuration's.", most=LARGEST
 )
@@ -83,7 +89,11 @@ def main(argv: list[str]) -> None:
     print(projection.table(rows, topology))
     print("\n".join(projection.summary(projection.runs(rows, topology), topology, sweep)))
     if out is not None:
-        settings = {"config": CONFIG.value.to_dict(), "fsdp": FSDP.value, "data": DATA.value}
+        settings = {
+            "config": CONFIG.value.to_dict(),
+            "fsdp": FSDP.value or CONFIG.value.get("fsdp", 1),
+            "data": DATA.value,
+        }
         result = projection.as_json(rows, topology, sweep, settings)
         commits.replace_json(out, result)
     sys.exit(0 if all(row.measured.fits for row in rows) else 1)
@@ -113,27 +123,71 @@ def check(
     sweep: Sweep | None,
 ) -> Iterator[projection.Row]:
     """Every program of the methods, compiled and measured; input is checked before the first."""
-    configurations.check(config)
     if not methods:
         raise ValueError("expected --methods, found none; name at least one")
-    task = programs.abstract_task(config)
+    prepare = _of_decoder if config.get("decoder") else _of_task
+    build = prepare(config, topology, methods, sweep)
     for method in methods:
-        lookup(METHODS, method_arguments(task, method).get("method", method), "method")
-        if sweep is not None:
-            projection.sweep_runs(sweep, method)
-    mesh = programs.make_mesh(topologies.devices(topology), fsdp=FSDP.value)
-    batch_size = (BATCH_PER_CHIP.value or 0) * topology.num_chips or config.batch_size
-    forget = FORGET.value or config.get("shapes", {}).get("forget") or task.train.num_examples // 10
-    inputs = programs.lay_out(task, mesh, batch_size=batch_size, forget=forget)
-    build = programs.streamed if DATA.value == "streams" else programs.whole
-    for method in methods:
-        found = build(task, method, inputs)
+        found = build(method)
         for number, program in enumerate(found, 1):
             label = f"{method}: {programs.name(program)} ({number} of {len(found)})"
             print(f"  compiling {label} ...", end="", file=sys.stderr, flush=True)
             measured = compiled.measure(program, topology.generation, platform="tpu")
             print(f" {measured.compile_seconds:.0f} s", file=sys.stderr, flush=True)
             yield projection.Row(method, programs.name(program), program.times, measured)
+
+
+Build = Callable[[str], list[Program]]
+
+
+def _of_task(
+    config: ConfigDict,
+    topology: topologies.Topology,
+    methods: Sequence[str],
+    sweep: Sweep | None,
+) -> Build:
+    """What makes the programs of a method of a configuration that every binary reads."""
+    configurations.check(config)
+    task = programs.abstract_task(config)
+    for method in methods:
+        lookup(METHODS, method_arguments(task, method).get("method", method), "method")
+        if sweep is not None:
+            projection.sweep_runs(sweep, method)
+    mesh = programs.make_mesh(topologies.devices(topology), fsdp=FSDP.value or 1)
+    forget = FORGET.value or config.get("shapes", {}).get("forget") or task.train.num_examples // 10
+    size = _batch_size(config, topology)
+    inputs = programs.lay_out(task, mesh, batch_size=size, forget=forget)
+    build = programs.streamed if DATA.value == "streams" else programs.whole
+    return lambda method: build(task, method, inputs)
+
+
+def _of_decoder(
+    config: ConfigDict,
+    topology: topologies.Topology,
+    methods: Sequence[str],
+    sweep: Sweep | None,
+) -> Build:
+    """The same of rows of tokens, which are streamed."""
+    decoders.check(config)
+    for method in methods:
+        lookup(dict(config.methods), method, "method of the configuration")
+    if sweep is not None or DATA.value != "streams":
+        raise ValueError(
+            "expected streams and no --sweep for a decoder, found another --data or a sweep; "
+            "leave it out"
+        )
+    mesh = programs.make_mesh(topologies.devices(topology), fsdp=FSDP.value or config.fsdp)
+    return functools.partial(
+        decoders.streamed,
+        config,
+        mesh=mesh,
+        batch_size=_batch_size(config, topology),
+        forget=FORGET.value or config.rows.forget,
+    )
+
+
+def _batch_size(config: ConfigDict, topology: topologies.Topology) -> int:
+    return (BATCH_PER_CHIP.value or 0) * topology.num_chips or config.batch_size
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def _restrict(model: Model, choice: Choice) -> Model:
         join=lift(model.join),
         observe=lift(model.observe),
         observe_train=lift_train(model.observe_train),
+        project=lift(model.project),
     )
     split.restriction = _Restriction(model, choice, restricted)  # type: ignore[attr-defined]
     return restricted

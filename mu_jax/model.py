@@ -46,6 +46,9 @@ class Model:
       observe_train: `(params, state, inputs, key) -> (outputs, {name: activation}, state)` in
         training mode, or None.
       refresh: `(variables, fresh) -> variables`: fresh variables, but for what `restrict` froze.
+      project: `(params, state, inputs) -> Projected`: logits as hidden states and a head that is
+        still to be applied, for losses with `takes_projected`; None if the model has no such form,
+        or computes otherwise in training mode.
     """
 
     predict: Callable[[PyTree, PyTree, PyTree], PyTree]
@@ -56,6 +59,7 @@ class Model:
     observe: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, dict]] | None = None
     observe_train: Callable[..., tuple[PyTree, dict, PyTree]] | None = None
     refresh: Callable[[PyTree, PyTree], PyTree] = lambda variables, fresh: fresh
+    project: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # a model is a key of every cache
@@ -84,6 +88,7 @@ class Model:
         *,
         training: bool,
         key: jax.Array | None = None,
+        for_loss: bool = False,
     ) -> tuple[PyTree, PyTree]:
         """Outputs in the chosen mode, and the variables; only training mode moves statistics.
 
@@ -93,6 +98,7 @@ class Model:
           training: True for training mode, where the key drives dropout; False for inference mode,
             where the variables come back as they are.
           key: a PRNG key; inference mode does not use it.
+          for_loss: outputs as the loss takes them, see `for_loss`.
 
         Returns:
           `(outputs, variables)`.
@@ -107,13 +113,28 @@ class Model:
           >>> outputs.tolist(), int(moved.state)
           ([2.0], 1)
         """
+        if for_loss and self._projects:
+            return self.for_loss(*self.split(variables), inputs), variables
         if training:
             return self.apply_train(variables, inputs, key)
         return self.apply(variables, inputs), variables
 
+    def for_loss(self, params: PyTree, state: PyTree, inputs: PyTree) -> PyTree:
+        """Outputs in inference mode as the loss takes them, in the form that costs least.
+
+        They are `Projected` where the model has such and the loss takes them, so that logits of
+        whole rows are never there; else what `predict` gives.
+        """
+        project = self.project if self._projects else None
+        return (project or self.predict)(params, state, inputs)
+
+    @property
+    def _projects(self) -> bool:
+        return self.project is not None and getattr(self.loss, "takes_projected", False)
+
     def losses(self, variables: PyTree, batch: Batch) -> jax.Array:
         """Per-example losses f32[B] in inference mode."""
-        return self.per_example(self.apply(variables, batch.inputs), batch)
+        return self.per_example(self.for_loss(*self.split(variables), batch.inputs), batch)
 
     def per_example(self, outputs: PyTree, batch: Batch) -> jax.Array:
         """Apply `loss` to outputs, checking that it gives one number per example, in float32."""
@@ -148,6 +169,7 @@ def from_function(
     *,
     predict_train: Callable[..., tuple[PyTree, PyTree]] | None = None,
     observe: Callable[..., tuple[PyTree, dict]] | None = None,
+    project: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None,
 ) -> Model:
     """Wrap raw functions of pytrees (haiku- or equinox-style models as well).
 
@@ -158,6 +180,8 @@ def from_function(
         the state unchanged.
       observe: `(params, state, inputs) -> (outputs, {name: activation})`, for methods that compare
         activations; where training mode differs, set `observe_train` of the model as well.
+      project: `(params, state, inputs) -> Projected`, of a language model that is the same in
+        training mode: logits as hidden states and a head, see `Model`.
 
     Returns:
       A `Model` whose variables are `Variables(params, state)`.
@@ -176,7 +200,16 @@ def from_function(
         return *observe(params, state, inputs), state  # type: ignore[misc]
 
     same = observe_train if observe and not predict_train else None
-    return Model(predict, predict_train or unchanged, loss, _split_raw, Variables, observe, same)
+    return Model(
+        predict,
+        predict_train or unchanged,
+        loss,
+        _split_raw,
+        Variables,
+        observe,
+        same,
+        project=project,
+    )
 
 
 def _split_raw(variables: Variables) -> tuple[PyTree, PyTree]:

@@ -8,14 +8,15 @@ column 0, which nothing predicts, is 0. Masks and segments of a row thus fit as 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+import functools
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mu_jax._at_once import wide
 from mu_jax.data.tokens import TokenTargets
+from mu_jax.projected import Outputs, at_positions
 
 PyTree = Any
 Direction = Literal["forward", "reverse"]
@@ -38,11 +39,11 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
-def token_nll(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+def token_nll(logits: Outputs, tokens: jax.Array) -> jax.Array:
     """Negative log-likelihood of every token, `-log softmax(z_{t-1})[x_t]`, f32[B, T].
 
     Args:
-      logits: [B, T, V] of any float type.
+      logits: [B, T, V] of any float type, or `Projected`.
       tokens: i32[B, T]. A token outside the vocabulary has the loss and the gradient NaN, so that
         nothing silently takes it for another one.
 
@@ -54,11 +55,16 @@ def token_nll(logits: jax.Array, tokens: jax.Array) -> jax.Array:
       >>> token_nll(logits, jnp.array([[0, 1]])) / jnp.log(2)
       Array([[0., 1.]], dtype=float32)
     """
-    wanted = jnp.roll(tokens, -1, axis=1)  # the last position is dropped
-    return predicted(_nll(logits, wanted, jnp.arange(tokens.shape[1]) < tokens.shape[1] - 1))
+    needed = jnp.broadcast_to(jnp.arange(tokens.shape[1]) < tokens.shape[1] - 1, tokens.shape)
+    return predicted(at_positions(_nll, logits, following(tokens), needed))
 
 
-def _nll(logits: jax.Array, wanted: jax.Array, needed: jax.Array | bool = True) -> jax.Array:
+def following(tokens: jax.Array) -> jax.Array:
+    """The token that each position predicts, i32[B, T]; that of the last is nobody's business."""
+    return jnp.roll(tokens, -1, axis=1)
+
+
+def _nll(logits: jax.Array, wanted: jax.Array, needed: jax.Array) -> jax.Array:
     """The loss of the wanted token at each position; NaN where the vocabulary lacks it."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     wanted = wide(wanted)
@@ -66,58 +72,14 @@ def _nll(logits: jax.Array, wanted: jax.Array, needed: jax.Array | bool = True) 
     place = jnp.where(known, wanted, 0)[..., None]
     chosen = jnp.take_along_axis(logits, place, axis=-1)[..., 0]
     losses = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return losses * jnp.where(known | ~jnp.asarray(needed), 1, jnp.nan).astype(losses.dtype)
+    return losses * jnp.where(known | ~needed, 1, jnp.nan).astype(losses.dtype)
 
 
-def chunked_token_nll(
-    hidden: jax.Array,
-    head: Callable[[jax.Array], jax.Array],
-    tokens: jax.Array,
-    *,
-    chunk: int = 256,
-) -> jax.Array:
-    """`token_nll(head(hidden), tokens)` in parts of T, without logits of the whole row.
-
-    The logits exist for `chunk` positions at a time, forwards and backwards: B x chunk x V in place
-    of B x T x V.
-
-    Args:
-      hidden: [B, T, d], what the head reads.
-      head: `[B, c, d] -> [B, c, V]`, position by position; its parameters may be closed over.
-      tokens: i32[B, T].
-      chunk: positions of a part.
-
-    Returns:
-      f32[B, T], as `token_nll`.
-
-    Cost: one more pass of the head, in the backward pass.
-    """
-    rows, length = tokens.shape
-    parts = -(-length // chunk)
-    missing = parts * chunk - length
-
-    def cut(x):
-        padded = jnp.pad(x, ((0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)))
-        return jnp.moveaxis(padded.reshape(rows, parts, chunk, *x.shape[2:]), 1, 0)
-
-    @jax.checkpoint
-    def part(given):
-        states, wanted, needed = given
-        return _nll(head(states), wanted, needed)
-
-    needed = jnp.broadcast_to(jnp.arange(length) < length - 1, tokens.shape)
-    wanted = jnp.where(needed, jnp.roll(tokens, -1, axis=1), 0)
-    found = jax.lax.map(part, (cut(hidden), cut(wanted), cut(needed)))
-    return predicted(jnp.moveaxis(found, 0, 1).reshape(rows, -1)[:, :length])
-
-
-def token_kl(
-    logits: jax.Array, reference: jax.Array, *, direction: Direction = "forward"
-) -> jax.Array:
+def token_kl(logits: Outputs, reference: Outputs, *, direction: Direction = "forward") -> jax.Array:
     """Divergence of the two predictions of every token, f32[B, T]; column 0 is 0.
 
     Args:
-      logits, reference: [B, T, V], of the model and of the reference model.
+      logits, reference: [B, T, V], or `Projected`, of the model and of the reference model.
       direction: `forward`: `KL(reference || model)`; `reverse`: `KL(model || reference)`.
 
     Example:
@@ -130,9 +92,13 @@ def token_kl(
 
 
 def position_kl(
-    logits: jax.Array, reference: jax.Array, *, direction: Direction = "forward"
+    logits: Outputs, reference: Outputs, *, direction: Direction = "forward"
 ) -> jax.Array:
     """The same of every position, the last one and those of the prompt included, f32[B, T]."""
+    return at_positions(functools.partial(_divergence, direction), logits, reference)
+
+
+def _divergence(direction: Direction, logits: jax.Array, reference: jax.Array) -> jax.Array:
     found, aim = log_probabilities(logits), log_probabilities(reference)
     if direction == "reverse":
         found, aim = aim, found
@@ -147,7 +113,7 @@ def scored(targets: TokenTargets) -> jax.Array:
     return jnp.where(jnp.arange(mask.shape[1]) > 0, mask, 0)
 
 
-def scored_nll(logits: jax.Array, targets: TokenTargets) -> tuple[jax.Array, jax.Array]:
+def scored_nll(logits: Outputs, targets: TokenTargets) -> tuple[jax.Array, jax.Array]:
     """The loss of every token, 0 where the token is not scored, and the mask, f32[B, T] each.
 
     What is not scored may be any integer, such as a label of -100.
@@ -174,7 +140,7 @@ def sequence_sums(
 
 
 def sequence_nll(
-    logits: jax.Array,
+    logits: Outputs,
     targets: TokenTargets,
     segment: jax.Array | None = None,
     documents: int = 1,
@@ -182,7 +148,8 @@ def sequence_nll(
     """Summed loss and number of the scored tokens of each row, or of each document.
 
     Args:
-      logits: [B, T, V]. targets: of the rows. segment, documents: as `sequence_sums`.
+      logits: [B, T, V], or `Projected`. targets: of the rows.
+      segment, documents: as `sequence_sums`.
 
     Returns:
       `sum_t m_t n_t` and `sum_t m_t`, f32[B] each, or f32[B, S] of packed rows.
@@ -211,8 +178,10 @@ class TokenCrossEntropy:
       Array([2., 1.], dtype=float32)
     """
 
-    def __call__(self, outputs: jax.Array, targets: TokenTargets) -> jax.Array:
-        """Losses f32[B] of logits [B, T, V]."""
+    takes_projected: ClassVar[bool] = True
+
+    def __call__(self, outputs: Outputs, targets: TokenTargets) -> jax.Array:
+        """Losses f32[B] of logits [B, T, V], or of `Projected`."""
         total, count = sequence_nll(outputs, targets)
         return total / jnp.where(count == 0, 1, count)
 

@@ -232,6 +232,7 @@ FLOORS = (
         "_at_once",
         "data",
         "losses",
+        "projected",
         "token_losses",
         "model",
         "freezing",
@@ -299,14 +300,8 @@ def test_imports_run_downwards(module):
         assert imported != "mu_jax", f"{module} imports the roof"
         assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
         if unit(module) in ALONE and not module.startswith(NOT_ALONE):
-            own = unit(imported) in {
-                unit(module),
-                "_at_once",
-                "_extras",
-                "_files",
-                "_json",
-                "_target",
-            }
+            shared = {"_at_once", "_extras", "_files", "_json", "_target", "projected"}
+            own = unit(imported) in {unit(module), *shared}
             assert own or imported in IDS, f"{module} does not stand alone"
 
 

@@ -11,6 +11,7 @@ from trees import is_one_sentence
 import mu_jax as mu
 from mu_jax import token_losses as tl
 from mu_jax.data.tokens import Tokens, TokenTargets
+from mu_jax.projected import Projected
 
 ROWS, LENGTH, WORDS = 3, 7, 5
 
@@ -99,6 +100,10 @@ def test_documents_of_a_packed_row_have_the_sums_of_rows():
     np.testing.assert_array_equal(found[1], [[*expected[1], 0]])
 
 
+def product(kernel, hidden):
+    return hidden @ kernel
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 10])
 def test_parts_of_the_sequence_give_the_same_values_and_gradients(chunk):
     rng = np.random.default_rng(1)
@@ -111,7 +116,7 @@ def test_parts_of_the_sequence_give_the_same_values_and_gradients(chunk):
         return jnp.sin(found).sum(), found
 
     def in_parts(hidden, matrix):
-        found = tl.chunked_token_nll(hidden, lambda h: h @ matrix, tokens, chunk=chunk)
+        found = tl.token_nll(Projected(hidden, matrix, product, chunk), tokens)
         return jnp.sin(found).sum(), found
 
     (grads, expected), (others, found) = (
@@ -138,7 +143,7 @@ def test_parts_of_the_sequence_never_hold_logits_of_a_whole_row():
         return compiled.memory_analysis().temp_size_in_bytes
 
     def in_parts(hidden, matrix, tokens):
-        return tl.chunked_token_nll(hidden, lambda h: h @ matrix, tokens, chunk=chunk)
+        return tl.token_nll(Projected(hidden, matrix, product, chunk), tokens)
 
     logits = 4 * rows * length * words
     assert temporaries(lambda h, w, x: tl.token_nll(h @ w, x)) > logits

@@ -146,11 +146,11 @@ def lay_out(task: Task, mesh: Mesh, *, batch_size: int, forget: int) -> Inputs:
     def rows(number: int) -> mu.Batches:
         data = task.train.replace(batch_size=batch_size, mesh=mesh)
         data = data.replace(axis=axes[0] if len(axes) == 1 else axes)
-        return jax.tree.map(lambda x: _at((number, *x.shape[1:]), x.dtype, everywhere), data)
+        return jax.tree.map(lambda x: at((number, *x.shape[1:]), x.dtype, everywhere), data)
 
     return Inputs(
-        _at(key.shape, key.dtype, everywhere),
-        jax.tree.map(lambda x, sharding: _at(x.shape, x.dtype, sharding), variables, where),
+        at(key.shape, key.dtype, everywhere),
+        jax.tree.map(lambda x, sharding: at(x.shape, x.dtype, sharding), variables, where),
         rows(forget),
         rows(examples - forget),
     )
@@ -162,9 +162,15 @@ def streamed(task: Task, method: str, inputs: Inputs, *, platform: str = "tpu") 
     They are traced for `platform`. Equal programs are one, called as often as all of them.
     """
     transform, extra = _transform(task, method, inputs)
+    return recorded(transform, (*inputs, *extra), inputs.retain.mesh, platform=platform)
+
+
+def recorded(
+    function: Callable, arguments: tuple, mesh: Mesh | None, *, platform: str = "tpu"
+) -> list[Program]:
+    """The programs that `function(*arguments)` runs over streams, for the devices of the mesh."""
     with folding.record() as found, target.traced_for(platform):
-        jax.eval_shape(transform, *inputs, *extra)
-    mesh = inputs.retain.mesh
+        jax.eval_shape(function, *arguments)
     merged: dict[Any, Program] = {}
     for program in found:
         program = program._replace(arguments=_concrete(program.arguments, mesh))
@@ -214,7 +220,8 @@ def _matching(task: Task, arguments: dict[str, Any], inputs: Inputs) -> tuple[Ca
     return transform, (directions,)
 
 
-def _at(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def at(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """An array of which only the shape is there, and where it lies."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
@@ -223,6 +230,6 @@ def _concrete(tree: PyTree, mesh: Any) -> PyTree:
 
     def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec() if leaf.sharding is None else leaf.sharding.spec
-        return _at(leaf.shape, leaf.dtype, NamedSharding(mesh, spec))
+        return at(leaf.shape, leaf.dtype, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)

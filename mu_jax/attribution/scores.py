@@ -69,7 +69,7 @@ def _gradient_norms(model: Model) -> Callable:
         params, state = model.split(variables)
 
         def losses(params, batch):
-            return model.per_example(model.predict(params, state, batch.inputs), batch)
+            return model.per_example(model.for_loss(params, state, batch.inputs), batch)
 
         return jnp.sqrt(squared_norms(losses, params, batch))
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import Term
 from mu_jax.objectives.token_terms import Scale, token_term
-from mu_jax.objectives.weighted import true_token
+from mu_jax.objectives.weighted import is_token, true_tokens
+from mu_jax.projected import Outputs, at_positions
 from mu_jax.token_losses import (
     Direction,
     log_probabilities,
@@ -22,8 +23,8 @@ from mu_jax.token_losses import (
 
 
 def reference_kl(
-    logits: jax.Array,
-    reference: jax.Array,
+    logits: Outputs,
+    reference: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,
@@ -34,7 +35,7 @@ def reference_kl(
     """Mean divergence from the reference model, 0 with gradient 0 where the two are one.
 
     Args:
-      logits, reference: [B, T, V], of the model and of the reference model.
+      logits, reference: [B, T, V], or `Projected`, of the model and of the reference model.
       targets: of the rows. weight: f32[B], of the rows.
       direction: `forward`: `KL(reference || model)`; `reverse`: `KL(model || reference)`.
       positions: `scored`: those that predict scored tokens. `all`: every position of a row, prompt
@@ -50,8 +51,8 @@ def reference_kl(
 
 
 def undial(
-    logits: jax.Array,
-    reference: jax.Array,
+    logits: Outputs,
+    reference: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,
@@ -62,12 +63,16 @@ def undial(
     `mean_t CE(softmax(r_t - beta onehot(y_t)), p_t)` over the scored tokens.
 
     Args:
-      logits, reference: [B, T, V]. targets: of the rows. weight: f32[B], of the rows.
+      logits, reference: [B, T, V], or `Projected`. targets: of the rows. weight: f32[B].
       beta: how much the logit of the true token is lowered.
     """
-    mask = scored(targets)
-    found, reference = log_probabilities(logits), jax.lax.stop_gradient(reference)
-    reference = reference.astype(found.dtype)
-    wanted = jax.nn.softmax(reference - beta * true_token(targets, mask, found.shape[-1]))
-    values = -jnp.where(wanted > 0, wanted * found, 0).sum(axis=-1)
+    mask, reference = scored(targets), jax.lax.stop_gradient(reference)
+
+    def distance(logits, reference, true):
+        found = log_probabilities(logits)
+        reference = reference.astype(found.dtype)
+        wanted = jax.nn.softmax(reference - beta * is_token(true, found.shape[-1]))
+        return -jnp.where(wanted > 0, wanted * found, 0).sum(axis=-1)
+
+    values = at_positions(distance, logits, reference, true_tokens(targets, mask))
     return token_term(predicted(values), mask, weight)

@@ -16,6 +16,7 @@ from mu_jax.loops.gradients import Term, Terms
 from mu_jax.model import Model
 from mu_jax.objectives.distillation import reference_kl
 from mu_jax.objectives.token_terms import token_cross_entropy
+from mu_jax.projected import over_rows
 from mu_jax.token_losses import segments
 
 PyTree = Any
@@ -27,7 +28,7 @@ class Rows(NamedTuple):
     """What a forget term reads.
 
     Attributes:
-      logits: [B, T, V], or a `Preference` of both.
+      logits: [B, T, V], or `Projected`; or a `Preference` of both.
       targets: `TokenTargets`, or a `Preference` of both.
       weight: f32[B].
       reference: logits of the reference model, None where the term needs none.
@@ -101,7 +102,7 @@ class pairing:
             drawn = partners(jax.random.fold_in(key, 1), batch, frozen["retain"], self.retain_rows)
             parts += dealt(drawn.inputs, self.retain_rows)
         outputs, variables = model.forward(
-            variables, joined(parts), training=self.training_mode, key=key
+            variables, joined(parts), training=self.training_mode, key=key, for_loss=True
         )
         known = self._known(variables, batch, parts, frozen)
         logits = dealt(outputs, len(parts))
@@ -126,7 +127,8 @@ class pairing:
         if first == last:
             return None
         before = self.model.with_params(variables, frozen["reference"])
-        found = dealt(self.model.apply(before, joined(parts[first:last])), last - first)
+        inputs = joined(parts[first:last])
+        found = dealt(self.model.for_loss(*self.model.split(before), inputs), last - first)
         return [None] * first + found
 
     def _forget_term(
@@ -188,13 +190,13 @@ def joined(parts: list[PyTree]) -> PyTree:
             )
         return jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:])
 
-    return jax.tree.map(join, *parts)
+    return over_rows(join, *parts)
 
 
 def dealt(tree: PyTree, number: int) -> list[PyTree]:
     """The inverse of `joined`: every part of `[B * number, ...]` as a tree of [B, ...]."""
 
     def part(place):
-        return jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:])[:, place], tree)
+        return over_rows(lambda x: x.reshape(-1, number, *x.shape[1:])[:, place], tree)
 
     return [part(place) for place in range(number)]

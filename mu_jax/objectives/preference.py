@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from mu_jax.data.tokens import Preference, TokenTargets
 from mu_jax.loops.gradients import Term
 from mu_jax.objectives.token_terms import sequence_term
+from mu_jax.projected import Outputs
 from mu_jax.token_losses import sequence_nll
 
 Number = jax.Array | float
 
 
 def npo(
-    logits: jax.Array,
+    logits: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,
@@ -32,7 +33,7 @@ def npo(
     model is the reference.
 
     Args:
-      logits: [B, T, V].
+      logits: [B, T, V], or `Projected`.
       targets: of the rows, with `reference` f32[B], or f32[B, S] of packed rows.
       weight: f32[B], of the rows.
       beta: inverse temperature of a sum over tokens.
@@ -47,7 +48,7 @@ def npo(
 
 
 def simnpo(
-    logits: jax.Array,
+    logits: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,
@@ -79,7 +80,7 @@ def dpo(
     """`-(2/beta) mean_i log sigmoid(beta [(L_l - L_l,ref) - (L_w - L_w,ref)]_i)`.
 
     Args:
-      logits: [B, T, V] of winner and loser.
+      logits: [B, T, V], or `Projected`, of winner and loser.
       targets: `TokenTargets` of winner and loser, each with a `reference`.
       weight: f32[B], of the pairs.
       beta: inverse temperature of a sum over tokens.

@@ -42,7 +42,7 @@ def _reference_rows(model: Model, documents: int) -> Callable:
         return one(variables, batch.inputs, batch.targets)
 
     def one(variables: PyTree, inputs: PyTree, targets: TokenTargets) -> jax.Array:
-        logits = model.apply(variables, inputs)
+        logits = model.for_loss(*model.split(variables), inputs)
         return sequence_nll(logits, targets, segments(inputs, documents), documents)[0]
 
     return rows

@@ -12,14 +12,15 @@ from mu_jax.data.batches import is_concrete
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import Terms
 from mu_jax.objectives.token_terms import token_term
+from mu_jax.projected import Outputs
 from mu_jax.token_losses import scored, scored_nll, token_kl
 
 Number = jax.Array | float
 
 
 def erase(
-    logits: jax.Array,
-    reference: jax.Array,
+    logits: Outputs,
+    reference: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,
@@ -33,7 +34,7 @@ def erase(
     for none.
 
     Args:
-      logits, reference: [B, T, V], of the model and of the reference model.
+      logits, reference: [B, T, V], or `Projected`, of the model and of the reference model.
       targets: of the rows, with `secret`. weight: f32[B], of the rows.
       gamma: weight of the context. strength: lambda.
 
@@ -55,8 +56,8 @@ def erase(
 
 
 def keep(
-    logits: jax.Array,
-    reference: jax.Array,
+    logits: Outputs,
+    reference: Outputs,
     targets: TokenTargets,
     weight: jax.Array,
     *,

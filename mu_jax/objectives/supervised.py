@@ -77,6 +77,8 @@ def row_losses(
       >>> row_losses(model, start, data.at(0), training=False, key=None)[0].tolist()
       [2.0, 4.0]
     """
-    outputs, variables = model.forward(variables, batch.inputs, training=training, key=key)
+    outputs, variables = model.forward(
+        variables, batch.inputs, training=training, key=key, for_loss=True
+    )
     batch = counted(model, batch)
     return model.per_example(outputs, batch), batch.weight, variables

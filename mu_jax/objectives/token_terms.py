@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import Term
 from mu_jax.losses import total_weight, weighted_sum
+from mu_jax.projected import Outputs
 from mu_jax.token_losses import scored_nll
 
 Scale = jax.Array | float
@@ -40,12 +41,13 @@ def sequence_term(
 
 
 def token_cross_entropy(
-    logits: jax.Array, targets: TokenTargets, weight: jax.Array, scale: Scale = 1.0
+    logits: Outputs, targets: TokenTargets, weight: jax.Array, scale: Scale = 1.0
 ) -> Term:
     """The mean loss of the scored tokens; with scale -1 the objective of gradient ascent.
 
     Args:
-      logits: [B, T, V]. targets: of the rows. weight: f32[B], of the rows. scale: of the term.
+      logits: [B, T, V], or `Projected`. targets: of the rows. weight: f32[B], of the rows.
+      scale: of the term.
 
     Example:
       >>> targets = TokenTargets(jnp.array([[0, 1]]), jnp.array([[0.0, 1.0]]))

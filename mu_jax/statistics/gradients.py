@@ -32,7 +32,7 @@ def mean_gradient(model: Model) -> Statistic:
         params, state = model.split(variables)
 
         def total(params):
-            outputs = model.predict(params, state, batch.inputs)
+            outputs = model.for_loss(params, state, batch.inputs)
             return weighted_sum(model.per_example(outputs, batch), batch.weight)
 
         return jax.grad(total)(params), total_weight(batch.weight)

@@ -110,7 +110,7 @@ def importance_routes(model: Model, variables: PyTree, batch: Batch) -> PyTree:
     rows = jax.tree.map(lambda x: x[:1], batch)
 
     def losses(params, rows):
-        return model.per_example(model.predict(params, state, rows.inputs), rows)
+        return model.per_example(model.for_loss(params, state, rows.inputs), rows)
 
     return routes(losses, params, rows)
 
@@ -150,14 +150,17 @@ def _group_terms(model: Model, losses: Callable, reduce: Callable, size: int) ->
     A group is to the per-example engine what an example with `size` positions is.
     """
 
+    supervised = losses == model.per_example
+    outputs = model.for_loss if supervised else model.predict
+
     def terms(variables, batch):
-        batch = counted(model, batch) if losses == model.per_example else batch
+        batch = counted(model, batch) if supervised else batch
         params, state = model.split(variables)
         _check_whole_groups(batch, size)
 
         def group_losses(params, groups):
             rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), groups)
-            values = losses(model.predict(params, state, rows.inputs), rows)
+            values = losses(outputs(params, state, rows.inputs), rows)
             values = values.reshape(-1, size)
             weight = groups.weight.astype(values.dtype)
             weight = weight / jnp.maximum(weight.sum(axis=1, keepdims=True), _TINY)

@@ -188,9 +188,9 @@ class _Step:
     ) -> tuple[Terms, PyTree]:
         numbers, model = frozen["numbers"], self.model
         before = model.with_params(variables, frozen["reference"])
-        known = model.apply(before, batch.inputs)
+        known = model.for_loss(*model.split(before), batch.inputs)
         logits, variables = model.forward(
-            variables, batch.inputs, training=self.training_mode, key=key
+            variables, batch.inputs, training=self.training_mode, key=key, for_loss=True
         )
         rows, strength = (logits, known, batch.targets, batch.weight), numbers["strength"]
         if self.secrets:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 
 from mu_jax._at_once import as_array, holds, wide
 from mu_jax.evaluation.accuracy import as_float, is_concrete
+from mu_jax.projected import Projected, at_positions
 
 
 class Targets(Protocol):
@@ -45,7 +45,7 @@ class TokenStatistics(NamedTuple):
     mask: jax.Array
 
 
-def token_statistics(logits: ArrayLike, targets: Targets) -> TokenStatistics:
+def token_statistics(logits: ArrayLike | Projected, targets: Targets) -> TokenStatistics:
     """The numbers of each scored token that all teacher-forced metrics are functions of.
 
     With `log p = log_softmax(logits[t - 1])` in float32 or wider and y the token in column t,
@@ -55,7 +55,8 @@ def token_statistics(logits: ArrayLike, targets: Targets) -> TokenStatistics:
 
     Args:
         logits: float `[..., B, T, V]`; leading axes are models. Those at t predict the token at
-            t + 1, so the last column is not read.
+            t + 1, so the last column is not read. `Projected`: logits that are never there as a
+            whole.
         targets: `TokenTargets`, or anything with `tokens` i32`[B, T]` and `mask` `[B, T]`, positive
             where a token is scored: never in column 0, nor at the first token of a packed document.
             Every scored token counts once, whatever its weight in training.
@@ -67,7 +68,8 @@ def token_statistics(logits: ArrayLike, targets: Targets) -> TokenStatistics:
         ValueError: shapes disagree, a scored token in column 0, or one outside the vocabulary.
 
     Cost:
-        Two passes over the logits, one array of their size in float32.
+        Two passes over the logits, one array of their size in float32; of `Projected` ones, a few
+        arrays `[B, chunk, V]`.
 
     Example:
         >>> from typing import NamedTuple
@@ -79,8 +81,10 @@ def token_statistics(logits: ArrayLike, targets: Targets) -> TokenStatistics:
         >>> [round(nats, 4) for nats in found.nll[0].tolist()], found.hit[0].tolist()
         ([0.0, 0.6931, 0.1269], [0.0, 1.0, 1.0])
     """
-    logits, mask = as_float(logits), as_array(targets.mask)
-    tokens = wide(as_array(targets.tokens))
+    tokens, mask = wide(as_array(targets.tokens)), as_array(targets.mask)
+    if isinstance(logits, Projected):
+        return _of_projected(logits, tokens, mask)
+    logits = as_float(logits)
     if logits.ndim < 3 or tokens.shape != logits.shape[-3:-1] or mask.shape != tokens.shape:
         raise ValueError(
             "expected logits [..., B, T, V], tokens [B, T] and a mask [B, T], found "
@@ -109,9 +113,28 @@ def _extremes(tokens: jax.Array, mask: jax.Array) -> str:
     return f"{scored.min()} to {scored.max()}"
 
 
+def _of_projected(outputs: Projected, tokens: jax.Array, mask: jax.Array) -> TokenStatistics:
+    if tokens.shape != outputs.hidden.shape[:2] or mask.shape != tokens.shape:
+        raise ValueError(
+            "expected hidden states [B, T, d], tokens [B, T] and a mask [B, T], found "
+            f"{outputs.hidden.shape}, {tokens.shape} and {mask.shape}: give the targets of the "
+            "same rows"
+        )
+    if is_concrete(tokens, mask):
+        first = outputs.with_hidden(outputs.hidden[:, :1])
+        _check_scored(tokens, mask, jax.eval_shape(lambda x: x.logits, first).shape[-1])
+    return _statistics(outputs, tokens, mask)
+
+
 @jax.jit
-def _statistics(logits: jax.Array, tokens: jax.Array, mask: jax.Array) -> TokenStatistics:
-    return _masked(_of_tokens(logits[..., :-1, :], _wanted(tokens, mask)), mask)
+def _statistics(
+    outputs: jax.Array | Projected, tokens: jax.Array, mask: jax.Array
+) -> TokenStatistics:
+    if isinstance(outputs, Projected):
+        predicting: Any = outputs.with_hidden(outputs.hidden[:, :-1])
+    else:
+        predicting = outputs[..., :-1, :]
+    return _masked(at_positions(_of_tokens, predicting, _wanted(tokens, mask)), mask)
 
 
 def _wanted(tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -183,31 +206,12 @@ def token_statistics_from_hidden(
             f"of at least 1, found {hidden.shape}, {unembedding.shape}, {tokens.shape}, "
             f"{mask.shape} and {chunk}: transpose the head if its columns are tokens"
         )
-    if is_concrete(tokens, mask):
-        _check_scored(tokens, mask, unembedding.shape[0])
-    return _in_chunks(hidden, unembedding, tokens, mask, chunk)
+    return token_statistics(Projected(hidden, unembedding, _unembedded, chunk), targets)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _in_chunks(
-    hidden: jax.Array, unembedding: jax.Array, tokens: jax.Array, mask: jax.Array, chunk: int
-) -> TokenStatistics:
-    length = hidden.shape[1] - 1
-    wide = jnp.promote_types(jnp.promote_types(hidden.dtype, unembedding.dtype), jnp.float32)
-
-    def pieces(x: jax.Array) -> jax.Array:
-        padding = [(0, 0), (0, -length % chunk)] + [(0, 0)] * (x.ndim - 2)
-        padded = jnp.pad(x, padding)
-        return jnp.moveaxis(padded.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
-
-    def one(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-        states, wanted = piece
-        logits = jnp.einsum("btd,vd->btv", states, unembedding, preferred_element_type=wide)
-        return _of_tokens(logits, wanted)
-
-    found = jax.lax.map(one, (pieces(hidden[:, :-1]), pieces(_wanted(tokens, mask))))
-    rows = (jnp.moveaxis(x, 0, 1).reshape(len(hidden), -1)[:, :length] for x in found)
-    return _masked(tuple(rows), mask)
+def _unembedded(table: jax.Array, hidden: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(jnp.promote_types(hidden.dtype, table.dtype), jnp.float32)
+    return jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=wide)
 
 
 def per_document(

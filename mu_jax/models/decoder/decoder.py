@@ -21,6 +21,7 @@ from mu_jax.models.decoder._checks import checked
 from mu_jax.models.decoder.blocks import Sight, block, rms_norm, rotation, sight
 from mu_jax.models.decoder.config import DecoderConfig
 from mu_jax.models.decoder.layout import Leaf, build
+from mu_jax.projected import Projected
 
 Array = jax.Array
 PyTree = Any
@@ -56,6 +57,7 @@ class Decoder:
       rows: where the rows of batches lie when parameters are divided, such as
         `NamedSharding(mesh, P(("data", "fsdp")))`. States then stay with their rows, and devices
         gather parameters, not states. The numbers are the same.
+      chunk: positions of which a loss forms logits at a time, see `model`.
 
     Differences from transformers:
       1. Logits are float32 whatever the type of the computation, and so are their sums.
@@ -88,6 +90,7 @@ class Decoder:
     remat: bool = False
     dtype: DTypeLike | None = None
     rows: NamedSharding | None = None
+    chunk: int = 256
 
     def init(self, key: Array, *, dtype: DTypeLike = jnp.float32) -> Variables:
         """New variables: normal kernels and embeddings, norms 1, offsets 0.
@@ -178,6 +181,10 @@ class Decoder:
         self, loss: Loss, *, head: bool = True, embedding_transform: Transform | None = None
     ) -> Model:
         """A `mu.Model` whose inputs are `Tokens` and whose outputs are logits [B, T, V].
+
+        With the loss `mu.token_losses.TokenCrossEntropy()` losses, mean gradients and language
+        methods form the logits of `chunk` positions at a time, and those of whole rows never exist.
+        Exact importance holds their gradients for the rows of one of its chunks.
 
         Args:
           loss: `(outputs, targets) -> f32[B]`.
@@ -305,7 +312,22 @@ def _model(decoder: Decoder, loss: Loss, head: bool, embedding_transform) -> Mod
         hidden, found = decoder.observe(params, tokens, embedding_transform=embedding_transform)
         return (decoder.head(params, hidden) if head else hidden), found
 
-    return from_function(decoder_outputs, loss, observe=observe)
+    def project(params, state, tokens):
+        hidden = decoder.hidden(params, tokens, embedding_transform=embedding_transform)
+        name = "embedding" if decoder.config.tied_head else "head"
+        return Projected(hidden, {name: params[name]}, _Head(decoder), decoder.chunk)
+
+    return from_function(decoder_outputs, loss, observe=observe, project=project if head else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """The head alone; equal for equal decoders."""
+
+    decoder: Decoder
+
+    def __call__(self, kernel: PyTree, hidden: Array) -> Array:
+        return self.decoder.head(kernel, hidden)
 
 
 def stack_blocks(params: PyTree) -> PyTree:

@@ -22,14 +22,14 @@ def statistics_of(model: Model, variables: PyTree, data: Any) -> TokenStatistics
             weight 0 get their statistics too.
 
     Returns:
-        `TokenStatistics`, of which all teacher-forced metrics are functions; five numbers a token,
-        so the logits of one batch at a time are all that is held of them.
+        `TokenStatistics`, of which all teacher-forced metrics are functions: five numbers a token.
 
     Raises:
         ValueError: the data have no targets of tokens.
 
     Cost:
-        One forward pass, and one array `[B, T, V]` in float32 beside the logits of a batch.
+        One forward pass, and one array of float32 beside the logits of a batch; of a decoder with
+        the loss `TokenCrossEntropy()` both are of some columns at a time, [B, chunk, V].
     """
     return map_rows(_rows(model), unweighted(data), variables)
 
@@ -43,6 +43,7 @@ def _rows(model: Model) -> RowFunction:
                 f"expected targets with tokens and a mask, found {type(targets).__name__}: make "
                 "the data with TokenTargets"
             )
-        return token_statistics(model.apply(variables, batch.inputs), targets)
+        outputs = model.for_loss(*model.split(variables), batch.inputs)
+        return token_statistics(outputs, targets)
 
     return rows

@@ -263,7 +263,7 @@ def _rows(model: Model) -> Callable:
     def rows(batch: Batch, variables: PyTree) -> dict[str, jax.Array]:
         inputs, targets = parts_of(batch.inputs)[-1], parts_of(batch.targets)[-1]
         batch = batch._replace(inputs=inputs, targets=targets)
-        outputs = model.apply(variables, batch.inputs)
+        outputs = model.for_loss(*model.split(variables), batch.inputs)
         try:
             weight = weights(model, batch.targets, batch.weight)
             found = {"loss": model.per_example(outputs, batch), "weight": weight}

@@ -9,7 +9,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from launch_tpu.compile import compiled, programs, topologies
+from launch_tpu.compile import compiled, decoders, programs, topologies
+from launch_tpu.configs import llama_1b, llama_8b
 
 pytestmark = pytest.mark.tpu_aot
 CONFIGS = Path(__file__).resolve().parents[3] / "experiments/configs"
@@ -118,3 +119,34 @@ def test_fits_of_large_models(config, method, number, name):
             sent = one.collectives["all-reduce"].bytes
             assert 2 * MODELS[config] <= sent <= 4 * MODELS[config] + 2**21
             assert "all-gather" not in one.collectives
+
+
+DECODERS = {"v5e:4x4": llama_1b.get_config, "v5p:4x4x4": llama_8b.get_config}
+
+
+@functools.cache
+def of_decoder(name, method):
+    config, topology = DECODERS[name](), topologies.parse(name)
+    mesh = programs.make_mesh(topologies.devices(topology), fsdp=config.fsdp)
+    sizes = {"batch_size": config.batch_size, "forget": config.rows.forget}
+    found = decoders.streamed(config, method, mesh, **sizes)
+    return [compiled.measure(p, topology.generation, platform="tpu") for p in found]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("method", ["npo", "rmu", "ssd", "evaluation"])
+def test_large_decoders_fit(method, name):
+    assert all(one.fits for one in of_decoder(name, method))
+
+
+def test_a_step_of_the_larger_decoder_leaves_room():
+    for method in ("npo", "rmu"):
+        (step,) = of_decoder("v5p:4x4x4", method)
+        assert step.memory.temporaries <= 20 * topologies.GIB
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_step_of_npo_is_one_of_fine_tuning(name):
+    """No second model, and the same work."""
+    (npo,), (tuned,) = of_decoder(name, "npo"), of_decoder(name, "finetune")
+    assert npo.flops == tuned.flops and npo.needed <= 1.05 * tuned.needed

@@ -1,0 +1,1 @@
+"""Runs that are there to be compiled only."""
