@@ -82,6 +82,7 @@ __all__ = [
     "MuseLog",
     "PrivLeak",
     "Recovered",
+    "Relearning",
     "Rouge",
     "SecretLog",
     "TofuSet",
@@ -144,6 +145,7 @@ __all__ = [
 
 _ABOVE = {
     "MuseLog",
+    "Relearning",
     "SecretLog",
     "attack_row",
     "concept_table",
