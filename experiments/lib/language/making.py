@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from experiments.lib.configurations import Fields, check_fields
-from experiments.lib.language import methods, secrets
+from experiments.lib.language import methods, questions, secrets
 from experiments.lib.language.task import Task
 from experiments.lib.tasks import lookup
 
-TASKS: dict[str, Callable[[ConfigDict], Task]] = {"secrets": secrets.make}
+TASKS: dict[str, Callable[[ConfigDict], Task]] = {
+    "secrets": secrets.make,
+    "authors": questions.make_authors,
+}
 _GROUP = ((Mapping, ConfigDict), None)
 FIELDS: Fields = {
     "task": ((str,), None),
@@ -19,7 +22,7 @@ FIELDS: Fields = {
     "splits": ((int,), 1),
     "model": _GROUP,
     "training": _GROUP,
-    "training.epochs": ((int,), 1),
+    "training.epochs": ((int,), 0),
     "training.batch_size": ((int,), 1),
     "training.learning_rate": ((int, float), 0),
     "training.warmup": ((int,), 0),

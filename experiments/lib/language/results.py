@@ -24,14 +24,16 @@ Runs = dict[str, dict[tuple, reporting.Record]]  # by row and run
 
 
 def records_of(task: Task, split: Split, rows: Mapping[str, Models]) -> list[reporting.Record]:
-    """One record for each row and model; model j of a row stands beside retrained model j."""
-    retrained = rows[RETRAIN]
-    number = len(jax.tree.leaves(retrained.logs)[0])
-    oracles = [retrained.log(j) for j in range(number)]
+    """One record for each row and model; model j of a row stands beside retrained model j.
+
+    Where fewer retrained models are given, they are used in turn.
+    """
+    oracles = [rows[RETRAIN].log(j) for j in range(rows[RETRAIN].number)]
     records = []
-    for seed in range(number):
+    for seed in range(rows[NOTHING].number):
         logs = {name: models.log(seed) for name, models in rows.items() if name != RETRAIN}
-        order = [oracles[seed], *oracles[:seed], *oracles[seed + 1 :]]
+        own = seed % len(oracles)
+        order = [oracles[own], *oracles[:own], *oracles[own + 1 :]]
         for name, metrics in split.table(logs, order).items():
             known = name in task.config.methods
             records.append(

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 import mu_jax as mu
 from experiments.lib.language import corpus
+from experiments.lib.language.origins import new
 from experiments.lib.language.planting import TOKENIZER, Planted, Sizes, plant, whole_rows
 from experiments.lib.language.task import Relearn, Rows, Split, Task
 from experiments.lib.tasks import lookup
-from mu_jax import datasets, models, reporting
+from mu_jax import datasets, reporting
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.evaluation import language
 from mu_jax.reporting import ForgetSet
@@ -62,27 +63,17 @@ def make(config: ConfigDict) -> Task:
     files = lookup(CORPORA, data.corpus, "corpus")(data)
     sizes = Sizes(**{name: data[name] for name in Sizes.__dataclass_fields__})
     planted = plant(files, sizes, seed=data.seed, batch_size=config.training.batch_size)
-    decoder = models.Decoder(
-        models.DecoderConfig(
-            "llama",
-            vocab_size=TOKENIZER.size,
-            max_positions=sizes.context,
-            num_kv_heads=config.model.num_heads,
-            head_dim=config.model.width // config.model.num_heads,
-            **config.model.to_dict(),
-        )
-    )
-    model = decoder.model(mu.token_losses.TokenCrossEntropy())
+    origin = new(config, TOKENIZER, sizes.context)
     order = np.random.default_rng([data.seed, 1]).permutation(sizes.secrets)
     parts = order[: config.splits * data.forget].reshape(config.splits, -1)
     return Task(
         config,
-        decoder,
-        model,
-        decoder.init,
+        origin.decoder,
+        origin.model,
+        origin.start,
         planted.train,
         [_split(config, planted, number, np.sort(part)) for number, part in enumerate(parts)],
-        functools.partial(_read, model),
+        functools.partial(_read, origin.model),
         HEADLINE,
     )
 

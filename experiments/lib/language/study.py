@@ -38,6 +38,11 @@ class Models(NamedTuple):
     after: PyTree = None
     curve: np.ndarray | None = None
 
+    @property
+    def number(self) -> int:
+        """How many models there are."""
+        return len(jax.tree.leaves(self.logs)[0])
+
     def log(self, number: int) -> PyTree:
         """The log of one model, `{"before": ...}` and, relearned, `"after"`."""
         parts = {"before": self.logs} | ({} if self.after is None else {"after": self.after})
@@ -61,13 +66,21 @@ class Folder(NamedTuple):
 
 
 def targets(task: Task, folder: Folder) -> PyTree:
-    """Variables of N models that are trained on all rows."""
+    """Variables of N models that are trained on all rows, or N times the model that is given."""
+    if not task.config.training.epochs:
+        given = task.start(jax.random.key(TARGETS))
+        return jax.tree.map(lambda x: np.broadcast_to(x, (folder.models, *x.shape)), given)
     everything = np.ones(task.train.num_examples, np.float32)
     return _trained(task, folder, "targets", everything, TARGETS)
 
 
 def retrained(task: Task, split: Split, folder: Folder) -> PyTree:
-    """Variables of N models that are trained without the forget set, from seeds of their own."""
+    """Variables of models that are trained without the forget set, or those that are given.
+
+    N models from seeds of their own, which share nothing with the targets.
+    """
+    if task.retrained:
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *task.retrained)
     return _trained(task, folder, f"{split.name}: retrained", split.weight, RETRAINED)
 
 
@@ -87,8 +100,9 @@ def unlearned(task: Task, split: Split, folder: Folder, name: str, before: PyTre
 
 
 def measured(task: Task, split: Split, folder: Folder, name: str, variables: PyTree) -> Models:
-    """What `task.read` says of N models, before and behind relearning."""
+    """What `task.read` says of the models of a row, before and behind relearning."""
     relearn = split.relearn
+    folder = folder._replace(models=len(jax.tree.leaves(variables)[0]))
 
     def one(number, variables, arrays, *sets):
         found = {"before": task.read(variables, arrays)}

@@ -73,6 +73,8 @@ class Task:
       splits: the forget sets.
       read: traceable, what is kept of a model: its log.
       headline: metrics of the table over all runs, in order.
+      retrained: variables of models that never saw the forget set, where they are given and not
+        trained.
     """
 
     config: ConfigDict
@@ -83,3 +85,4 @@ class Task:
     splits: Sequence[Split]
     read: Read
     headline: Sequence[str]
+    retrained: Sequence[PyTree] = ()
