@@ -21,6 +21,7 @@ from mu_jax.data.blocks import at_least
 from mu_jax.data.counted import counted
 from mu_jax.freezing import settled
 from mu_jax.loops import lifting
+from mu_jax.loops.averaging import with_average
 from mu_jax.loops.fit import FitState, advance, lifted_update, no_info, num_steps, with_batch_size
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import outputs
@@ -207,7 +208,7 @@ def _train(
             stop=num_steps(own, recipe.epochs),
             gradients=recipe.gradients,
         )
-        return last.variables
+        return with_average(recipe.model, last).variables
 
     members = (keys,) if weights is None else (keys, weights)
     return map_models(one, *members, layout=recipe.layout, mesh=recipe.mesh)

@@ -1,15 +1,27 @@
 """The one loop over batches, the one optimization loop, and what is built on them."""
 
+from mu_jax.loops.averaging import AverageState, average_weights
 from mu_jax.loops.batch_stats import refresh_statistics
 from mu_jax.loops.fit import FitInfo, FitState, Objective, fit
-from mu_jax.loops.gradients import Gradients, Term, micro_batches, per_term, plain, sam, total
+from mu_jax.loops.gradients import (
+    Gradients,
+    StepTerms,
+    Term,
+    micro_batches,
+    per_term,
+    plain,
+    sam,
+    total,
+)
 from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.loops.predict import map_rows, outputs
 from mu_jax.loops.progress import progress
 from mu_jax.loops.restriction import gradient_restriction, restricted_loss
 from mu_jax.loops.scan import Observer, fold, observe, record
+from mu_jax.loops.smoothing import random_smoothing
 
 __all__ = [
+    "AverageState",
     "FitInfo",
     "FitState",
     "Gradients",
@@ -18,7 +30,9 @@ __all__ = [
     "Phase",
     "PhasesInfo",
     "PhasesState",
+    "StepTerms",
     "Term",
+    "average_weights",
     "fit",
     "fit_phases",
     "fold",
@@ -30,6 +44,7 @@ __all__ = [
     "per_term",
     "plain",
     "progress",
+    "random_smoothing",
     "record",
     "refresh_statistics",
     "restricted_loss",

@@ -18,7 +18,8 @@ from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
 from mu_jax.loops import lifting
-from mu_jax.loops.gradients import Gradients, Terms, plain, total
+from mu_jax.loops.averaging import check_start, with_average, without_average
+from mu_jax.loops.gradients import Gradients, StepTerms, Terms, plain, total
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import bare, on_automatic_axes
 from mu_jax.model import Model, path_name
@@ -33,7 +34,8 @@ class Objective(Protocol):
     which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
     and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
     (teachers, masks, targets) that are read and never trained. The variables come back with their
-    statistics moved, or as they were.
+    statistics moved, or as they were. It may have a method `only(names) -> Objective`, of some of
+    its terms, that spares seams such as `sam(rho, term="forget")` computing the others.
     """
 
     @property
@@ -134,7 +136,8 @@ def fit(
     Args:
       model: says which part of the variables is trained.
       objective: see `Objective`.
-      optimizer: any optax optimizer; to freeze whole leaves, use `mu.masked`.
+      optimizer: any optax optimizer; to freeze whole leaves, use `mu.masked`. With
+        `mu.loops.average_weights` in its chain the result is the mean of the parameters.
       variables: where to start.
       batches: `Batches`, a `Stream`, or a re-iterable of `Batch`.
       key: a PRNG key.
@@ -171,6 +174,8 @@ def fit(
         state = FitState(at_once.as_array(0, np.int32), variables, opt_state, key)
     else:
         start = position_of(state.step)
+        state = without_average(model, state)
+    check_start(state.opt_state, stop)
     last, info = advance(
         model,
         objective,
@@ -184,7 +189,7 @@ def fit(
         shuffle=shuffle,
         update_mask=update_mask,
     )
-    return last, trimmed(info, stop)
+    return with_average(model, last), trimmed(info, stop)
 
 
 def with_batch_size(batches: Any, batch_size: int | None) -> Any:
@@ -356,6 +361,11 @@ def _plain_update(optimizer: optax.GradientTransformation) -> Update:
     return lambda values, grads, state, params, value: update(grads, state, params, value=value)
 
 
+def _only(objective: Objective, names: tuple[str, ...]) -> Objective:
+    only = getattr(objective, "only", None)
+    return objective if only is None else only(names)
+
+
 @cached(maxsize=256)
 def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gradients) -> Callable:
     """One step as the same function object each time, so that it compiles once."""
@@ -366,11 +376,13 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
 
-        def terms(params, batch):
-            found, variables = minimized(model.join(params, rest), batch, frozen, key)
+        def terms(params, batch, names):
+            chosen = minimized if names is None else _only(minimized, names)
+            found, variables = chosen(model.join(params, rest), batch, frozen, key)
+            found = found if names is None else {name: found[name] for name in names}
             return found, model.split(variables)[1]
 
-        grads, found, moved = take(terms, params, batch)
+        grads, found, moved = take(StepTerms(terms, key), params, batch)
         loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
         value = loss.astype(_loss_dtype(params))
         updates, opt_state = update(values, grads, state.opt_state, params, value)

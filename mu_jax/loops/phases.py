@@ -15,6 +15,7 @@ from mu_jax import _at_once as at_once
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.loops.averaging import averaged, check_start, going_on
 from mu_jax.loops.fit import (
     FitInfo,
     FitState,
@@ -181,6 +182,8 @@ def fit_phases(
         state = _start(model, phases, variables, key)
     else:
         done = [position_of(step) for step in state.steps]
+        state = _going_on(model, phases, state)
+    _check_starts(phases, state, stops[-1])
     carry = state, tuple(no_info(int(stop)) for stop in stops[-1])
     if cycles > 1 and _is_traced(model, phases, state) and not is_recording():
         carry, records = _as_one_loop(model, phases, carry, stops, record)
@@ -189,7 +192,34 @@ def fit_phases(
         stops = stops[-1:] if is_recording() else stops
         carry, records = _by_turns(model, phases, carry, stops, record, done)
     fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
-    return carry[0], PhasesInfo(fits, records)
+    return _with_averages(model, phases, carry[0]), PhasesInfo(fits, records)
+
+
+def _check_starts(phases: tuple[Phase, ...], state: PhasesState, stops: np.ndarray) -> None:
+    """Refuse an average of parameters that begins behind the last step of its phases."""
+    for number, opt_state in enumerate(state.opt_states):
+        sharing = [n for n in range(len(phases)) if _owner(phases, n) == number]
+        check_start(opt_state, sum(int(stops[n]) for n in sharing))
+
+
+def _with_averages(model: Model, phases: tuple[Phase, ...], state: PhasesState) -> PhasesState:
+    """The end of the phases: where their optimizers average the parameters, the means."""
+    variables, opt_states = state.variables, state.opt_states
+    for number, phase in enumerate(phases):
+        variables, own = averaged(
+            phase.model or model, variables, state.variables, opt_states[number]
+        )
+        opt_states = _replaced(opt_states, number, own)
+    return state._replace(variables=variables, opt_states=opt_states)
+
+
+def _going_on(model: Model, phases: tuple[Phase, ...], state: PhasesState) -> PhasesState:
+    """The inverse of `_with_averages`."""
+    for number, phase in enumerate(phases):
+        variables, own = going_on(phase.model or model, state.variables, state.opt_states[number])
+        opt_states = _replaced(state.opt_states, number, own)
+        state = state._replace(variables=variables, opt_states=opt_states)
+    return state
 
 
 def _stops(phases: tuple[Phase, ...], cycles: int, steps: int | None) -> np.ndarray:

@@ -59,6 +59,7 @@ class pairing:
       documents: the most documents in a packed row to forget; 1: each row is one document.
       reads_reference: whether the forget term reads logits of the reference model.
       training_mode: dropout.
+      forgets: whether the term `forget` is there; False for that of the retained rows alone.
 
     Returns:
       An `Objective` with the terms `forget` and `retain`. It reads `frozen["numbers"]`, with
@@ -76,18 +77,26 @@ class pairing:
     documents: int = 1
     reads_reference: bool = False
     training_mode: bool = False
+    forgets: bool = True
 
     @property
     def rows_are_independent(self) -> bool:
         """True in inference mode, where a row sees no other."""
         return not self.training_mode
 
+    def only(self, names: tuple[str, ...]) -> pairing:
+        """The objective of the named terms, which reads their rows alone, but in training mode."""
+        if self.training_mode:
+            return self
+        retain: RetainTerm = self.retain if "retain" in names else "none"
+        return dataclasses.replace(self, retain=retain, forgets="forget" in names)
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
         """The terms, and the variables."""
         numbers, model = frozen["numbers"], self.model
-        parts, drawn = parts_of(batch.inputs), None
+        parts, drawn = self._own(batch), None
         if self.retain != "none":
             drawn = partners(jax.random.fold_in(key, 1), batch, frozen["retain"], self.retain_rows)
             parts += dealt(drawn.inputs, self.retain_rows)
@@ -96,16 +105,22 @@ class pairing:
         )
         known = self._known(variables, batch, parts, frozen)
         logits = dealt(outputs, len(parts))
-        terms = {"forget": self._forget_term(batch, logits, known, numbers)}
+        terms = {}
+        if self.forgets:
+            terms["forget"] = self._forget_term(batch, logits, known, numbers)
         if drawn is not None:
             terms["retain"] = self._retain_term(drawn, logits, known, numbers["alpha"])
         return terms, variables
+
+    def _own(self, batch: Batch) -> list:
+        """The rows to forget, where they are read."""
+        return parts_of(batch.inputs) if self.forgets else []
 
     def _known(
         self, variables: PyTree, batch: Batch, parts: list, frozen: dict[str, PyTree]
     ) -> list | None:
         """The logits of the reference model of the parts of which they are read."""
-        own = len(parts_of(batch.inputs))
+        own = len(self._own(batch))
         first = 0 if self.reads_reference else own
         last = len(parts) if self.retain.startswith("kl") else own
         if first == last:

@@ -50,6 +50,7 @@ def code_eraser(
     retain_batch_size: int | None = None,
     training_mode: bool = False,
     gradients: Gradients | None = None,
+    retain_gradients: Gradients | None = None,
 ) -> Unlearn:
     """Forget the secrets inside texts: segments up, their context down, other texts as they were.
 
@@ -74,7 +75,8 @@ def code_eraser(
       epochs: passes over the forget set; a retain step follows each of its batches.
       batch_size, retain_batch_size: rows of a step; default those of the two sets.
       training_mode: dropout; default inference mode.
-      gradients: how to take the gradient, see `mu.fit`.
+      gradients: how to take the gradient of the forget steps, see `mu.fit`, such as
+        `mu.loops.sam(rho)`. retain_gradients: that of the retain steps. Both plain by default.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
@@ -127,9 +129,11 @@ def code_eraser(
                 steps=1,
                 optimizer_state="shared",
                 frozen=frozen,
-                gradients=gradients,
+                gradients=seam,
             )
-            for examples, secrets in zip(batches, (True, False))
+            for examples, secrets, seam in zip(
+                batches, (True, False), (gradients, retain_gradients)
+            )
         ]
         cycles = epochs * batches[0].num_batches
         state, info = fit_phases(model, phases, variables, key=key, cycles=cycles)

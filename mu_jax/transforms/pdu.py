@@ -166,14 +166,20 @@ class _Constrained:
         """True in inference mode, where a row sees no other."""
         return not self.training_mode
 
+    def only(self, names: tuple[str, ...]) -> _Constrained:
+        """The objective of the named terms; both terms of the constraint read retained rows."""
+        rows = names + ("retain",) * ("tolerance" in names)
+        return dataclasses.replace(self, pairs=self.pairs.only(rows))
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
         (variables, dual), numbers = variables, frozen["numbers"]
         frozen = {**frozen, "numbers": {**numbers, "alpha": dual}}
         terms, variables = self.pairs(variables, batch, frozen, key)
-        weight = terms["retain"].weight
-        terms["tolerance"] = Term(-numbers["tolerance"] * weight, weight, dual)
+        if "retain" in terms:
+            weight = terms["retain"].weight
+            terms["tolerance"] = Term(-numbers["tolerance"] * weight, weight, dual)
         return terms, (variables, dual)
 
 
@@ -195,17 +201,20 @@ def _primal_dual(
     optimizer: optax.GradientTransformation, rate: jax.Array | float, warmup: int
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer for the parameters, and projected ascent for the dual variable."""
-    inner = optax.with_extra_args_support(optimizer)
 
     def init(params):
-        return inner.init(params["params"]), jnp.zeros((), jnp.int32)
+        del params
+        return jnp.zeros((), jnp.int32)
 
-    def update(grads, state, params, **extra):
-        known, count = state
-        updates, known = inner.update(grads["params"], known, params["params"], **extra)
-        dual = params["dual"]
-        moved = jnp.maximum(0, dual + rate * grads["dual"])
-        step = jnp.where(count >= warmup, moved - dual, 0).astype(dual.dtype)
-        return {"params": updates, "dual": step}, (known, count + 1)
+    def update(grads, count, params, **extra):
+        del extra
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+        def step(violation, dual):
+            moved = jnp.maximum(0, dual + rate * violation)
+            return jnp.where(count >= warmup, moved - dual, 0).astype(dual.dtype)
+
+        return jax.tree.map(step, grads, params), count + 1
+
+    ascent = optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    parts = {"params": optimizer, "dual": ascent}
+    return optax.partition(parts, {name: name for name in parts})

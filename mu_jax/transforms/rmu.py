@@ -175,32 +175,34 @@ class _Steering:
     hidden: Hidden
     retain_rows: int
     positions: Positions
-    training_mode: bool = False
+    names: tuple[str, ...] = ("forget", "retain")
+    rows_are_independent = True  # in inference mode a row sees no other
 
-    @property
-    def rows_are_independent(self) -> bool:
-        """True in inference mode, where a row sees no other."""
-        return not self.training_mode
+    def only(self, names: tuple[str, ...]) -> _Steering:
+        """The objective of the named terms, which reads their rows alone."""
+        return dataclasses.replace(self, names=names)
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:
-        numbers, count = frozen["numbers"], self.retain_rows
-        parts, kept = [batch.inputs], "retain" in frozen
+        numbers, count, positions = frozen["numbers"], self.retain_rows, self.positions
+        kept = "retain" in frozen and "retain" in self.names
+        parts = [batch.inputs] if "forget" in self.names else []
         if kept:
             drawn = partners(jax.random.fold_in(key, 1), batch, frozen["retain"], count)
             parts += dealt(drawn.inputs, count)
         states = dealt(self.hidden(variables, joined(parts)), len(parts))
-        positions = self.positions
-        away = steering(
-            states[0], frozen["control"], batch.targets, batch.weight, positions=positions
-        )
-        terms: dict[str, Term] = {"forget": away._replace(scale=numbers["gamma"])}
+        terms: dict[str, Term] = {}
+        if "forget" in self.names:
+            away = steering(
+                states[0], frozen["control"], batch.targets, batch.weight, positions=positions
+            )
+            terms["forget"] = away._replace(scale=numbers["gamma"])
         if kept:
             before = self.model.with_params(variables, frozen["reference"])
             wanted = self.hidden(before, drawn.inputs)
             stay = steering(
-                joined(states[1:]), wanted, drawn.targets, drawn.weight, positions=positions
+                joined(states[-count:]), wanted, drawn.targets, drawn.weight, positions=positions
             )
             terms["retain"] = stay._replace(scale=numbers["alpha"])
         return terms, variables

@@ -14,6 +14,7 @@ import mu_jax as mu
 from mu_jax import objectives
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax.loops.gradients import micro_batches, per_term, sam
+from mu_jax.loops.smoothing import random_smoothing
 from mu_jax.objectives.matching import matching
 
 MODEL, SGD = setting("raw").model, optax.sgd(0.1)
@@ -31,6 +32,7 @@ OBJECTIVES = {
 }
 SEAMS = {
     "sam": (sam, (0.1,), (0.2,)),
+    "random_smoothing": (random_smoothing, (0.1, 2), (0.1, 3)),
     "per_term": (per_term, (add,), (lambda g: add(g),)),
     "micro_batches": (micro_batches, (2,), (4,)),
     "gradient_restriction": (mu.gradient_restriction, (0.1, "global"), (0.1, "per_leaf")),
