@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 
 from experiments.lib.configurations import Fields, check_fields
-from experiments.lib.language import methods, questions, secrets
+from experiments.lib.language import benchmarks, methods, questions, secrets
 from experiments.lib.language.task import Task
 from experiments.lib.tasks import lookup
 
 TASKS: dict[str, Callable[[ConfigDict], Task]] = {
     "secrets": secrets.make,
     "authors": questions.make_authors,
+    "tofu": questions.make_tofu,
+    "muse": benchmarks.make_muse,
+    "wmdp": benchmarks.make_wmdp,
+    "rwku": benchmarks.make_rwku,
 }
 _GROUP = ((Mapping, ConfigDict), None)
 FIELDS: Fields = {
@@ -30,7 +34,7 @@ FIELDS: Fields = {
     "methods": _GROUP,
     "selection": ((str,), None),
     "relearning": _GROUP,
-    "relearning.shown": ((int,), 1),
+    "relearning.shown": ((int,), 0),
     "relearning.steps": ((int,), 1),
     "relearning.batch_size": ((int,), 1),
     "relearning.learning_rate": ((int, float), 0),

@@ -24,7 +24,7 @@ METHODS: dict[str, Callable[..., mu.Transform]] = {
     "finetune": mu.finetune,
     "gradient_ascent": mu.gradient_ascent,
 }
-OWN = {"clip": 1.0, "sam": 0.0}  # beside what the methods take: most norm of a gradient, rho of SAM
+OWN = {"clip": 1.0, "sam": 0.0}  # most norm of a gradient; rho of SAM on the forget term
 
 
 def make_method(task: Task, name: str) -> mu.Transform:
@@ -39,7 +39,7 @@ def make_method(task: Task, name: str) -> mu.Transform:
     method, arguments, own = checked(task.config, name)
     step = optax.adam(arguments.pop("learning_rate"))
     optimizer = optax.chain(optax.clip_by_global_norm(own["clip"]), step)
-    gradients = sam(own["sam"]) if own["sam"] else None
+    gradients = sam(own["sam"], term="forget") if own["sam"] else None
     recipe = {
         field: arguments.pop(field) for field in mu.PairingRecipe._fields if field in arguments
     }

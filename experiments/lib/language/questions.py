@@ -10,13 +10,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.lib.language import authors
-from experiments.lib.language.origins import Origin, new
+from experiments.lib.language import authors, disk
+from experiments.lib.language.origins import Origin, new, read
 from experiments.lib.language.reading import Arrays, Log, Reader, prompts_of, texts_of
 from experiments.lib.language.task import Relearn, Rows, Split, Task
 from experiments.lib.language.words import WordTokenizer
 from mu_jax import datasets, reporting
-from mu_jax.datasets.language import RoleTemplate, Template, TokenRows, padded, questions
+from mu_jax.datasets.language import (
+    PLAIN,
+    RoleTemplate,
+    Template,
+    TokenRows,
+    padded,
+    questions,
+    read_chat_template,
+)
 from mu_jax.evaluation import language
 from mu_jax.reporting import ForgetSet
 from mu_jax.scoring.language import mean_metric, relearned_metric
@@ -216,3 +224,29 @@ def _tofu_set(form: Form, log: Log, name: str, records: Sequence[Record]) -> lan
         log.nll.get(f"{name}/paraphrase", ()) if name in ("forget", "retain") else (),
         np.arange(len(records)),
     )
+
+
+def make_tofu(config: ConfigDict) -> Task:
+    """TOFU: `data_dir/forget10.json`, `retain90.json` and the four `..._perturbed.json`."""
+    data, origin = config.data, read(config)
+    where = disk.folder(config.data_dir)
+    fields = ("question", "answer")
+    forget = disk.records(where / f"{data.forget}.json", *fields)
+    retain = disk.records(where / f"{data.retain}.json", *fields)
+    sets = {}
+    for title in SETS:
+        name = f"{data.forget if title == 'forget' else title.replace(' ', '_')}_perturbed"
+        further = ("paraphrased_answer",) if title in ("forget", "retain") else ()
+        path = where / f"{name}.json"
+        sets[title] = disk.records(path, *fields, "perturbed_answer", *further)[: data.measured]
+    template = PLAIN
+    if data.template == "chat":
+        template = read_chat_template(config.model.directory)
+    form = Form(origin.tokenizer, template, data.max_new, config.training.batch_size)
+    owner = np.arange(len(forget) + len(retain)) // data.of_author  # as TOFU's files are ordered
+    everything = [*forget, *retain]
+    mine = np.arange(len(everything)) < len(forget)
+    owners = np.arange(len(sets["forget"])) // data.of_author
+    found = Questions(everything, mine, owner, sets, owners)
+    split = make_split(config, origin, form, found, data.forget)
+    return make_task(config, origin, form, everything, [split])
