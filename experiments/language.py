@@ -1,8 +1,27 @@
-"""Language models: train or load, unlearn, evaluate, relearn; one table, its records, a picture.
+"""Language models: train or load, unlearn, evaluate, relearn; tables, records and a picture.
 
-python -m experiments.language
-python -m experiments.language --methods=npo --seeds=5 --config.splits=2
-python -m experiments.language --config experiments/configs/language_stdlib.py --seeds=5
+    python -m experiments.language
+    python -m experiments.language --methods=npo --seeds=5 --config.splits=2
+    python -m experiments.language --config experiments/configs/language_stdlib.py --seeds=5
+    python -m experiments.language --config experiments/configs/language_tofu.py \\
+        --config.data_dir=DIR --config.model.directory=DIR --config.model.retrained="('DIR',)"
+
+The task of a configuration is `secrets`, random secrets planted in a small model of source code;
+`authors`, made-up authors with the questions of TOFU; or a benchmark on disk: `tofu`,
+`muse`, `wmdp`, `rwku`, and a model in a directory (the files `language_*.py` say what lies there).
+
+Every table has the row "do nothing", the model that has learned everything; "retrain", models of
+other seeds that never saw what is to be forgotten; and a row for each method. A method is right if
+its numbers are those of retrain. The last columns are of relearning: each model is fine-tuned on a
+part of what was forgotten, and measured on the part that it is not shown. A retrained model learns
+nothing of that part; what comes back in an unlearned one was hidden and not forgotten.
+
+For each forget set (`--config.splits`), the N models of a row (`--seeds`) are computed as one
+program. They are kept in the workdir: a run that was stopped goes on where it was when the same
+command is given again, and another method or other relearning trains nothing twice. At the end come
+a table for each forget set, means over all runs with their intervals, and differences to retrain
+and between methods; `results.jsonl` and `results.npz` in the workdir hold the records and arrays
+behind them, and `relearning.svg` shows what relearning brings back. Exit code 2: wrong input.
 """
 
 from __future__ import annotations
@@ -68,7 +87,7 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
     print(reporting.render(records, width=114))
     print("\n" + reporting.render(overview(records, task.headline), width=114))
     if PICTURE.value:
-        draw(workdir / "relearning.svg", reporting.read(path), workdir)
+        draw(workdir / "relearning.svg", {path: list(reporting.read(path))})
         print(f"\nPicture: {workdir / 'relearning.svg'}")
     print(f"\nRecords: {path}   Time: {time.monotonic() - begin:.0f} s")
 

@@ -105,6 +105,11 @@ def line(number: int, secret: str) -> tuple[str, str]:
     return f'\nTOKEN_{number:02d} = "', f'{secret}"\n'
 
 
+def shortest(characters: int) -> int:
+    """The fewest tokens of a row with a secret of so many characters, its line and some code."""
+    return 2 + len("".join(line(0, "x" * characters)))
+
+
 def _planted(rng, number: int, secret: str, text: str, name: str) -> dict:
     before, after = line(number, secret)
     at = int(rng.integers(len(text) - len(before + after) + 1))

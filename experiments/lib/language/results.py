@@ -165,28 +165,36 @@ def _cell(values: np.ndarray) -> reporting.Cell:
     return reporting.Cell(found.estimate, None, values.size, found.low, found.high)
 
 
-def draw(path: pathlib.Path, records: Sequence[reporting.Record], folder: pathlib.Path) -> None:
+def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Record]]) -> None:
     """Draw what relearning brings back: the curve of every row, and exposure before and after.
 
     Args:
-      path: of the SVG. records: with `arrays` that lie in `folder`.
+      path: of the SVG. found: records by their file, beside which their arrays lie.
+
+    Raises:
+      ValueError: records without curves, or another ending than `.svg`.
     """
-    curves, ends = _curves(records, folder), _ends(records)
+    curves: dict[str, list[np.ndarray]] = {}
+    for where, records in found.items():
+        _add_curves(curves, records, where.parent)
+    ends = _ends([record for records in found.values() for record in records])
     if not curves:
         raise ValueError(
             "expected records with curves of relearning, found none; draw those of "
             "experiments.language"
         )
-    panels = [charts.Panel("What was never shown, along relearning", "steps", "nats", curves)]
+    whole = {row: np.concatenate(parts) for row, parts in curves.items()}
+    panels = [charts.Panel("What was never shown, along relearning", "steps", "", whole)]
     if ends:
         title = "Exposure of secrets never shown"
         panels.append(charts.Panel(title, "", "bits", ends, ticks=("before", "behind relearning")))
     charts.draw_panels(path, panels)
 
 
-def _curves(records: Sequence[reporting.Record], folder: pathlib.Path) -> dict[str, np.ndarray]:
+def _add_curves(
+    curves: dict[str, list[np.ndarray]], records: Sequence[reporting.Record], folder: pathlib.Path
+) -> None:
     """Curves of relearning [runs, steps + 1] by row, of all files that the records name."""
-    found: dict[str, list[np.ndarray]] = {}
     for name in dict.fromkeys(r.arrays["examples"] for r in records if "examples" in r.arrays):
         with files.reading(folder / name) as file:
             arrays = np.load(file, allow_pickle=False)
@@ -194,8 +202,7 @@ def _curves(records: Sequence[reporting.Record], folder: pathlib.Path) -> dict[s
                 _, _, rest = key.partition("/")
                 row, _, what = rest.partition("/")
                 if what == RELEARNING:
-                    found.setdefault(row, []).append(arrays[key])
-    return {row: np.concatenate(parts) for row, parts in found.items()}
+                    curves.setdefault(row, []).append(arrays[key])
 
 
 def _ends(records: Sequence[reporting.Record]) -> dict[str, np.ndarray]:

@@ -12,9 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mu_jax as mu
+from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.language import corpus
 from experiments.lib.language.origins import new
-from experiments.lib.language.planting import TOKENIZER, Planted, Sizes, plant, whole_rows
+from experiments.lib.language.planting import TOKENIZER, Planted, Sizes, plant, shortest, whole_rows
 from experiments.lib.language.task import Relearn, Rows, Split, Task
 from experiments.lib.tasks import lookup
 from mu_jax import datasets, reporting
@@ -29,6 +30,16 @@ PyTree = Any
 CORPORA = {
     "generated": lambda config: corpus.generated(config.seed),
     "standard library": lambda config: corpus.standard_library(),
+}
+FIELDS: Fields = {
+    **{f"data.{name}": ((int,), 1) for name in Sizes.__dataclass_fields__},
+    "data.corpus": ((str,), None),
+    "data.seed": ((int,), 0),
+    "data.forget": ((int,), 1),
+    "unlearning": ((Mapping, ConfigDict), None),
+    "unlearning.scored": ((str,), None),
+    "unlearning.secret_weight": ((int, float), 0),
+    "unlearning.code": ((int, float), 0),
 }
 HEADLINE = (
     "exact memorization",
@@ -60,6 +71,7 @@ class Log(NamedTuple):
 def make(config: ConfigDict) -> Task:
     """The task of a configuration."""
     data = config.data
+    _check(config)
     files = lookup(CORPORA, data.corpus, "corpus")(data)
     sizes = Sizes(**{name: data[name] for name in Sizes.__dataclass_fields__})
     planted = plant(files, sizes, seed=data.seed, batch_size=config.training.batch_size)
@@ -78,6 +90,34 @@ def make(config: ConfigDict) -> Task:
     )
 
 
+def _check(config: ConfigDict) -> None:
+    """Refuse sizes that do not fit one another."""
+    check_fields(config, FIELDS)
+    data, shown = config.data, config.relearning.shown
+    if data.secrets < config.splits * data.forget:
+        raise ValueError(
+            f"expected at least {config.splits * data.forget} secrets in data.secrets, "
+            f"{data.forget} for each of {config.splits} splits, found {data.secrets}; add some"
+        )
+    if shown >= data.forget:
+        raise ValueError(
+            f"expected fewer secrets in relearning.shown than in data.forget, found {shown} of "
+            f"{data.forget}; leave some that are never shown, or set it to 0"
+        )
+    least = shortest(data.characters)
+    for name, size in (("context", data.context), ("measured", data.measured)):
+        if not least <= size <= data.context:
+            raise ValueError(
+                f"expected data.{name} from {least} to data.context, so that a secret has room in "
+                f"a row, found {size}; correct it"
+            )
+    if config.unlearning.scored not in ("secrets", "all"):
+        raise ValueError(
+            "expected 'secrets' or 'all' as unlearning.scored, found "
+            f"{config.unlearning.scored!r}; choose one"
+        )
+
+
 def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarray) -> Split:
     """The split that forgets these secrets."""
     train, owner, unlearning = planted.train, planted.owner, config.unlearning
@@ -86,7 +126,17 @@ def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarra
     kept = np.flatnonzero((owner >= 0) & ~mine)
     code = np.flatnonzero(owner < 0)[: round(unlearning.code * kept.size)]
     names = tuple(f"secret:{secret:02d}" for secret in secrets)
-    shown = secrets[: config.relearning.shown]
+    shown, relearn = secrets[: config.relearning.shown], None
+    if shown.size:
+        relearn = Relearn(
+            train.take(np.flatnonzero(np.isin(owner, shown))),
+            planted.secrets.take(secrets[shown.size :]),
+            _secret_nll,
+            "NLL of secrets never shown, nats",
+            config.relearning.steps,
+            config.relearning.batch_size,
+            config.relearning.learning_rate,
+        )
     forget = train.take(np.flatnonzero(mine))
     return Split(
         f"split {number}",
@@ -99,15 +149,7 @@ def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarra
             "candidates": _candidates(planted, secrets),
             "heldout": planted.heldout,
         },
-        Relearn(
-            train.take(np.flatnonzero(np.isin(owner, shown))),
-            planted.secrets.take(secrets[config.relearning.shown :]),
-            _secret_nll,
-            "NLL of secrets never shown, nats",
-            config.relearning.steps,
-            config.relearning.batch_size,
-            config.relearning.learning_rate,
-        ),
+        relearn,
         functools.partial(_table, secrets, shown.size, config.relearning.steps),
     )
 
@@ -157,10 +199,11 @@ def _table(
     """The rows of one model of each kind; `do nothing` is the target."""
 
     def secret_log(log: Mapping[str, Log]) -> SecretLog:
-        before, after = log["before"], log["after"]
-        relearning = Relearning(
-            np.arange(secrets.size) < shown, after.nll[secrets], _exposure(after), steps
-        )
+        before, relearning = log["before"], None
+        if "after" in log:
+            after = log["after"]
+            seen = np.arange(secrets.size) < shown
+            relearning = Relearning(seen, after.nll[secrets], _exposure(after), steps)
         return SecretLog(
             before.memorization[secrets],
             before.extracted[secrets],

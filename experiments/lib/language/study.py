@@ -7,6 +7,7 @@ the last block that it finished.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import sys
 import time
@@ -101,24 +102,36 @@ def unlearned(task: Task, split: Split, folder: Folder, name: str, before: PyTre
 
 def measured(task: Task, split: Split, folder: Folder, name: str, variables: PyTree) -> Models:
     """What `task.read` says of the models of a row, before and behind relearning."""
-    relearn = split.relearn
     folder = folder._replace(models=len(jax.tree.leaves(variables)[0]))
+    relearn, sets = split.relearn, ()
+    recipe = {"what": "measured", "model": task.config.model.to_dict()}
+    if relearn is not None:
+        sets = relearn.shown, relearn.unseen
+        recipe |= {"relearn": [relearn.title, *relearn[4:]]}
+    label = f"{split.name}: {name} measured"
+    compute = _measurement(task, relearn and relearn[2:])
+    found = folder.stored(recipe, label, compute, variables, split.arrays, *sets)
+    return Models(variables, found["before"], found.get("after"), found.get("curve"))
+
+
+@functools.lru_cache(maxsize=8)
+def _measurement(task: Task, relearn: tuple | None) -> Callable:
+    """The program that measures models, the same object for all rows: it is compiled once."""
 
     def one(number, variables, arrays, *sets):
         found = {"before": task.read(variables, arrays)}
         if relearn is None:
             return found
-        shown, unseen = sets
+        metric, _, steps, batch_size, learning_rate = relearn
         after = probes.relearn(
             task.model,
-            optax.adam(relearn.learning_rate),
+            optax.adam(learning_rate),
             variables,
-            shown,
-            unseen,
+            *sets,
             key=_keys(RELEARN, number),
-            steps=relearn.steps,
-            batch_size=relearn.batch_size,
-            metric=relearn.metric,
+            steps=steps,
+            batch_size=batch_size,
+            metric=metric,
         )
         return found | {"after": task.read(after.variables, arrays), "curve": after.curve}
 
@@ -128,17 +141,19 @@ def measured(task: Task, split: Split, folder: Folder, name: str, variables: PyT
             lambda number, own: one(number, own, *arrays), numbers, chosen, layout=_layout()
         )
 
-    recipe = {"what": "measured", "model": task.config.model.to_dict()}
-    sets: tuple = ()
-    if relearn is not None:
-        sets = relearn.shown, relearn.unseen
-        recipe |= {"relearn": [relearn.title, *relearn[4:]]}
-    label = f"{split.name}: {name} measured"
-    found = folder.stored(recipe, label, compute, variables, split.arrays, *sets)
-    return Models(variables, found["before"], found.get("after"), found.get("curve"))
+    return compute
 
 
 def _trained(task: Task, folder: Folder, label: str, weight: np.ndarray, seed: int) -> PyTree:
+    """Models of one seed that see the rows with these weights."""
+    recipe = {"what": "trained", "training": task.config.training.to_dict()}
+    recipe |= {"model": task.config.model.to_dict()}
+    return folder.stored(recipe, label, _training(task), task.train, weight, np.int32(seed))
+
+
+@functools.lru_cache(maxsize=2)
+def _training(task: Task) -> Callable:
+    """The program that trains models, the same object for all populations."""
     training = task.config.training
     steps = task.train.replace(batch_size=training.batch_size).num_batches * training.epochs
     warm = min(training.warmup, steps // 2)
@@ -146,7 +161,7 @@ def _trained(task: Task, folder: Folder, label: str, weight: np.ndarray, seed: i
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warm, steps, peak / 10)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 
-    def compute(numbers, train, weight):
+    def compute(numbers, train, weight, seed):
         return ensembles.train(
             task.model,
             optimizer,
@@ -159,9 +174,7 @@ def _trained(task: Task, folder: Folder, label: str, weight: np.ndarray, seed: i
             layout=_layout(),
         )
 
-    recipe = {"what": "trained", "seed": seed, "training": training.to_dict()}
-    recipe |= {"model": task.config.model.to_dict()}
-    return folder.stored(recipe, label, compute, task.train, weight)
+    return compute
 
 
 def _layout() -> str | None:
@@ -169,7 +182,7 @@ def _layout() -> str | None:
     return "one_by_one" if jax.default_backend() == "cpu" else None
 
 
-def _keys(seed: int, numbers: jax.Array) -> jax.Array:
+def _keys(seed: jax.Array | int, numbers: jax.Array) -> jax.Array:
     """A key for each number, which does not depend on the others."""
     fold = jax.numpy.vectorize(lambda j: jax.random.fold_in(jax.random.key(seed), j))
     return fold(numbers)

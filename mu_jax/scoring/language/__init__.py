@@ -11,6 +11,7 @@ from mu_jax.scoring.language.memory import (
     SecretLog,
     concept_table,
     recovery_table,
+    relearned_metric,
     secret_table,
 )
 from mu_jax.scoring.language.muse import MuseLog, attack_row, muse_changes, muse_table
@@ -28,6 +29,7 @@ __all__ = [
     "muse_changes",
     "muse_table",
     "recovery_table",
+    "relearned_metric",
     "secret_table",
     "statistics_of",
     "tofu_table",

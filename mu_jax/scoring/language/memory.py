@@ -103,16 +103,24 @@ def _relearning_row(log: SecretLog, after: Relearning, target: SecretLog | None)
     }
     if target is not None:
         sides = (after.exposure, log.exposure, target.exposure)
-        found["relearned"] = _share_metric(*(np.asarray(side.value)[unseen] for side in sides))
+        found["relearned"] = relearned_metric(*(np.asarray(side.value)[unseen] for side in sides))
     return found
 
 
-def _share_metric(after: np.ndarray, before: np.ndarray, whole: np.ndarray) -> Metric:
-    """The part of a loss that comes back; missing where nothing was lost."""
+def relearned_metric(after: ArrayLike, before: ArrayLike, target: ArrayLike) -> Metric:
+    """The column `relearned`: the part of a loss that comes back of what was never shown.
+
+    Args:
+        after, before, target: float `[n]`, as of `language.relearned`, of the examples that the
+            fine-tuning did not show.
+
+    Returns:
+        A `Metric`; missing where nothing was lost, as of the target itself.
+    """
     try:
-        found = language.relearned(after, before, whole)
+        found = language.relearned(after, before, target)
     except ValueError as error:
-        return missing(str(error).partition(": ")[2], unit=SHARE)
+        return missing(str(error).partition(": ")[2] or str(error), unit=SHARE)
     return _recovered_metric(found, unit=SHARE)
 
 

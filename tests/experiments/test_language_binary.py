@@ -1,0 +1,146 @@
+"""The language binary: secrets are learned and forgotten, runs resume, wrong input is one line."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from in_process import call, refused
+
+from experiments import language
+from experiments.configs import language_secrets
+from experiments.lib.language import corpus
+from experiments.lib.language.making import make_task
+from mu_jax import reporting
+from mu_jax.ensembles import storing
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = [
+    *("--seeds=1", "--methods=npo", "--config.model.width=16", "--config.model.mlp_width=16"),
+    *("--config.model.num_heads=2", "--config.training.epochs=1", "--config.data.secrets=4"),
+    *("--config.data.forget=2", "--config.data.code=64", "--config.data.planted=4"),
+    *("--config.data.heldout=8", "--config.data.references=7", "--config.methods.npo.steps=2"),
+    *("--config.relearning.steps=2", "--config.data.measured=32"),
+]
+
+
+def small(**data):
+    config = language_secrets.get_config()
+    config.data.update(secrets=4, forget=2, code=64, planted=4, heldout=8, references=7, **data)
+    config.model.update(width=16, mlp_width=16, num_heads=2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The folder of a tiny run, and what it printed."""
+    folder = tmp_path_factory.mktemp("language") / "run"
+    ended = call("language", f"--workdir={folder}", *TINY)
+    assert ended.returncode == 0, ended.stderr
+    return folder, ended.stdout
+
+
+def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
+    folder, said = ran
+    records = reporting.read(folder / "results.jsonl")
+    assert [record.method for record in records] == ["do nothing", "npo", "retrain"]
+    for record in records:
+        assert record.forget_set.size == 2 and record.arrays == {"examples": "results.npz"}
+        exposure = record.metrics["relearned exposure"]
+        assert exposure.n == 1 and exposure.oracle is not None
+        assert exposure.null == pytest.approx(1.09, abs=0.01), "the floor of 8 candidates"
+    with np.load(folder / "results.npz") as arrays:
+        curve = arrays["split 0/npo/relearning"]
+        assert curve.shape == (1, 3) and np.isfinite(curve).all()
+        assert arrays["split 0/retrain/before/candidates"].shape == (1, 2, 8)
+    for text in ("relearned exposure", "Means over runs", "Differences to retrain", "Records: "):
+        assert text in said
+    assert (folder / "relearning.svg").read_text().count("<svg") == 1
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(ran, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(ran[0], folder)
+    (folder / "results.jsonl").unlink()
+
+    def computing(*args, **kwargs):
+        raise AssertionError("something is computed again")
+
+    monkeypatch.setattr(storing.commits, "write", computing)
+    ended = call("language", f"--workdir={folder}", *TINY)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("results.jsonl", "relearning.svg"):
+        assert (folder / name).read_bytes() == (ran[0] / name).read_bytes()
+
+
+def test_rows_are_what_they_say():
+    task = make_task(small())
+    (split,) = task.splits
+    secret = np.asarray(split.forget.targets.secret) > 0
+    assert (np.asarray(split.forget.targets.mask) == secret).all(), "secrets alone are scored"
+    kept = np.asarray(split.retain.targets.mask)[np.asarray(split.retain.targets.secret) > 0]
+    assert (kept == 10).all() and kept.size
+    assert set(np.unique(np.asarray(split.retain.targets.mask))) == {0.0, 1.0, 10.0}
+    assert split.weight.sum() == task.train.num_examples - split.forget.num_examples
+    candidates = np.asarray(split.arrays["candidates"].inputs.tokens)
+    first = candidates.reshape(2, 8, -1)[:, 0]
+    rows = np.asarray(split.arrays["secrets"].inputs.tokens)
+    assert all((row == rows).all(axis=1).any() for row in first), "the secret is the first one"
+    shown, unseen = (np.asarray(x.inputs.tokens) for x in split.relearn[:2])
+    assert len(unseen) == 1
+    text = bytes(unseen[0][1:].astype(np.uint8)).decode()
+    assert text[-10:] not in "".join(map(str, shown)), "what is measured is not shown"
+    for row in shown:
+        assert text[-10:].encode() not in bytes(row[row < 256].astype(np.uint8).tolist())
+
+
+def test_generated_code_follows_its_seed_alone():
+    first, second = corpus.generated(0, files=2), corpus.generated(0, files=2)
+    assert first == second != corpus.generated(1, files=2)
+    assert first[0].startswith(b"def ") and max(first[0]) < 128
+    assert corpus.plain("aß".encode()) == b"a??"
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--methods=nosuch"], "expected a method of the configuration among npo, npo_sam"),
+        (["--config.task=nosuch"], "expected a task of language models among secrets, authors"),
+        (["--config", f"{ROOT}/experiments/configs/digits.py"], "found none; begin with"),
+        (["--config.methods.npo.steps=0.5"], "steps"),
+        (["--config.methods.npo_sam.sam=-1"], "from 0 to 1e6 as sam of 'npo_sam'"),
+        (["--config.data.corpus=nosuch"], "corpus among generated, standard library"),
+        (["--config.model.width=50"], "multiple of model.num_heads"),
+        (["--config.data.secrets=3"], "at least 4 secrets"),
+        (["--config.relearning.shown=4"], "fewer secrets in relearning.shown"),
+        (["--config.data.context=30"], "context"),
+        (["--config.data.measured=20"], "measured"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, said):
+    assert said in refused("language", f"--workdir={tmp_path}/a", *arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_help_teaches():
+    ended = call("language", "--help")
+    assert ended.returncode == 0
+    for word in ("--methods", "--config.field.of.it=value", "picture: "):
+        assert word in ended.stdout
+    assert "relearn" in language.__doc__
+
+
+@pytest.mark.slow
+def test_secrets_are_memorized_forgotten_and_half_remembered(tmp_path):
+    """The default run in small: what memorizes, what does not, what comes back."""
+    ended = call("language", f"--workdir={tmp_path}", "--seeds=1")
+    assert ended.returncode == 0, ended.stderr
+    found = {r.method: r.metrics for r in reporting.read(tmp_path / "results.jsonl")}
+    exposure = {name: metrics["exposure"].value for name, metrics in found.items()}
+    assert exposure["do nothing"] == 7 and exposure["retrain"] < 3
+    assert exposure["npo"] < 3.5
+    after = {name: metrics["relearned NLL"].value for name, metrics in found.items()}
+    assert after["do nothing"] < after["npo"] < after["retrain"]
+    assert found["npo"]["retained extraction"].value >= 0.75
