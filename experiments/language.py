@@ -41,6 +41,7 @@ from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import exit_with_sentence, write_config
 from mu_jax import reporting
+from mu_jax.reporting import charts
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
 FLAGS = flags.FlagValues()
@@ -70,6 +71,8 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
         files=("config.json", "results.jsonl", "results.npz", "relearning.svg"),
         folders=("ensembles",),
     )
+    if PICTURE.value:
+        charts.require()
     task = make_task(config, methods)
     write_config(workdir, config)
     folder = study.Folder(workdir / "ensembles", SEEDS.value, config.block)

@@ -28,6 +28,16 @@ class Panel(NamedTuple):
     ticks: tuple[str, ...] = ()
 
 
+def require() -> None:
+    """Refuse to begin without the package that draws.
+
+    Raises:
+        ModuleNotFoundError: without the extra `charts`.
+    """
+    with extra("charts"):
+        import matplotlib  # noqa: F401
+
+
 def draw_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Draw diagrams beside one another: the mean over runs, and a band around it.
 

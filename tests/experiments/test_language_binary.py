@@ -115,6 +115,7 @@ def test_generated_code_follows_its_seed_alone():
         (["--config.model.width=50"], "multiple of model.num_heads"),
         (["--config.data.secrets=3"], "at least 4 secrets"),
         (["--config.relearning.shown=4"], "fewer secrets in relearning.shown"),
+        (["--config", f"{ROOT}/experiments/configs/language_tofu.py"], "model.directory"),
         (["--config.data.context=30"], "context"),
         (["--config.data.measured=20"], "measured"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.language import disk
 from experiments.lib.language.origins import Origin, read
 from experiments.lib.language.passages import Benchmark, make, prompts, scored
@@ -19,6 +20,7 @@ from mu_jax.reporting.records import Direction
 from mu_jax.scoring.language import mean_metric
 from mu_jax.scoring.language.tables import logs_of, table_of
 
+DISK: Fields = {"data_dir": ((str, type(None)), None), "data.context": ((int,), 2)}
 LETTERS = "ABCD"
 VERBATIM, KNOWLEDGE, RWKU_ANSWER = 128, 32, 30  # tokens to write, as published
 RWKU = {
@@ -32,6 +34,7 @@ RWKU = {
 
 def make_muse(config: ConfigDict) -> Task:
     """MUSE: `data_dir/news/{raw,verbmem,knowmem,privleak}`."""
+    check_fields(config, {**DISK, "data.corpus": ((str,), None)})
     data, origin = config.data, read(config)
     where = disk.folder(config.data_dir, data.corpus)
     verbatim = disk.records(where / "verbmem" / "forget.json", "prompt", "gt")
@@ -92,6 +95,8 @@ def make_muse(config: ConfigDict) -> Task:
 
 def make_wmdp(config: ConfigDict) -> Task:
     """WMDP: `bio-forget-corpus.jsonl` and others, `bio_questions.json` with choices, by domain."""
+    names = {"data.domains": ((tuple, list), None), "data.passages": ((int,), 1)}
+    check_fields(config, {**DISK, **names})
     data, origin = config.data, read(config)
     where = disk.folder(config.data_dir)
     forget, retain, asked = [], [], {}
@@ -158,6 +163,7 @@ def make_rwku(config: ConfigDict) -> Task:
 
     The passages of other targets are retained.
     """
+    check_fields(config, {**DISK, "data.target": ((str,), None), "data.others": ((int,), 1)})
     data, origin = config.data, read(config)
     where = disk.folder(config.data_dir, data.target)
     others = [

@@ -52,6 +52,11 @@ def read(config: ConfigDict) -> Origin:
     """
     check_fields(config, DIRECTORY)
     directory = config.model.directory
+    if not directory:
+        raise ValueError(
+            "expected a directory of a model in model.directory, found none; add "
+            "--config.model.directory=..."
+        )
     decoder, variables = decoders.read_decoder(directory, scan_layers=True)
     tokenizer = read_tokenizer(directory, vocab_size=decoder.config.vocab_size)
     if not (config.training.epochs or config.model.retrained):
@@ -76,6 +81,12 @@ def new(config: ConfigDict, tokenizer: Tokenizer, positions: int) -> Origin:
     """A decoder of the sizes of the configuration, of random numbers."""
     check_fields(config, SIZES)
     sizes = config.model.to_dict()
+    further = [name for name in sizes if f"model.{name}" not in SIZES]
+    if further:
+        raise ValueError(
+            f"expected fields of model among {', '.join(each[6:] for each in SIZES)}, found "
+            f"{further[0]!r}; leave it out"
+        )
     if sizes["width"] % (2 * sizes["num_heads"]):
         raise ValueError(
             f"expected model.width to be an even multiple of model.num_heads, found "

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.language import authors, disk
 from experiments.lib.language.origins import Origin, new, read
 from experiments.lib.language.reading import Arrays, Log, Reader, prompts_of, texts_of
@@ -33,6 +34,16 @@ from mu_jax.scoring.rows import NOTHING
 
 PyTree = Any
 Record = Mapping[str, Any]
+AUTHORS: Fields = {
+    **{f"data.{name}": ((int,), 1) for name in ("authors", "known", "forget", "measured")},
+    "data.max_new": ((int,), 1),
+    "data.seed": ((int,), 0),
+}
+TOFU: Fields = {
+    **{f"data.{name}": ((str,), None) for name in ("forget", "retain", "template")},
+    **{f"data.{name}": ((int,), 1) for name in ("of_author", "measured", "max_new")},
+    "data_dir": ((str, type(None)), None),
+}
 SETS = ("forget", "retain", "real authors", "world facts")
 BARE = RoleTemplate(before={"user": "", "assistant": ""}, after={"user": " "})
 HEADLINE = (
@@ -80,6 +91,13 @@ class Form(NamedTuple):
 def make_authors(config: ConfigDict) -> Task:
     """The task of made-up authors."""
     data = config.data
+    check_fields(config, AUTHORS)
+    if data.authors <= config.splits * data.forget or not 0 < config.relearning.shown < data.forget:
+        raise ValueError(
+            f"expected more authors in data.authors than {config.splits * data.forget}, "
+            f"{data.forget} for each of {config.splits} splits, and relearning.shown from 1 to "
+            f"{data.forget - 1}, found {data.authors} and {config.relearning.shown}; correct them"
+        )
     learned, known, world = authors.generate(data.seed, authors=data.authors, known=data.known)
     everything = [*learned, *known, *world]
     texts = (
@@ -112,6 +130,7 @@ def make_task(
     config: ConfigDict, origin: Origin, form: Form, train: Sequence[Record], splits: Sequence[Split]
 ) -> Task:
     """The task of these splits."""
+    language.words("stems", stem=True)  # a missing package is named before anything is computed
     limits = dict.fromkeys(SETS, form.max_new)
     stop = () if form.tokenizer.end is None else (form.tokenizer.end,)
     return Task(
@@ -136,6 +155,11 @@ def make_split(
     asked = form.rows(found.sets["forget"])
     about = list(dict.fromkeys(found.owners))
     shown = np.isin(found.owners, about[: config.relearning.shown])
+    if shown.all() or not shown.any():
+        raise ValueError(
+            f"expected relearning.shown from 1 to {len(about) - 1}, some of {len(about)} authors, "
+            f"found {config.relearning.shown}; leave some that are never shown"
+        )
     unseen = padded(asked, batch_size=form.batch_size)
     mine = np.flatnonzero(found.forget)
     subjects = tuple(f"author:{owner}" for owner in dict.fromkeys(found.owner[mine]))
@@ -228,6 +252,7 @@ def _tofu_set(form: Form, log: Log, name: str, records: Sequence[Record]) -> lan
 
 def make_tofu(config: ConfigDict) -> Task:
     """TOFU: `data_dir/forget10.json`, `retain90.json` and the four `..._perturbed.json`."""
+    check_fields(config, TOFU)
     data, origin = config.data, read(config)
     where = disk.folder(config.data_dir)
     fields = ("question", "answer")
@@ -239,9 +264,12 @@ def make_tofu(config: ConfigDict) -> Task:
         further = ("paraphrased_answer",) if title in ("forget", "retain") else ()
         path = where / f"{name}.json"
         sets[title] = disk.records(path, *fields, "perturbed_answer", *further)[: data.measured]
-    template = PLAIN
-    if data.template == "chat":
-        template = read_chat_template(config.model.directory)
+    if data.template not in ("plain", "chat"):
+        raise ValueError(
+            f"expected 'plain' or 'chat' as data.template, found {data.template!r}; choose one"
+        )
+    chat = data.template == "chat"
+    template = read_chat_template(config.model.directory) if chat else PLAIN
     form = Form(origin.tokenizer, template, data.max_new, config.training.batch_size)
     owner = np.arange(len(forget) + len(retain)) // data.of_author  # as TOFU's files are ordered
     everything = [*forget, *retain]
