@@ -36,7 +36,13 @@ from ml_collections import ConfigDict
 from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.language import study
 from experiments.lib.language.making import make_task
-from experiments.lib.language.results import draw, overview, records_of, write_results
+from experiments.lib.language.results import (
+    draw,
+    overview,
+    records_of,
+    write_models,
+    write_results,
+)
 from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import exit_with_sentence, write_config
@@ -57,6 +63,13 @@ WORKDIR = define_workdir(FLAGS, "runs/language", "Where models and results go.")
 PICTURE = flags.DEFINE_bool(
     "picture", True, "Draw what relearning brings back, as relearning.svg.", flag_values=FLAGS
 )
+WRITE = flags.DEFINE_bool(
+    "write",
+    False,
+    "Write the first model of every row as a directory that transformers opens, such as "
+    "models/split_0/npo in the workdir.",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -69,7 +82,7 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
     workdir = check_workdir(
         WORKDIR.value,
         files=("config.json", "results.jsonl", "results.npz", "relearning.svg"),
-        folders=("ensembles",),
+        folders=("ensembles", "models"),
     )
     if PICTURE.value:
         charts.require()
@@ -85,6 +98,8 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
     targets = study.targets(task, folder)
     for split in task.splits:
         rows[split.name] = split_rows(task, split, folder, targets, methods or config.methods)
+        if WRITE.value:
+            write_models(task, split, rows[split.name], workdir / "models")
         records += records_of(task, split, rows[split.name])
         path = write_results(workdir, records, rows)
     print(reporting.render(records, width=114))

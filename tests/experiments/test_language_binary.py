@@ -6,15 +6,17 @@ import pathlib
 import shutil
 
 import numpy as np
+import optax
 import pytest
 from in_process import call, refused
 
 from experiments import language
 from experiments.configs import language_secrets
-from experiments.lib.language import corpus
+from experiments.lib.language import corpus, results
 from experiments.lib.language.making import make_task
-from mu_jax import reporting
+from mu_jax import evaluation, reporting
 from mu_jax.ensembles import storing
+from mu_jax.models import decoder as decoders
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -37,7 +39,7 @@ def small(**data):
 def ran(tmp_path_factory):
     """The folder of a tiny run, and what it printed."""
     folder = tmp_path_factory.mktemp("language") / "run"
-    ended = call("language", f"--workdir={folder}", *TINY)
+    ended = call("language", f"--workdir={folder}", "--write", *TINY)
     assert ended.returncode == 0, ended.stderr
     return folder, ended.stdout
 
@@ -58,6 +60,42 @@ def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
     for text in ("relearned exposure", "Means over runs", "Differences to retrain", "Records: "):
         assert text in said
     assert (folder / "relearning.svg").read_text().count("<svg") == 1
+
+
+def test_models_are_written_as_directories(ran):
+    written = {path.name for path in (ran[0] / "models" / "split_0").iterdir()}
+    assert written == {"do_nothing", "npo", "retrain"}
+    found = [decoders.read_decoder(ran[0] / "models" / "split_0" / name) for name in written]
+    assert len({decoder.config.width for decoder, _ in found}) == 1
+    norms = {float(optax.tree.norm(variables.params)) for _, variables in found}
+    assert len(norms) == 3
+
+
+def test_intervals_over_runs_are_of_all_forget_sets_and_seeds():
+    random = np.random.default_rng(0)
+
+    def record(method, part, seed, value):
+        metric = reporting.Metric(value, unit="fraction")
+        return reporting.Record(method, reporting.ForgetSet(part, 2), seed, {"rate": metric})
+
+    values = {name: random.uniform(0.8, 1, size=(2, 5)) for name in ("retrain", "npo", "sam")}
+    values["sam"] = values["npo"] - 0.1  # paired: the difference has no spread
+    records = [
+        record(name, f"split {k}", seed, found[k, seed])
+        for name, found in values.items()
+        for k in range(2)
+        for seed in range(5)
+    ]
+    means, to_retrain, between = results.overview(records, ["rate", "absent"])
+    cells = {row.label: row.cells[0] for row in means.rows}
+    wanted = evaluation.t_interval(values["npo"].ravel())
+    assert cells["npo"].n == 10 and cells["npo"].mean == pytest.approx(wanted.estimate)
+    assert cells["npo"].low == pytest.approx(wanted.low) and cells["npo"].high <= 1
+    difference = {row.label: row.cells[0].mean for row in to_retrain.rows}
+    assert difference["npo"] == pytest.approx((values["npo"] - values["retrain"]).mean())
+    assert "retrain" not in difference
+    sam = {row.label: row.cells[0] for row in between.rows}["sam"]
+    assert sam.mean == pytest.approx(-0.1) and sam.low is None, "equal values have no interval"
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(ran, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from experiments.lib.language.task import Split, Task
 from experiments.lib.running import write_records
 from mu_jax import _files as files
 from mu_jax import evaluation, reporting
+from mu_jax.models import decoder as decoders
 from mu_jax.reporting import charts
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
@@ -80,6 +81,21 @@ def _flat(prefix: str, tree: Any) -> dict[str, np.ndarray]:
     }
 
 
+def write_models(
+    task: Task, split: Split, rows: Mapping[str, Models], folder: pathlib.Path
+) -> None:
+    """Write the first model of every row, with the tokenizer that the task read from a directory.
+
+    What is there already is left alone.
+    """
+    for row, found in rows.items():
+        path = folder / split.name.replace(" ", "_") / row.replace(" ", "_")
+        if not path.is_dir():
+            first = jax.tree.map(lambda x: x[0], found.variables)
+            tokenizer = task.config.model.get("directory")
+            decoders.write_decoder(path, task.decoder, first, tokenizer=tokenizer)
+
+
 def overview(
     records: Iterable[reporting.Record], metrics: Sequence[str] | None = None
 ) -> list[reporting.Table]:
@@ -97,13 +113,14 @@ def overview(
         runs.setdefault(record.method, {})[run] = record
     kinds = {n: m for found in runs.values() for r in found.values() for n, m in r.metrics.items()}
     shown = {name: kinds[name] for name in metrics or kinds if name in kinds}
-    first = next((name for name in runs if name not in (RETRAIN, NOTHING)), None)
+    methods = [name for name in runs if name not in (RETRAIN, NOTHING)]
     close = {n: m for n, m in shown.items() if m.direction == "closer to retrain"}
     tables = [_over_runs("Means over runs", runs, shown, None)]
     if RETRAIN in runs:
         tables.append(_over_runs(f"Differences to {RETRAIN} of the same run", runs, close, RETRAIN))
-    if first is not None and len(runs) > 3:
-        tables.append(_over_runs(f"Differences to {first} of the same run", runs, shown, first))
+    if len(methods) > 1:
+        title = f"Differences to {methods[0]} of the same run"
+        tables.append(_over_runs(title, runs, shown, methods[0]))
     return tables
 
 
@@ -117,7 +134,10 @@ def _over_runs(
         if name == base:
             continue
         values = {metric: _values(runs, name, metric, base) for metric in metrics}
-        cells = tuple(_cell(found) for found in values.values())
+        cells = tuple(
+            _cell(found, bounded=base is None and metrics[metric].unit == "fraction")
+            for metric, found in values.items()
+        )
         lonely |= any(cell.n > 1 and cell.low is None for cell in cells)
         rows.append(reporting.Row(name, len(runs[name]), cells, collapsed=False, best=False))
     sets = {run[0] for found in runs.values() for run in found}
@@ -154,7 +174,8 @@ def _value(record: reporting.Record | None, metric: str) -> float | None:
     return None if found is None else found.value
 
 
-def _cell(values: np.ndarray) -> reporting.Cell:
+def _cell(values: np.ndarray, *, bounded: bool) -> reporting.Cell:
+    """Mean and interval; of fractions, that part of it which fractions can have."""
     if not values.size:
         return reporting.Cell()
     try:
@@ -162,7 +183,8 @@ def _cell(values: np.ndarray) -> reporting.Cell:
     except ValueError:
         std = float(values.std(ddof=1)) if values.size > 1 else None
         return reporting.Cell(float(values.mean()), std, values.size)
-    return reporting.Cell(found.estimate, None, values.size, found.low, found.high)
+    low, high = (found.low, found.high) if not bounded else np.clip(found[1:3], 0, 1).tolist()
+    return reporting.Cell(found.estimate, None, values.size, low, high)
 
 
 def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Record]]) -> None:
