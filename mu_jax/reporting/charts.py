@@ -41,6 +41,8 @@ def require() -> None:
 def draw_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Draw diagrams beside one another: the mean over runs, and a band around it.
 
+    A name has one color in all of them; the legend stands in the first.
+
     The band is the 95 % interval of the mean (`evaluation.t_interval`), and for fewer than eight
     runs the range of the runs. Equal input gives equal bytes.
 
@@ -62,15 +64,18 @@ def draw_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         import matplotlib
         from matplotlib.figure import Figure
 
+    names = dict.fromkeys(name for panel in panels for name in panel.curves)
+    colors = {name: f"C{place}" for place, name in enumerate(names)}
     with matplotlib.rc_context({"svg.hashsalt": "mu_jax", "svg.fonttype": "none"}):
         figure = Figure(figsize=(4.8 * len(panels), 3.6), layout="constrained")
         for place, panel in enumerate(panels):
-            _draw(figure.add_subplot(1, len(panels), place + 1), panel, legend=place == 0)
+            axes = figure.add_subplot(1, len(panels), place + 1)
+            _draw(axes, panel, colors, legend=place == 0)
         with files.replacing(path) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
 
 
-def _draw(axes: Any, panel: Panel, *, legend: bool) -> None:
+def _draw(axes: Any, panel: Panel, colors: Mapping[str, str], *, legend: bool) -> None:
     for name, given in panel.curves.items():
         values = np.asarray(given, np.float64)
         if values.ndim != 2 or not values.size:
@@ -80,13 +85,13 @@ def _draw(axes: Any, panel: Panel, *, legend: bool) -> None:
             )
         mean, low, high = np.transpose([_band(column) for column in values.T])
         place = np.arange(values.shape[1])
-        marker = "o" if panel.ticks else ""
-        (line,) = axes.plot(place, mean, marker=marker, label=f"{name} (n={len(values)})")
+        style = {"color": colors[name], "marker": "o" if panel.ticks else ""}
+        axes.plot(place, mean, label=f"{name} (n={len(values)})", **style)
         if panel.ticks:
             sides = np.array([mean - low, high - mean])
-            axes.errorbar(place, mean, sides, color=line.get_color(), capsize=3, linestyle="")
+            axes.errorbar(place, mean, sides, color=colors[name], capsize=3, linestyle="")
         else:
-            axes.fill_between(place, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            axes.fill_between(place, low, high, color=colors[name], alpha=0.2, linewidth=0)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)

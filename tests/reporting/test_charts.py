@@ -35,11 +35,24 @@ def test_the_band_is_the_interval_and_for_few_runs_the_range():
     assert charts._band(np.full(9, 2.0)) == (2.0, 2.0, 2.0)
 
 
+def test_a_name_has_one_color_in_all_panels(tmp_path):
+    ones, twos = np.ones((2, 3)), np.full((2, 3), 2.0)
+    first = charts.Panel("first", "x", "y", {"retrain": ones, "npo": twos})
+    second = charts.Panel("second", "x", "y", {"npo": twos, "retrain": ones})
+    charts.draw_panels(tmp_path / "a.svg", [first, second])
+    lines = re.findall(r"#1f77b4|#ff7f0e", (tmp_path / "a.svg").read_text())
+    assert lines.count("#1f77b4") == lines.count("#ff7f0e") > 2
+    blue = [k for k, color in enumerate(lines) if color == "#1f77b4"]
+    assert blue[0] == 0 and blue[-1] == len(lines) - 1, "the order of the second is another"
+
+
 def test_what_is_drawn_lies_where_it_should():
     from matplotlib.figure import Figure
 
     axes = Figure().add_subplot()
-    charts._draw(axes, panel([[0.0, 4.0], [2.0, 8.0]], ticks=("before", "after")), legend=True)
+    found = panel([[0.0, 4.0], [2.0, 8.0]], ticks=("before", "after"))
+    charts._draw(axes, found, {"npo": "C3"}, legend=True)
+    assert axes.lines[0].get_color() == "C3"
     assert axes.lines[0].get_ydata().tolist() == [1.0, 6.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["before", "after"]
     assert re.search("npo", axes.get_legend().get_texts()[0].get_text())

@@ -206,10 +206,12 @@ def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Rec
             "experiments.language"
         )
     whole = {row: np.concatenate(parts) for row, parts in curves.items()}
-    panels = [charts.Panel("What was never shown, along relearning", "steps", "", whole)]
+    said = {name for records in found.values() for record in records for name in record.metrics}
+    y = "NLL, nats" if "relearned NLL" in said else "probability"
+    panels = [charts.Panel("What was never shown, along relearning", "steps", y, whole)]
     if ends:
-        title = "Exposure of secrets never shown"
-        panels.append(charts.Panel(title, "", "bits", ends, ticks=("before", "behind relearning")))
+        title, ticks = "Exposure of secrets never shown", ("before", "behind relearning")
+        panels.append(charts.Panel(title, "", "bits", {row: ends[row] for row in whole}, ticks))
     charts.draw_panels(path, panels)
 
 
