@@ -113,6 +113,32 @@ def test_a_second_run_trains_nothing_and_says_the_same(ran, tmp_path, monkeypatc
         assert (folder / name).read_bytes() == (ran[0] / name).read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_a_run_killed_behind_any_block_goes_on_to_the_same_bytes(
+    ran, number, tmp_path, monkeypatch
+):
+    calls, write = [], storing.commits.write
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(storing.commits, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        call("language", f"--workdir={tmp_path}/run", *TINY)
+    monkeypatch.setattr(storing.commits, "write", write)
+    kept = sorted((tmp_path / "run" / "ensembles").rglob("blocks/*"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    ended = call("language", f"--workdir={tmp_path}/run", *TINY)
+    assert ended.returncode == 0, ended.stderr
+    assert len(kept) >= number and times == [path.stat().st_mtime_ns for path in kept]
+    for name in ("results.jsonl", "relearning.svg"):
+        assert (tmp_path / "run" / name).read_bytes() == (ran[0] / name).read_bytes()
+
+
 def test_rows_are_what_they_say():
     task = make_task(small())
     (split,) = task.splits
