@@ -152,8 +152,8 @@ def recovery_table(
 
 
 def _recovered_metric(found: language.Recovered, **fields: Any) -> Metric:
-    ends = {"low": found.low, "high": found.high, "no_interval": found.no_interval}
-    return Metric(found.value, n=found.n, **ends, **fields)
+    ends: dict[str, Any] = {"low": found.low, "high": found.high}
+    return Metric(found.value, n=found.n, no_interval=found.no_interval, **ends, **fields)
 
 
 def concept_table(
