@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,28 +39,16 @@ def make_muse(config: ConfigDict) -> Task:
     data, origin = config.data, read(config)
     where = disk.folder(config.data_dir, data.corpus)
     verbatim = disk.records(where / "verbmem" / "forget.json", "prompt", "gt")
-    asked, few = {}, {}
-    for side in ("forget", "retain"):
-        for name, found in ((f"{side}_qa", asked), (f"{side}_qa_icl", few)):
-            path = where / "knowmem" / f"{name}.json"
-            found[side] = disk.records(path, "question", "answer")
-    size = {"batch_size": config.training.batch_size}
-    attacked = {
-        side: scored(
-            origin,
-            disk.texts(where / "privleak" / f"{side}.json"),
-            length=data.context,
-            **size,
-        )
-        for side in ("forget", "holdout")
-    }
+    tokenizer, size = origin.tokenizer, {"batch_size": config.training.batch_size}
+    attacked = {}
+    for side in ("forget", "holdout"):
+        given = disk.texts(where / "privleak" / f"{side}.json")
+        attacked[side] = scored(origin, given, length=data.context, **size)
     written = {"verbatim": prompts(origin, [each["prompt"] for each in verbatim], **size)}
-    for side, questions in asked.items():
-        shots = "".join(f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in few[side])
-        given = [f"{shots}Question: {each['question']}\nAnswer: " for each in questions]
+    answers = {}
+    for side in ("forget", "retain"):
+        given, answers[side] = _knowledge(where / "knowmem", side)
         written[f"knowledge {side}"] = prompts(origin, given, **size)
-    answers = {side: [r["answer"] for r in questions] for side, questions in asked.items()}
-    tokenizer = origin.tokenizer
 
     def log_of(log: Log) -> language.MuseLog:
         wrote = {name: texts_of(found, tokenizer) for name, found in log.written.items()}
@@ -91,6 +80,17 @@ def make_muse(config: ConfigDict) -> Task:
         ("VerbMem", "KnowMem forget", "KnowMem retain", "AUC", "PrivLeak"),
     )
     return make(config, origin, benchmark)
+
+
+def _knowledge(where: pathlib.Path, side: str) -> tuple[list[str], list[str]]:
+    """Few-shot prompts of questions, and the true answers."""
+    asked, few = (
+        disk.records(where / f"{side}_{name}.json", "question", "answer")
+        for name in ("qa", "qa_icl")
+    )
+    shots = "".join(f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in few)
+    given = [f"{shots}Question: {each['question']}\nAnswer: " for each in asked]
+    return given, [each["answer"] for each in asked]
 
 
 def make_wmdp(config: ConfigDict) -> Task:
