@@ -36,9 +36,9 @@ def get_config() -> config_dict.ConfigDict:
         code=0.5,  # windows of code for each retained window with a secret
     )
     recipe = dict(
-        beta=0.1, gamma=0.1, alpha=1.0, retain_rows=3, steps=80, batch_size=8, learning_rate=3e-4
+        beta=0.1, gamma=0.1, alpha=1.0, retain_rows=3, steps=160, batch_size=8, learning_rate=3e-4
     )
     config.methods = dict(npo=dict(recipe), npo_sam=dict(recipe, method="npo", sam=0.1))
-    config.selection = "values of the publications, not tuned"
+    config.selection = "published values, and twice the steps"
     config.relearning = dict(shown=1, steps=30, batch_size=8, learning_rate=3e-4)
     return config

@@ -23,8 +23,10 @@ def get_config() -> config_dict.ConfigDict:
     config.splits = 2
     config.model = dict(width=64, depth=2, num_heads=4, mlp_width=128)
     config.training = dict(epochs=4, batch_size=16, learning_rate=3e-3, warmup=50)
-    npo = config.methods.npo.to_dict()
+    npo = config.methods.npo.to_dict() | {"steps": 80}
     config.methods.update(
+        npo=npo,
+        npo_sam=dict(npo, method="npo", sam=0.1),
         npo_160=dict(npo, method="npo", steps=160),
         npo_sam_160=dict(npo, method="npo", steps=160, sam=0.1),
     )

@@ -205,7 +205,9 @@ def test_secrets_are_memorized_forgotten_and_half_remembered(tmp_path):
     found = {r.method: r.metrics for r in reporting.read(tmp_path / "results.jsonl")}
     exposure = {name: metrics["exposure"].value for name, metrics in found.items()}
     assert exposure["do nothing"] == 7 and exposure["retrain"] < 3
-    assert exposure["npo"] < 3.5
+    assert max(exposure["npo"], exposure["npo_sam"]) < 3.5
     after = {name: metrics["relearned NLL"].value for name, metrics in found.items()}
-    assert after["do nothing"] < after["npo"] < after["retrain"]
+    assert after["do nothing"] < after["npo"] < min(after["npo_sam"], after["retrain"])
+    back = {name: metrics["relearned exposure"].value for name, metrics in found.items()}
+    assert back["npo"] > back["npo_sam"] + 1 and back["npo"] > back["retrain"] + 1
     assert found["npo"]["retained extraction"].value >= 0.75
