@@ -3,8 +3,8 @@
     nice python -m experiments.language --config experiments/configs/language_authors.py --seeds=2
 
 200 questions to forget, since with fewer the test of forget quality tells little apart. Settings
-were looked at on other authors with one other model (`--config.data.seed=1 --seeds=1`): gamma of 0.1,
-0.3 and 1 at 80 steps, 160 steps, and a radius of 0.1, too weak at 80 steps.
+were looked at on other authors with one other model (`--config.data.seed=1 --seeds=1`): gamma of
+0.1, 0.3 and 1 at 80 steps, 160 steps, and a radius of 0.1, too weak at 80 steps.
 """
 
 from ml_collections import config_dict
