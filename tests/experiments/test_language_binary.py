@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -12,7 +14,7 @@ from in_process import call, refused
 
 from experiments import language
 from experiments.configs import language_secrets
-from experiments.lib.language import corpus, results
+from experiments.lib.language import corpus, methods, results, study
 from experiments.lib.language.making import make_task
 from mu_jax import evaluation, reporting
 from mu_jax.ensembles import storing
@@ -158,6 +160,49 @@ def test_rows_are_what_they_say():
     assert text[-10:] not in "".join(map(str, shown)), "what is measured is not shown"
     for row in shown:
         assert text[-10:].encode() not in bytes(row[row < 256].astype(np.uint8).tolist())
+
+
+SETTINGS = {
+    "rmu": {"layer": "block_0"},
+    "pdu": {"tolerance": 0.1, "warmup_epochs": 1},
+    "npo": {"sam": 0.1, "retain_term": "kl"},
+    "ssd": {"alpha": 2.0},
+    "code_eraser": {"epochs": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_every_method_of_the_table_changes_models_of_secrets(name, tmp_path):
+    config = small()
+    arguments = dict(SETTINGS.get(name, {}))
+    if name != "ssd":
+        arguments["learning_rate"] = 1e-3
+    with config.unlocked():
+        config.methods = {name: arguments}
+    task = make_task(config)
+    (split,), folder = task.splits, study.Folder(tmp_path, 1, 1)
+    before = jax.tree.map(lambda x: x[None], task.start(jax.random.key(0)))
+    after = study.unlearned(task, split, folder, name, before)
+    moved = [np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (before, after)))]
+    assert np.isfinite(moved).all() and max(moved) > 0
+
+
+def test_what_a_setting_does_not_name_is_the_default_of_its_method(monkeypatch):
+    config = small()
+    with config.unlocked():
+        config.methods = {"mine": {"method": "simnpo", "learning_rate": 1e-3, "alpha": 2.0}}
+    seen = {}
+    real = methods.METHODS["simnpo"]
+
+    @functools.wraps(real)
+    def watching(model, **arguments):
+        seen.update(arguments)
+        return real(model, **arguments)
+
+    monkeypatch.setitem(methods.METHODS, "simnpo", watching)
+    methods.make_method(make_task(config), "mine")
+    assert seen["recipe"].gamma == 0.125 and seen["recipe"].alpha == 2.0
 
 
 def test_generated_code_follows_its_seed_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +15,11 @@ from experiments.lib.tasks import lookup
 from mu_jax.loops.gradients import sam
 
 METHODS: dict[str, Callable[..., mu.Transform]] = {
-    "npo": mu.npo,
-    "simnpo": mu.simnpo,
-    "grad_diff": mu.grad_diff,
-    "wga": mu.wga,
-    "satimp": mu.satimp,
-    "ce_u": mu.ce_u,
-    "undial": mu.undial,
-    "finetune": mu.finetune,
-    "gradient_ascent": mu.gradient_ascent,
+    name: getattr(mu, name)
+    for name in (
+        *("npo", "simnpo", "grad_diff", "wga", "satimp", "ce_u", "undial", "pdu", "rmu"),
+        *("code_eraser", "task_vector", "finetune", "gradient_ascent", "ssd", "iau"),
+    )
 }
 OWN = {"clip": 1.0, "sam": 0.0}  # most norm of a gradient; rho of SAM on the forget term
 
@@ -30,22 +27,26 @@ OWN = {"clip": 1.0, "sam": 0.0}  # most norm of a gradient; rho of SAM on the fo
 def make_method(task: Task, name: str) -> mu.Transform:
     """The method `name` of the configuration; it says nothing of what it forgot, the table does.
 
-    Several settings of one method have names of their own and the field `method`.
+    Several settings of one method have names of their own and the field `method`. What a setting
+    does not name is the default of the method.
 
     Raises:
       ValueError: an unknown method, or hyper-parameters that it does not have, lacks, or cannot
         take.
     """
     method, arguments, own = checked(task.config, name)
-    step = optax.adam(arguments.pop("learning_rate"))
-    optimizer = optax.chain(optax.clip_by_global_norm(own["clip"]), step)
-    gradients = sam(own["sam"], term="forget") if own["sam"] else None
-    recipe = {
-        field: arguments.pop(field) for field in mu.PairingRecipe._fields if field in arguments
-    }
-    if method in mu.transforms.LANGUAGE:
-        recipe = {"recipe": mu.PairingRecipe(**recipe, gradients=gradients)}
-    return mu.watched(METHODS[method](task.model, optimizer, **arguments, **recipe), False)
+    parameters = inspect.signature(METHODS[method]).parameters
+    if "optimizer" in parameters:
+        step = optax.adam(arguments.pop("learning_rate"))
+        arguments["optimizer"] = optax.chain(optax.clip_by_global_norm(own["clip"]), step)
+    if "recipe" in parameters:
+        default = parameters["recipe"].default
+        fields = [field for field in default._fields if field in arguments]
+        changed = {field: arguments.pop(field) for field in fields}
+        if own["sam"]:
+            changed["gradients"] = sam(own["sam"], term="forget")
+        arguments["recipe"] = default._replace(**changed)
+    return mu.watched(METHODS[method](task.model, **arguments), False)
 
 
 def checked(config: Any, name: str) -> tuple[str, dict[str, Any], dict[str, float]]:
@@ -60,12 +61,14 @@ def checked(config: Any, name: str) -> tuple[str, dict[str, Any], dict[str, floa
                 f"expected a number from 0 to 1e6 as {field} of {name!r}, found {value!r}; "
                 "correct it"
             )
-    if own["sam"] and method not in mu.transforms.LANGUAGE:
+    parameters = inspect.signature(METHODS[method]).parameters
+    if own["sam"] and "recipe" not in parameters:
         raise ValueError(
             f"expected sam of a method on pairs of rows, found it of {name!r}, a {method}; leave "
             "it out"
         )
-    catalog.check(name, method, {"optimizer": "adam", **arguments})
+    given = {"optimizer": "adam"} if "optimizer" in parameters else {}
+    catalog.check(name, method, given | arguments)
     return method, arguments, own
 
 
