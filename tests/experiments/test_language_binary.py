@@ -64,6 +64,14 @@ def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
     assert (folder / "relearning.svg").read_text().count("<svg") == 1
 
 
+def test_the_report_shows_all_runs_and_draws_the_picture_again(ran, tmp_path):
+    results_file, picture = str(ran[0] / "results.jsonl"), tmp_path / "again.svg"
+    flags = ["--over_runs", f"--picture={picture}", results_file]
+    ended = call("report", *flags, further="files")
+    assert ended.returncode == 0 and "Means over runs: 1 forget sets, 1 runs" in ended.stdout
+    assert picture.read_bytes() == (ran[0] / "relearning.svg").read_bytes()
+
+
 def test_models_are_written_as_directories(ran):
     written = {path.name for path in (ran[0] / "models" / "split_0").iterdir()}
     assert written == {"do_nothing", "npo", "retrain"}
