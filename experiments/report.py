@@ -2,24 +2,46 @@
 
 python -m experiments.report runs/quickstart/results.jsonl
 python -m experiments.report --markdown runs/*/results.jsonl
+python -m experiments.report --over_runs --picture=relearning.svg runs/language/results.jsonl
 """
 
 from __future__ import annotations
 
+import pathlib
+
 from absl import flags
 
 from experiments.lib.command_line import start
+from experiments.lib.language import results
+from experiments.lib.paths import check_file
 from experiments.lib.running import exit_with_sentence
 from mu_jax import reporting
 
 FLAGS = flags.FlagValues()
 MARKDOWN = flags.DEFINE_bool("markdown", False, "Write Markdown.", flag_values=FLAGS)
+OVER_RUNS = flags.DEFINE_bool(
+    "over_runs",
+    False,
+    "Tables over all forget sets and seeds in place of one for each forget set.",
+    flag_values=FLAGS,
+)
+PICTURE = flags.DEFINE_string(
+    "picture",
+    None,
+    "Draw what relearning brings back into this .svg; records of experiments.language.",
+    flag_values=FLAGS,
+)
 
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        records = [record for path in argv[1:] for record in reporting.read(path)]
-        print(reporting.render(records, width=114, markdown=MARKDOWN.value))
+        found = {pathlib.Path(path): list(reporting.read(path)) for path in argv[1:]}
+        records = [record for each in found.values() for record in each]
+        shown = results.overview(records) if OVER_RUNS.value else records
+        text = reporting.render(shown, width=114, markdown=MARKDOWN.value)
+        if PICTURE.value is not None:
+            results.draw(check_file(PICTURE.value), found)
+        print(text)
 
 
 if __name__ == "__main__":

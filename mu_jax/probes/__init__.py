@@ -2,11 +2,13 @@
 
 from mu_jax.probes.relearning import (
     AnamnesisIndex,
+    Relearned,
     RelearnTime,
     absolute_error,
     anamnesis_index,
     correctness,
     median_relearn_time,
+    relearn,
     relearn_target,
     relearn_time,
     relearning_curve,
@@ -16,12 +18,14 @@ from mu_jax.probes.worst_case import WorstCaseSet, project_capped_simplex, worst
 __all__ = [
     "AnamnesisIndex",
     "RelearnTime",
+    "Relearned",
     "WorstCaseSet",
     "absolute_error",
     "anamnesis_index",
     "correctness",
     "median_relearn_time",
     "project_capped_simplex",
+    "relearn",
     "relearn_target",
     "relearn_time",
     "relearning_curve",

@@ -100,6 +100,53 @@ def relearning_curve(
       V. Chundawat, A. Tarun, M. Mandal, M. Kankanhalli. Zero-Shot Machine Unlearning. IEEE
       Transactions on Information Forensics and Security 2023.
     """
+    return relearn(
+        model,
+        optimizer,
+        variables,
+        relearn_on,
+        evaluate_on,
+        key=key,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        metric=metric,
+        training_mode=training_mode,
+    ).curve
+
+
+class Relearned(NamedTuple):
+    """Result of `relearn`. variables: after the last step. curve: f32[steps + 1]."""
+
+    variables: PyTree
+    curve: jax.Array
+
+
+def relearn(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    variables: PyTree,
+    relearn_on: Batches | Iterable[Batch],
+    evaluate_on: Any,
+    *,
+    key: jax.Array,
+    epochs: int = 10,
+    steps: int | None = None,
+    batch_size: int | None = 256,
+    metric: Metric = correctness,
+    training_mode: bool = True,
+) -> Relearned:
+    """`relearning_curve`, and the variables behind its last step.
+
+    What is too dear to measure at every step, such as the exposure of secrets, is then measured
+    once. Language models are relearned on a part of what was forgotten and measured on the rest
+    (`mu.scoring.language.Relearning`).
+
+    Args, Raises, Cost: as `relearning_curve`.
+
+    Returns:
+      `Relearned`.
+    """
     examples = in_memory(evaluate_on)
     objective = _Recorded(model, metric, training_mode)
     state, info = fit(
@@ -116,7 +163,7 @@ def relearning_curve(
         gradients=_report_metric,
     )
     last = _evaluate(model, metric, state.variables, examples)
-    return jnp.append(info.loss, last.sum / last.weight)
+    return Relearned(state.variables, jnp.append(info.loss, last.sum / last.weight))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ MODULES = {
     **{
         name: f"experiments.{name}"
         for name in (
-            *("benchmark", "corrective", "ensemble", "evaluate", "nomus", "prepare"),
+            *("benchmark", "corrective", "ensemble", "evaluate", "language", "nomus", "prepare"),
             *("quickstart", "regression", "report", "sweep", "train", "unlearn"),
         )
     },

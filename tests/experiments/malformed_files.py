@@ -24,12 +24,20 @@ FIELDS = " ".join(FIELDS).split()
 OWN_FIELDS = {
     "corrective": "trigger trigger.size manipulations manipulations.poison known_seed methods_of "
     "manipulations.poison.count manipulations.interclass.classes manipulations.poison.label",
+    "language": "task data data.secrets data.context data.corpus data.forget data.planted splits "
+    "model.width model.num_heads relearning relearning.shown relearning.steps methods.npo block "
+    "methods.npo.beta methods.npo.sam methods.npo.steps unlearning unlearning.secret_weight",
     "regression": "forget relearning relearning.epochs relearning.learning_rate expected",
 }
-BASE = {"corrective": "corrective_digits", "nomus": "nomus_digits", "regression": "diabetes"}
+BASE = {
+    "corrective": "corrective_digits",
+    "language": "language_secrets",
+    "nomus": "nomus_digits",
+    "regression": "diabetes",
+}
 CONFIGURED = (
-    *("benchmark", "corrective", "ensemble", "nomus", "preflight", "quickstart", "regression"),
-    "train",
+    *("benchmark", "corrective", "ensemble", "language", "nomus", "preflight", "quickstart"),
+    *("regression", "train"),
 )
 JOB: dict[str, Any] = {
     "name": "digits",

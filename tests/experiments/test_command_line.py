@@ -22,6 +22,7 @@ OWN = {
     "corrective": {"config", "fractions", "manipulations", "seeds", "task", "workdir"},
     "ensemble": {"config", "export", "fraction", "models", "request", "seed", "task", "workdir"},
     "evaluate": {"request", "retrain", "versions", "workdir"},
+    "language": {"config", "methods", "picture", "seeds", "task", "workdir", "write"},
     "nomus": {"config", "request", "seeds", "task", "workdir"},
     "prepare": {
         *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),
@@ -29,7 +30,7 @@ OWN = {
     },
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "task", "workdir"},
     "regression": {"config", "seeds", "task", "workdir"},
-    "report": {"markdown"},
+    "report": {"markdown", "over_runs", "picture"},
     "launch": {"budget_chip_hours", "dry_run", "engine", "spec", "yes"},
     "local": {"labels", "max_seconds", "processes"},
     "preflight": {

@@ -251,3 +251,15 @@ def test_wrong_metrics_and_sets_are_refused():
         curve_of(metric=lambda logits, labels: logits, steps=1)
     with pytest.raises(ValueError, match="expected at least one batch"):
         curve_of(evaluate_on=[], steps=1)
+
+
+def test_the_variables_behind_a_curve_are_those_of_its_last_entry():
+    case = setting("raw")
+    data, forget = sets_of("raw")
+    found = probes.relearn(
+        case.model, ADAM, case.variables, data, forget, key=KEY, steps=3, batch_size=8
+    )
+    np.testing.assert_array_equal(found.curve, curve_of(steps=3))
+    np.testing.assert_allclose(found.curve[-1], accuracy(case, found.variables, forget), atol=1e-6)
+    moved = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), case.variables, found.variables)
+    assert max(jax.tree.leaves(moved)) > 0

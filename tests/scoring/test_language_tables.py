@@ -148,3 +148,38 @@ def test_concepts():
     assert table["mine"]["least cosine"].value == pytest.approx(1)
     assert table["retrain"]["mean cosine"].value == pytest.approx(-1)
     assert table["mine"]["mean cosine"].n == 5
+
+
+def relearned_log(nll, exposure, after_exposure, shown=(True, False, False)):
+    def exposed(values):
+        return language.Exposure(np.array(values), np.ones(3, int), 8.0)
+
+    after = language.Relearning(np.array(shown), np.full(3, 50.0), exposed(after_exposure), 30)
+    zeros = np.zeros(3)
+    return language.SecretLog(zeros, zeros, np.full(3, nll), exposed(exposure), 255, after)
+
+
+def test_relearning_columns_are_of_the_secrets_never_shown():
+    target = relearned_log(2.0, [8.0, 8.0, 8.0], [8.0, 8.0, 8.0])
+    mine = relearned_log(60.0, [9.0, 2.0, 4.0], [0.0, 5.0, 7.0])
+    others = [relearned_log(65.0, [0.0, 1.0, 1.0], [8.0, 1.0, 2.0]), mine]
+    table = language.secret_table(
+        {"do nothing": target, "npo": mine}, retrained=others, target=target
+    )
+    row = table["npo"]
+    assert row["unseen exposure"].value == 3.0 and row["relearned exposure"].value == 6.0
+    assert row["relearned exposure"].n == 2 and row["relearned NLL"].value == 50.0
+    assert row["relearned"].value == pytest.approx((6 - 3) / (8 - 3))
+    assert row["relearned exposure"].null == pytest.approx(language.exposure_floor(255))
+    assert (row["relearned exposure"].oracle.low, row["relearned exposure"].oracle.high) == (1.5, 6)
+    assert table["do nothing"]["relearned"].status == "missing"
+    assert "nothing was lost" in table["do nothing"]["relearned"].reason
+    assert row["relearned"].unit != "fraction", "it is in no average gap"
+    assert "relearned" not in language.secret_table({"npo": mine}, retrained=others)["npo"]
+
+
+@pytest.mark.parametrize("shown", [(True, True, True), (False, False, False)])
+def test_relearning_needs_secrets_on_both_sides(shown):
+    log = relearned_log(2.0, [8.0] * 3, [8.0] * 3, shown)
+    with pytest.raises(ValueError, match="expected some secrets in the fine-tuning"):
+        language.secret_table({"npo": log}, retrained=log)

@@ -6,7 +6,14 @@ retrained models; of several, the first is the yardstick and the row "retrain", 
 the band beside every number.
 """
 
-from mu_jax.scoring.language.memory import SecretLog, concept_table, recovery_table, secret_table
+from mu_jax.scoring.language.memory import (
+    Relearning,
+    SecretLog,
+    concept_table,
+    recovery_table,
+    relearned_metric,
+    secret_table,
+)
 from mu_jax.scoring.language.muse import MuseLog, attack_row, muse_changes, muse_table
 from mu_jax.scoring.language.tables import mean_metric
 from mu_jax.scoring.language.tofu import tofu_table
@@ -14,6 +21,7 @@ from mu_jax.scoring.language.tokens import statistics_of
 
 __all__ = [
     "MuseLog",
+    "Relearning",
     "SecretLog",
     "attack_row",
     "concept_table",
@@ -21,6 +29,7 @@ __all__ = [
     "muse_changes",
     "muse_table",
     "recovery_table",
+    "relearned_metric",
     "secret_table",
     "statistics_of",
     "tofu_table",

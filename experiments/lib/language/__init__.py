@@ -1,0 +1,1 @@
+"""Helpers of `experiments.language`: tasks, populations of decoders, tables and the picture."""

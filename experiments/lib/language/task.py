@@ -1,0 +1,88 @@
+"""What `experiments.language` needs of a task: a decoder, rows, splits, and how a model is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import mu_jax as mu
+from mu_jax.models import Decoder
+from mu_jax.reporting import ForgetSet, Metric
+
+PyTree = Any
+Read = Callable[[PyTree, PyTree], PyTree]  # (variables, arrays) -> arrays of one model
+Rows = Mapping[str, Mapping[str, Metric]]
+
+
+class Relearn(NamedTuple):
+    """What a model is relearned on, and what is measured along the way.
+
+    shown: rows of the part of the forget set that is shown. unseen: rows of the rest.
+    metric: `(outputs, targets) -> f32[B]`, of which the curve is the mean. title: its name and
+    unit. steps, batch_size, learning_rate: of Adam.
+    """
+
+    shown: mu.Batches
+    unseen: mu.Batches
+    metric: Callable[[PyTree, PyTree], jax.Array]
+    title: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One forget set of a task.
+
+    Attributes:
+      name: in words. forget_set: for the records.
+      weight: f32[n], of the training rows for models that are retrained without it.
+      forget, retain: what methods are given.
+      arrays: what `Task.read` reads beside the variables.
+      relearn: how models are relearned; None where they are not.
+      table: `(logs by row, logs of retrained models) -> Rows`; a log is `{"before": read}`, and
+        with relearning `"after"`, NumPy arrays of what `Task.read` gave of one model. The row of
+        the model before unlearning is `do nothing`.
+    """
+
+    name: str
+    forget_set: ForgetSet
+    weight: np.ndarray
+    forget: mu.Batches
+    retain: mu.Batches
+    arrays: PyTree
+    relearn: Relearn | None
+    table: Callable[[Mapping[str, PyTree], Sequence[PyTree]], Rows]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A task of language models.
+
+    Attributes:
+      config: the configuration.
+      decoder: the decoder. model: the decoder with its loss.
+      start: `key -> variables`, with which training begins.
+      train: all rows to train on.
+      splits: the forget sets.
+      read: traceable, what is kept of a model: its log.
+      headline: metrics of the table over all runs, in order.
+      retrained: variables of models that never saw the forget set, where they are given and not
+        trained.
+    """
+
+    config: ConfigDict
+    decoder: Decoder
+    model: mu.Model
+    start: Callable[[jax.Array], PyTree]
+    train: mu.Batches
+    splits: Sequence[Split]
+    read: Read
+    headline: Sequence[str]
+    retrained: Sequence[PyTree] = ()
