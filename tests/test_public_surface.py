@@ -209,6 +209,8 @@ FLOORS = (
         "_callables",
         "_extras",
         "_files",
+        "_gguf",
+        "_gguf_tokenizer",
         "_target",
         "_nnx",
         "_objects",
