@@ -41,7 +41,7 @@ def test_texts_are_cut_into_the_tokens_of_the_model(model):
     found = [tokenizer.inner.id_to_token(int(k)) for k in tokenizer.encode(text).tokens]
     beginning = ["def", "\u0120f", "(", "x", "):", "\u010a\u0120\u0120\u0120", "\u0120return"]
     assert found[:7] == beginning
-    assert [found[k] for k in range(10, 14)] == ["2", "0", "2", "6"]
+    assert found[11:15] == ["2", "0", "2", "6"]
     assert tokenizer.decode(tokenizer.encode(text).tokens) == text
     assert (tokenizer.begin, tokenizer.end, tokenizer.pad) == (None, 2, 2)
 
