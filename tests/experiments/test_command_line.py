@@ -23,6 +23,10 @@ OWN = {
     "ensemble": {"config", "export", "fraction", "models", "request", "seed", "task", "workdir"},
     "evaluate": {"request", "retrain", "versions", "workdir"},
     "nomus": {"config", "request", "seeds", "task", "workdir"},
+    "passage": {
+        *("alpha", "beta", "groups", "model", "models", "relearning", "seed"),
+        *("step_length", "steps", "texts", "workdir"),
+    },
     "prepare": {
         *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),
         *("train", "version"),
