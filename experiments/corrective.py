@@ -23,7 +23,6 @@ compiled programs are kept in the workdir, and a run that was stopped goes on wh
 
 from __future__ import annotations
 
-import os
 import pathlib
 import sys
 import time
@@ -40,10 +39,9 @@ from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORACLES, ORIGINALS, train_population
 from experiments.lib.rows import Row, constant, unlearn_all
-from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.running import exit_with_sentence, keep_programs, write_config, write_records
 from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
-from mu_jax._paths import absolute
 from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
@@ -124,13 +122,6 @@ def parse_fractions(texts: list[str]) -> list[float]:
             "--fractions=0.1,0.5,1"
         )
     return found
-
-
-def keep_programs(folder: pathlib.Path) -> None:
-    """Keep compiled programs, unless the environment says where: the cases share most of them."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(absolute(folder)))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dict[str, list[Row]]:

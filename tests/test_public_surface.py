@@ -223,6 +223,8 @@ FLOORS = (
         "_extras",
         "_files",
         "_json",
+        "_gguf",
+        "_gguf_tokenizer",
         "_target",
         "_nnx",
         "_objects",

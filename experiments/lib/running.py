@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import sys
 import time
@@ -17,6 +18,7 @@ from experiments.lib import configurations
 from experiments.lib.sentences import refuse
 from mu_jax import _files as files
 from mu_jax import reporting
+from mu_jax._paths import absolute
 
 
 @contextlib.contextmanager
@@ -36,6 +38,13 @@ def stage(label: str) -> Iterator[None]:
     with mu.progress(label):
         yield
     print(f"  {label}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def keep_programs(folder: pathlib.Path) -> None:
+    """Keep compiled programs, unless the environment says where: cases share most of them."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(absolute(folder)))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def write_records(path: pathlib.Path, records: Iterable[reporting.Record]) -> pathlib.Path:

@@ -12,8 +12,8 @@ MODULES = {
     **{
         name: f"experiments.{name}"
         for name in (
-            *("benchmark", "corrective", "ensemble", "evaluate", "language", "nomus", "prepare"),
-            *("quickstart", "regression", "report", "sweep", "train", "unlearn"),
+            *("benchmark", "corrective", "ensemble", "evaluate", "language", "nomus", "passage"),
+            *("prepare", "quickstart", "regression", "report", "sweep", "train", "unlearn"),
         )
     },
     "launch": "launch_tpu.launch",

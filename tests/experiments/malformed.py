@@ -23,7 +23,7 @@ from malformed_files import (
 from malformed_values import TEXTS, Case, Folders, change
 
 FLAGS = {name: sorted({*module_of(name).FLAGS} - {"config"}) for name in MODULES}
-PATHS = ("export", "json", "spec", "sweep", "workdir")
+PATHS = ("export", "json", "model", "spec", "sweep", "texts", "workdir")
 METHODS = ("ssd", "iau", "finetune", "neg_grad_plus", "retrain")
 ARGUMENTS = ("alpha", "dampening", "epochs", "batch_size", "learning_rate", "nosuch", "optimizer")
 

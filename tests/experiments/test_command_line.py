@@ -24,6 +24,10 @@ OWN = {
     "evaluate": {"request", "retrain", "versions", "workdir"},
     "language": {"config", "methods", "picture", "seeds", "task", "workdir", "write"},
     "nomus": {"config", "request", "seeds", "task", "workdir"},
+    "passage": {
+        *("alpha", "beta", "groups", "model", "models", "relearning", "seed"),
+        *("step_length", "steps", "texts", "workdir"),
+    },
     "prepare": {
         *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),
         *("train", "version"),

@@ -52,7 +52,7 @@ def cut_off(monkeypatch, trained):
     sweep = module_of("sweep")
     for owner, name in (
         *((mu, "fit"), (mu, "resumable"), (ensembles, "train")),
-        *((sweep.Search, "walk"), (sweep, "start_workers")),
+        *((sweep.Search, "walk"), (sweep, "start_workers"), (module_of("passage"), "read_model")),
         *((programs.folding, "record"), (compiled, "measure")),
         *((subprocess, "Popen"), (worker, "_end_after"), (local, "run_together")),
     ):

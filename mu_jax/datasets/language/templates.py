@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mu_jax._extras import extra
+from mu_jax._gguf import is_gguf, open_gguf
+from mu_jax._gguf_tokenizer import tokenizer_files
 from mu_jax.datasets.language.tokenizer import read_json
 
 Span = tuple[int, int]
@@ -183,13 +185,16 @@ class JinjaTemplate:
 def read_chat_template(directory: str | os.PathLike[str]) -> JinjaTemplate:
     """The chat template of a local directory: `chat_template.jinja`, or in `tokenizer_config.json`.
 
+    Of a file `*.gguf`: the one inside.
+
     Raises:
-      FileNotFoundError: neither holds one.
+      FileNotFoundError: there is none.
       ValueError: a damaged file, or a template that cannot be read.
     """
     root = Path(directory)
     file, path = root / "chat_template.jinja", root / "tokenizer_config.json"
-    config = read_json(path)
+    inside = tokenizer_files(open_gguf(root)) if is_gguf(root) else None
+    config = json.loads(inside[path.name]) if inside else read_json(path)
     source = file.read_text("utf-8") if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several by name
         source = {each["name"]: each["template"] for each in source}.get("default")

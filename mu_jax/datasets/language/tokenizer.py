@@ -12,6 +12,8 @@ import numpy as np
 
 from mu_jax import _json
 from mu_jax._extras import extra
+from mu_jax._gguf import is_gguf, open_gguf
+from mu_jax._gguf_tokenizer import tokenizer_files
 
 
 class Encoded(NamedTuple):
@@ -136,36 +138,56 @@ class FileTokenizer:
 def read_tokenizer(
     directory: str | os.PathLike[str], *, vocab_size: int | None = None
 ) -> FileTokenizer:
-    """The tokenizer of a local directory, as people download it; nothing is fetched.
+    """The tokenizer of a local directory or GGUF file, as people download it; nothing is fetched.
 
     Begin, end and padding are those that `tokenizer_config.json` names, else those of
     `config.json`; a text has a begin token where `add_bos_token` or the tokenizer itself says so.
     Where no padding token is named, the end token fills up rows, which nothing reads.
 
+    A file `*.gguf` has all of them inside; a byte-level BPE is read from there, of GPT 2, Llama 3,
+    Qwen 2 and SmolLM.
+
     Args:
-      directory: where `tokenizer.json` lies.
+      directory: where `tokenizer.json` lies, or a GGUF file.
       vocab_size: of the model, such as `decoder.config.vocab_size`; default: that in `config.json`,
         if there is one.
 
     Raises:
-      FileNotFoundError: no `tokenizer.json`.
+      FileNotFoundError: no `tokenizer.json`, or no such file.
       ValueError: a damaged file; a tokenizer with more tokens than the model; a special token that
-        the tokenizer lacks.
+        the tokenizer lacks; another kind of tokenizer in a GGUF file.
 
     Cost: reads the file.
     """
     root = Path(directory)
+    if is_gguf(root):
+        return _of_gguf(root, vocab_size)
     path = root / "tokenizer.json"
     inner = _read_inner(path)
-    size = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
     model, config = read_json(root / "config.json"), read_json(root / "tokenizer_config.json")
+    return _of_parts(path, inner, model, config, vocab_size)
+
+
+def _of_gguf(path: Path, vocab_size: int | None) -> FileTokenizer:
+    files = tokenizer_files(open_gguf(path))
+    with extra("gguf"):
+        import tokenizers
+
+    inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"])
+    return _of_parts(path, inner, {}, json.loads(files["tokenizer_config.json"]), vocab_size)
+
+
+def _of_parts(
+    path: Path, inner: Any, model: dict[str, Any], config: dict[str, Any], vocab_size: int | None
+) -> FileTokenizer:
+    size = 1 + max(inner.get_vocab(with_added_tokens=True).values(), default=-1)
     most = model.get("vocab_size") if vocab_size is None else vocab_size
     if most is not None and size > most:
         raise ValueError(
             f"expected a tokenizer of at most {most} tokens, as many as the model has, found "
             f"{size} in {path}: use the tokenizer of this model"
         )
-    named = {name: _special(root, inner, config, model, name) for name in ("bos", "eos", "pad")}
+    named = {name: _special(path, inner, config, model, name) for name in ("bos", "eos", "pad")}
     pad = next((x for x in (named["pad"], named["eos"]) if x is not None), 0)
     begin = named["bos"] if _adds_begin(inner, config, named["bos"]) else None
     return FileTokenizer(size, begin, named["eos"], pad, inner)
@@ -228,7 +250,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _special(
-    root: Path, inner: Any, config: dict[str, Any], model: dict[str, Any], name: str
+    path: Path, inner: Any, config: dict[str, Any], model: dict[str, Any], name: str
 ) -> int | None:
     """The id of a special token, which the tokenizer must know."""
     if f"{name}_token" in config:
@@ -244,7 +266,7 @@ def _special(
     if token is not None and found is None:
         raise ValueError(
             f"expected the {name}_token {token!r} of {where} in the tokenizer, found no such "
-            f"token in {root / 'tokenizer.json'}: use both files of one model"
+            f"token in {path}: use both files of one model"
         )
     return found
 

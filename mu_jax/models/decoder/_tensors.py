@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,8 +24,40 @@ def local_directory(directory: Any) -> Path:
     return path
 
 
+class Source(Protocol):
+    """Where the tensors of a decoder are read from, under their names in a checkpoint.
+
+    Attributes:
+      where: the directory or file.
+      sizes: what says how large they are, for messages.
+    """
+
+    where: Path
+    sizes: str
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        ...
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        ...
+
+    def named(self, name: str) -> str:
+        """What the tensor is called there."""
+        ...
+
+    def kind(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a tensor."""
+        ...
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, on the host."""
+        ...
+
+
 class Tensors:
-    """The tensors in the safetensors files of a directory, by name; nothing is read yet.
+    """The tensors in the safetensors files of a directory, a `Source`; nothing is read yet.
 
     Raises:
       FileNotFoundError: no such directory or files.
@@ -33,16 +65,22 @@ class Tensors:
       ModuleNotFoundError: without the extra `lm`.
     """
 
+    sizes = "config.json"
+
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.where = self._folder = folder
         self._opened: dict[str, Any] = {}
         self._file_of = self._indexed() if (folder / INDEX).is_file() else self._single()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
+
+    def named(self, name: str) -> str:
+        """The name itself."""
+        return name
 
     def kind(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a tensor."""
@@ -74,7 +112,8 @@ class Tensors:
         if not (self._folder / SINGLE).is_file():
             raise FileNotFoundError(
                 f"expected {SINGLE} or {INDEX} in {self._folder}, found {self._others()}; give the "
-                "directory of a checkpoint, and convert weights of another kind to safetensors"
+                "directory of a checkpoint or the path of a .gguf file, and convert weights of "
+                "another kind to safetensors"
             )
         return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
 

@@ -6,7 +6,8 @@ import dataclasses
 import os
 from pathlib import Path
 
-from mu_jax.models.decoder import _config_json
+from mu_jax._gguf import is_gguf, open_gguf
+from mu_jax.models.decoder import _config_json, _gguf_config
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -147,26 +148,28 @@ class DecoderConfig:
     def read(
         cls, directory: str | os.PathLike[str], *, ignore: tuple[str, ...] = ()
     ) -> DecoderConfig:
-        """The config in a local `config.json` of the Hugging Face kind.
+        """The config in a local `config.json` of the Hugging Face kind, or in a GGUF file.
 
         Nothing in the file is passed over silently: a key that is not known, and an option that
         this decoder does not compute, are refused by name. An unknown option that is off (null,
         false, empty) is no option.
 
         Args:
-          directory: where `config.json` lies.
+          directory: where `config.json` lies, or a file `*.gguf`.
           ignore: keys that the caller vouches for: they do not change the computation.
 
         Raises:
-          FileNotFoundError: no `config.json`.
+          FileNotFoundError: no `config.json`, or no such file.
           ValueError: another architecture, rope type or activation, a quantized model, biases in
             Llama's layers, dropout, an unknown key, a missing size.
         """
-        path = Path(directory) / "config.json"
-        found = _config_json.load(path)
+        path = Path(directory)
+        gguf = open_gguf(path) if is_gguf(path) else None
+        path = path if gguf else path / "config.json"
+        found = gguf.values if gguf else _config_json.load(path)
+        kept = {key: value for key, value in found.items() if key not in ignore}
         try:
-            kept = {key: value for key, value in found.items() if key not in ignore}
-            fields = _config_json.fields_of(kept)
+            fields = _gguf_config.fields_of(kept, gguf) if gguf else _config_json.fields_of(kept)
             scaling = fields.pop("rope_scaling")
             return cls(rope_scaling=scaling and RopeScaling(**scaling), **fields)
         except ValueError as error:

@@ -14,11 +14,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from mu_jax._gguf import is_gguf, open_gguf
 from mu_jax.data.axes import Axis, axis_names, check_axis
 from mu_jax.mesh.params import Rules, param_shardings
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Variables
-from mu_jax.models.decoder._tensors import DTYPES, Tensors, local_directory
+from mu_jax.models.decoder._gguf_tensors import GgufTensors
+from mu_jax.models.decoder._tensors import DTYPES, Source, Tensors, local_directory
 from mu_jax.models.decoder.blocks import frequencies
 from mu_jax.models.decoder.config import DecoderConfig
 from mu_jax.models.decoder.decoder import Decoder
@@ -45,15 +47,19 @@ def read_decoder(
     compute_dtype: DTypeLike | None = None,
     ignore: tuple[str, ...] = (),
 ) -> tuple[Decoder, Variables]:
-    """A decoder and its variables from a local checkpoint of the Hugging Face kind.
+    """A decoder and its variables from a local checkpoint: a directory or a GGUF file.
 
     The directory holds `config.json` (see `DecoderConfig.read`) and `model.safetensors`, or the
     files that `model.safetensors.index.json` names. Every tensor is used once: nothing is made
     before all names, shapes and types have been found right. A head that is stored although it is
     tied, and stored rotary frequencies, must equal what they are made from.
 
+    A file `*.gguf` of llama.cpp is read in its place, Llama, Qwen 2.5 or Qwen 3, in full precision
+    or in any quantization that the package `gguf` dequantizes. The parameters are the numbers that
+    the file stands for, float32 where it is quantized.
+
     Args:
-      directory: a local path.
+      directory: a local path; of a GGUF file, the file's own.
       dtype: of the parameters; default: as they are stored, float64 as float32 unless that is on.
       mesh: where the parameters are divided; None puts them on the default device.
       axis, rules: see `mu.param_shardings`; by default `sharding_rules(axis)`.
@@ -67,22 +73,22 @@ def read_decoder(
       `(decoder, variables)`.
 
     Raises:
-      FileNotFoundError: no such directory, `config.json` or safetensors.
+      FileNotFoundError: no such directory or file, `config.json` or safetensors.
       ValueError: a config that is refused, a damaged file; a tensor that is missing, unknown, or of
-        another shape or type, named.
-      ModuleNotFoundError: without the extra `lm`.
+        another shape, type or quantization, named.
+      ModuleNotFoundError: without the extra `lm`, or `gguf` for such a file.
 
     Cost: reads the files once; of several processes each reads the parts of its devices. The host
     holds one tensor at a time.
     """
-    folder = local_directory(directory)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"expected a directory of a checkpoint, found none at {folder}")
-    config = DecoderConfig.read(folder, ignore=ignore)
+    path = local_directory(directory)
+    if not is_gguf(path) and not path.is_dir():
+        raise FileNotFoundError(f"expected a directory of a checkpoint, found none at {path}")
+    config = DecoderConfig.read(path, ignore=ignore)
     where = None if mesh is None else _rows(mesh, axis, rows)
     decoder = Decoder(config, scan_layers, remat, compute_dtype, where)
-    tensors = Tensors(folder)
-    _check(config, tensors, folder)
+    tensors = GgufTensors(open_gguf(path), config) if is_gguf(path) else Tensors(path)
+    _check(config, tensors)
     kinds = _shapes(decoder, tensors, dtype)
     if mesh is None:
         places = jax.tree.map(lambda _: None, kinds)
@@ -99,14 +105,14 @@ def _rows(mesh: Mesh, axis: Axis, rows: Axis | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(found))
 
 
-def _check(config: DecoderConfig, tensors: Tensors, folder: os.PathLike) -> None:
+def _check(config: DecoderConfig, tensors: Source) -> None:
     """Refuse names, shapes and types that are not those of the config."""
     wanted = tensor_names(config)
     for name in wanted:
         if name not in tensors:
             raise ValueError(
-                f"expected a tensor {name} in {folder}, found none; give a whole checkpoint of "
-                f"{config.depth} blocks"
+                f"expected a tensor {tensors.named(name)} in {tensors.where}, found none; give a "
+                f"whole checkpoint of {config.depth} blocks"
             )
     for name in tensors:
         if name in wanted:
@@ -117,15 +123,19 @@ def _check(config: DecoderConfig, tensors: Tensors, folder: os.PathLike) -> None
             _require_frequencies(config, tensors, name)
         else:
             raise ValueError(
-                f"expected the tensors of a {config.kind} of {config.depth} blocks in {folder}, "
-                f"found {name} too, which it does not have; its config.json may be another's"
+                f"expected the tensors of a {config.kind} of {config.depth} blocks in "
+                f"{tensors.where}, found {tensors.named(name)} too, which it does not have; "
+                f"{tensors.sizes} may be of another model"
             )
 
 
-def _check_kind(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
+def _check_kind(tensors: Source, name: str, shape: tuple[int, ...]) -> None:
     found, dtype = tensors.kind(name)
+    name = tensors.named(name)
     if found != shape:
-        raise ValueError(f"expected {name} of shape {shape}, as config.json says, found {found}")
+        raise ValueError(
+            f"expected {name} of shape {shape}, as {tensors.sizes} says, found {found}"
+        )
     if dtype not in DTYPES.values():
         raise ValueError(
             f"expected {name} of a type among {', '.join(DTYPES.values())}, found {dtype}; "
@@ -133,7 +143,7 @@ def _check_kind(tensors: Tensors, name: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _require_equal_head(tensors: Tensors) -> None:
+def _require_equal_head(tensors: Source) -> None:
     shape, _ = tensors.kind(_TABLE)
     same = tensors.kind(_HEAD) == tensors.kind(_TABLE)
     step = max(1, 2**24 // shape[1])
@@ -147,7 +157,7 @@ def _require_equal_head(tensors: Tensors) -> None:
         )
 
 
-def _require_frequencies(config: DecoderConfig, tensors: Tensors, name: str) -> None:
+def _require_frequencies(config: DecoderConfig, tensors: Source, name: str) -> None:
     wanted, found = frequencies(config), tensors.read(name, ()).astype(np.float32)
     if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-2, atol=1e-6):
         raise ValueError(
@@ -156,7 +166,7 @@ def _require_frequencies(config: DecoderConfig, tensors: Tensors, name: str) -> 
         )
 
 
-def _shapes(decoder: Decoder, tensors: Tensors, dtype: DTypeLike | None) -> PyTree:
+def _shapes(decoder: Decoder, tensors: Source, dtype: DTypeLike | None) -> PyTree:
     """The tree of parameters as shapes and types."""
 
     def kind(shape: tuple[int, ...], names: list[str]) -> jax.ShapeDtypeStruct:
@@ -176,7 +186,7 @@ def _shapes(decoder: Decoder, tensors: Tensors, dtype: DTypeLike | None) -> PyTr
     )
 
 
-def _filled(decoder: Decoder, tensors: Tensors, kinds: PyTree, places: PyTree) -> PyTree:
+def _filled(decoder: Decoder, tensors: Source, kinds: PyTree, places: PyTree) -> PyTree:
     """The tree of parameters, read one tensor after another."""
 
     def one(leaf: Leaf, block: int | None) -> jax.Array:
@@ -192,7 +202,7 @@ def _filled(decoder: Decoder, tensors: Tensors, kinds: PyTree, places: PyTree) -
 
 
 def _reader(
-    tensors: Tensors, leaf: Leaf, block: int | None, dtype: Any
+    tensors: Source, leaf: Leaf, block: int | None, dtype: Any
 ) -> Callable[[Index], np.ndarray]:
     """`index of the leaf -> entries`, of one tensor."""
     name = leaf.tensor.format(block)
@@ -213,7 +223,7 @@ def _placed(
 
 
 def _stacked(
-    tensors: Tensors, leaf: Leaf, kind: jax.ShapeDtypeStruct, place: NamedSharding | None
+    tensors: Source, leaf: Leaf, kind: jax.ShapeDtypeStruct, place: NamedSharding | None
 ) -> jax.Array:
     """The tensors of all blocks in one array, of which the host holds one at a time."""
     inside = place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))

@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from mu_jax import _files as files
+from mu_jax._gguf import is_gguf, open_gguf
+from mu_jax._gguf_tokenizer import tokenizer_files
 from mu_jax.model import Variables, path_name
 from mu_jax.models.decoder._checks import check_params
 from mu_jax.models.decoder._tensors import DTYPES, SINGLE, local_directory
@@ -52,7 +53,8 @@ def write_decoder(
       directory: a local path; of several processes on a file system that they share.
       decoder, variables: what is written.
       tokenizer: a directory, such as that the decoder was read from, whose tokenizer, chat template
-        and generation settings are copied. None copies nothing.
+        and generation settings are copied; or a GGUF file, whose tokenizer and chat template are
+        written as `tokenizer.json` and `tokenizer_config.json`. None writes none.
       dtype: of the written tensors; default: as the parameters are.
 
     Returns:
@@ -93,21 +95,25 @@ def write_decoder(
     return path
 
 
-def _beside(tokenizer: str | os.PathLike[str] | None) -> list[Path]:
+def _beside(tokenizer: str | os.PathLike[str] | None) -> dict[str, bytes]:
+    """What is written beside the weights, by name."""
     if tokenizer is None:
-        return []
+        return {}
     folder = local_directory(tokenizer)
+    if is_gguf(folder):
+        made = tokenizer_files(open_gguf(folder))
+        return {name: text.encode() for name, text in made.items()}
     found = [folder / name for name in _BESIDE if (folder / name).is_file()]
     if not any(path.name.startswith("tokenizer.") for path in found):
         raise FileNotFoundError(
             f"expected tokenizer.json or tokenizer.model in {folder}, found neither; pass "
             "tokenizer=None to write none"
         )
-    return found
+    return {path.name: path.read_bytes() for path in found}
 
 
 def _write_files(
-    folder: Path, decoder: Decoder, header: bytes, tensors: list, dtype: Any, beside: list[Path]
+    folder: Path, decoder: Decoder, header: bytes, tensors: list, dtype: Any, beside: dict
 ) -> None:
     with open(folder / SINGLE, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -117,10 +123,10 @@ def _write_files(
     widest = functools.reduce(jnp.promote_types, kinds)
     config = decoder.config.as_json() | {"torch_dtype": str(widest)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    for path in beside:
-        shutil.copyfile(path, folder / path.name)
-    for name in folder.iterdir():
-        files.fsync(name)
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
+    for path in folder.iterdir():
+        files.fsync(path)
     files.fsync(folder)
 
 

@@ -1,0 +1,136 @@
+"""Records and the table of passages that a language model was made to forget."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.lib.passages import Measured, Texts
+from mu_jax import datasets, reporting
+from mu_jax.reporting import Metric, Oracle
+
+ORIGINAL, UNLEARNED, RELEARNED = "do nothing", "npo", "npo, then other texts"
+UNSEEN = "texts never seen"
+RISE = "rise of the loss of retained texts"
+
+Rows = dict[str, Measured]
+
+
+class Group(NamedTuple):
+    """What is forgotten together: its name, the positions of its texts, and their file."""
+
+    name: str
+    where: np.ndarray
+    texts: Texts
+
+
+def rise(before: Measured, after: Measured, where: np.ndarray) -> float:
+    """By which share the mean loss of a token of some texts has risen."""
+    sums = [(found.nll * found.tokens)[where].sum() for found in (before, after)]
+    return float(sums[1] / sums[0] - 1)
+
+
+def group_records(
+    group: Group, rows: Rows, hyperparameters: dict[str, Any]
+) -> list[reporting.Record]:
+    """One record for each row; the level of texts never seen stands beside every number."""
+    texts = group.texts
+    ids = np.array([texts.texts[k].id for k in group.where])
+    forget_set = reporting.ForgetSet(
+        f"{texts.name}: {group.name}",
+        len(ids),
+        datasets.digest(np.asarray(group.where)),
+        tuple(ids),
+    )
+    records = []
+    for name, found in rows.items():
+        records.append(
+            reporting.Record(
+                name,
+                forget_set,
+                seed=hyperparameters["seed"],
+                metrics=metrics_of(group, rows[ORIGINAL], found),
+                hyperparameters={} if name == ORIGINAL else hyperparameters,
+                selection="" if name == ORIGINAL else "chosen on the text militia",
+                cost=reporting.Cost(device=jax.devices()[0].device_kind),
+            )
+        )
+    return records
+
+
+def metrics_of(group: Group, original: Measured, found: Measured) -> dict[str, Metric]:
+    """The numbers of one model."""
+    texts = group.texts
+    unseen, measured = texts.where("unseen"), texts.where("measure")
+    places = {"": group.where}
+    if any(text.role == "held" for text in texts.texts):
+        places[" of those held back"] = texts.where("held")
+    metrics = {}
+    for words, where in places.items():
+        for field, unit in FIELDS.items():
+            level = getattr(original, field)[unseen]
+            metrics[field.replace("_", " ") + words] = Metric(
+                float(getattr(found, field)[where].mean()),
+                n=int(found.tokens[where].sum()),
+                oracle=Oracle(float(level.mean()), float(level.min()), float(level.max())),
+                unit=unit,
+            )
+    metrics[RISE] = Metric(
+        rise(original, found, measured),
+        n=int(found.tokens[measured].sum()),
+        direction="lower is better",
+        unit="fraction",
+    )
+    return metrics
+
+
+FIELDS = {
+    "exact_memorization": "fraction",
+    "extraction_strength": "fraction",
+    "verbatim": "tokens",
+    "nll": "nats",
+}
+COLUMNS = (
+    reporting.Column("n", "scored tokens", 1.0, 0),
+    reporting.Column("exact memorization", "%, closer to never seen", 100.0, 1),
+    reporting.Column("extraction strength", "%, closer to never seen", 100.0, 1),
+    reporting.Column("verbatim", "tokens, closer to never seen", 1.0, 1),
+    reporting.Column("loss", "nats a token", 1.0, 2),
+    reporting.Column("retained", "%, rise of the loss", 100.0, 2),
+)
+
+
+def table_of(groups: list[Group], rows_of: dict[str, Rows]) -> reporting.Table:
+    """Groups and models down; the texts that nobody has seen last."""
+    texts = groups[0].texts
+    rows = []
+    for group in groups:
+        original = rows_of[group.name][ORIGINAL]
+        for name, found in rows_of[group.name].items():
+            change = rise(original, found, texts.where("measure"))
+            rows.append(_row(f"{group.name}: {name}", found, group.where, change))
+        held = texts.where("held")
+        for name, found in rows_of[group.name].items() if held.size else ():
+            rows.append(_row(f"held back: {name}", found, held, None))
+    original = rows_of[groups[0].name][ORIGINAL]
+    rows.append(_row(UNSEEN, original, texts.where("unseen"), None))
+    return reporting.Table(
+        title=f"What is left of the texts of {texts.name}",
+        columns=COLUMNS,
+        rows=tuple(rows),
+        notes=(
+            f"{ORIGINAL}: the original model. {UNSEEN}: in it, the mean of "
+            f"{texts.where('unseen').size} texts in the same style.",
+            "verbatim: tokens in a row that greedy decoding gives from a beginning of the text.",
+            "retained: of other texts, which the method was not given.",
+        ),
+    )
+
+
+def _row(label: str, found: Measured, where: np.ndarray, change: float | None) -> reporting.Row:
+    values = [float(getattr(found, field)[where].mean()) for field in FIELDS]
+    numbers = [float(found.tokens[where].sum()), *values, change]
+    cells = tuple(reporting.Cell(value, None, 1) for value in numbers)
+    return reporting.Row(label, 1, cells, collapsed=False, best=False)
