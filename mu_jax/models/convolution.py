@@ -34,8 +34,9 @@ def patch_convolution(
 
     The rows are strided slices placed side by side, first along the width, then along the height.
     Derivatives of every order, forward and reverse, are those of slices and a matrix product. On a
-    CPU this matters inside `lax.scan`, `map`, `while_loop` and `cond`, where XLA compiles the gradients of its own convolution to a
-    slow loop, and under `jax.vmap` over kernels, which XLA turns into a grouped convolution.
+    CPU this matters inside `lax.scan`, `map`, `while_loop` and `cond`, where XLA compiles the
+    gradients of its own convolution to a slow loop, and under `jax.vmap` over kernels, which XLA
+    turns into a grouped convolution.
     Because no grouped convolution arises, `jit(vmap(grad))` over a batch that is sharded by
     automatic partitioning is right as well, where XLA's own convolution is not.
 

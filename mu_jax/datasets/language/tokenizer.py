@@ -174,7 +174,7 @@ def _of_gguf(path: Path, vocab_size: int | None) -> FileTokenizer:
         import tokenizers
 
     inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"])
-    return _of_parts(path, inner, {}, json.loads(files["tokenizer_config.json"]), vocab_size)
+    return _of_parts(path, inner, {}, _json.parse(files["tokenizer_config.json"]), vocab_size)
 
 
 def _of_parts(
