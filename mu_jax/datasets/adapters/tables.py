@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax import _json
 from mu_jax._extras import extra
 from mu_jax.datasets.adapters.columns import Where
 from mu_jax.datasets.adapters.rows import Rows, rows_of
@@ -164,7 +164,7 @@ def _arrow(root: Path) -> Any:
         import pyarrow
 
     try:
-        state = json.loads((root / "state.json").read_text("utf-8"))
+        state = _json.parse((root / "state.json").read_text("utf-8"))
         if state.get("_indices_files"):
             raise ValueError("a selection of rows that was not flattened (flatten_indices)")
         parts = [

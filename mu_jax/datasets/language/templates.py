@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from mu_jax import _json
 from mu_jax._extras import extra
 from mu_jax._gguf import is_gguf, open_gguf
 from mu_jax._gguf_tokenizer import tokenizer_files
@@ -194,7 +195,7 @@ def read_chat_template(directory: str | os.PathLike[str]) -> JinjaTemplate:
     root = Path(directory)
     file, path = root / "chat_template.jinja", root / "tokenizer_config.json"
     inside = tokenizer_files(open_gguf(root)) if is_gguf(root) else None
-    config = json.loads(inside[path.name]) if inside else read_json(path)
+    config = _json.parse(inside[path.name]) if inside else read_json(path)
     source = file.read_text("utf-8") if file.is_file() else config.get("chat_template")
     if isinstance(source, list):  # several by name
         source = {each["name"]: each["template"] for each in source}.get("default")
