@@ -107,9 +107,9 @@ def decode(
         check_params(decoder, each)
     _check(decoder, prompts, max_new, also, logits_transform)
     ends = (stop,) if isinstance(stop, int) else tuple(int(each) for each in stop)
-    hook, numbers = without_numbers(embedding_transform)
-    settings = _Settings(decoder, max_new, ends, logits_transform, hook)
-    return _decode(settings, (params, *also), prompts, numbers)
+    parts = [without_numbers(each) for each in (logits_transform, embedding_transform)]
+    forms, numbers = zip(*parts)
+    return _decode(_Settings(decoder, max_new, ends, *forms), (params, *also), prompts, numbers)
 
 
 def _check(decoder: Decoder, prompts: Tokens, max_new: int, also: Sequence, transform: Any) -> None:
@@ -147,8 +147,11 @@ def _write(
     settings: _Settings, models: tuple[PyTree, ...], prompts: Tokens, numbers: tuple
 ) -> Decoded:
     """Read the prompts, then write a token a turn."""
-    hook = with_numbers(settings.embedding_transform, numbers)
-    settings = dataclasses.replace(settings, embedding_transform=hook)
+    forms = settings.logits_transform, settings.embedding_transform
+    logits_transform, embedding_transform = map(with_numbers, forms, numbers)
+    settings = dataclasses.replace(
+        settings, logits_transform=logits_transform, embedding_transform=embedding_transform
+    )
     ends = jnp.array(settings.stop, jnp.int32)
     length = prompts.tokens.shape[1]
     segment = (prompts.segment != 0).astype(jnp.int32)

@@ -36,8 +36,8 @@ class whp:
     Raises:
       ValueError: logits of two shapes.
 
-    Cost: at decoding, the passes of two models; memory of two sets of parameters. An alpha that is
-    a number belongs to the program of `decode`; a traced one, inside `jit` or `vmap`, does not.
+    Cost: at decoding, the passes of two models; memory of two sets of parameters. Another alpha
+    compiles nothing.
 
     Differences from the reference program (`muse_bench`):
       1. In float32 at least; there in the type of the models.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import counted_compilations
 from trees import is_one_sentence
 
 from mu_jax.data.tokens import TokenTargets
@@ -81,6 +82,9 @@ def test_texts_are_those_of_both_models_and_alpha_may_be_traced(tiny):
 
     plain = decode(decoder, params, prompts, max_new=6).tokens
     np.testing.assert_array_equal(texts(0.0), plain)
+    with counted_compilations() as count:
+        texts(1.0)
+    assert count == []
     np.testing.assert_array_equal(texts(2.0), without_cache(2.0))
     assert (texts(2.0) != plain).any()
     grid = jax.jit(jax.vmap(texts))(jnp.array([0.0, 2.0]))
