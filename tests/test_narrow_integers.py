@@ -13,6 +13,7 @@ import pytest
 import mu_jax as mu
 from mu_jax import attribution, evaluation, token_losses
 from mu_jax.evaluation import language
+from mu_jax.projected import Projected
 from mu_jax.transforms.salun import uniform_label
 
 N, CLASSES = 12, 300  # 44 in eight bits
@@ -41,6 +42,10 @@ def in_chunks(tokens):
     return language.token_statistics_from_hidden(hidden, WEIGHTS.T, Row(tokens, mask), chunk=2)
 
 
+def as_it_is(kernel, hidden):
+    return hidden
+
+
 def gradient(nll):
     def of(tokens):
         tokens = jnp.asarray(tokens)
@@ -64,7 +69,7 @@ OF_LABELS["neighbors"] = lambda y: evaluation.knn_predict(
 OF_TOKENS = {
     "nll": gradient(token_losses.token_nll),
     "chunked": gradient(
-        lambda logits, tokens: token_losses.chunked_token_nll(logits, lambda x: x, tokens, chunk=2)
+        lambda logits, tokens: token_losses.token_nll(Projected(logits, (), as_it_is, 2), tokens)
     ),
     "statistics": statistics,
     "in chunks": in_chunks,

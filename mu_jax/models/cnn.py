@@ -19,6 +19,12 @@ class ConvBatchNorm(nn.Module):
     move by `running = 0.9 running + 0.1 batch`; in inference the running statistics are used and
     stay. The rate and epsilon 1e-5 are those of the common PyTorch implementations.
 
+    The running variance is Flax's: it collects the biased variance of a batch, a sum of squares
+    over the n = B H' W' values of a channel divided by n. PyTorch normalizes with the same number
+    but collects `n / (n - 1)` times that, so its running variance tends to be larger by 1 / (n - 1)
+    of its value: 1.5e-4 for n = 6,561, and a third where a batch has 4 values. Flax has no option
+    for it. Running statistics copied from PyTorch are used in inference as they are.
+
     Attributes:
         features: number of output channels.
         kernel_size: height and width of the kernel.

@@ -13,11 +13,14 @@ import pytest
 import mu_jax as mu
 from experiments import configs
 from experiments.lib import arguments, configurations
+from experiments.lib.language import methods as of_language
 from experiments.lib.methods import METHODS, Request, complete, make_method
 from experiments.lib.tasks import make_task, split
 from mu_jax import models
 
-CONFIGS = sorted(p.stem for p in Path(configs.__file__).parent.glob("[!_]*.py"))
+ALL = sorted(p.stem for p in Path(configs.__file__).parent.glob("[!_]*.py"))
+LANGUAGE = [name for name in ALL if name.startswith("language_")]
+CONFIGS = [name for name in ALL if name not in LANGUAGE]
 EMBEDDED = ["digits", "nomus_digits", "corrective_digits", "diabetes", "digits_regression"]
 ATTRIBUTION = {"checkpoints": 2, "calibration": ("random:0.1:seed=9",), "calibration_models": 2}
 
@@ -122,6 +125,12 @@ def test_every_configuration_and_its_defaults_are_in_order(name):
     for kind in ("classification", "multilabel", "regression"):
         for method in arguments.offered(kind):
             arguments.check(method, method, arguments.defaults(config, kind, method))
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_every_configuration_of_language_models_is_in_order(name):
+    config = config_of(name)
+    assert all(of_language.checked(config, setting) for setting in config.methods)
 
 
 def test_every_method_is_offered_for_some_task():

@@ -65,8 +65,8 @@ ROWS = (
     Mutation(
         "outputs of examples with ids below zero are dropped",
         "mu_jax/loops/predict.py",
-        "        position = count + jnp.arange(rows)\n",
-        "        position = jnp.where(batch.index[:rows] < 0, 2**30, count + jnp.arange(rows))\n",
+        "        position = count + jnp.arange(here)\n",
+        "        position = jnp.where(batch.index[:here] < 0, 2**30, count + jnp.arange(here))\n",
         (_MAPPING + "test_every_example_has_a_row_whatever_its_id",),
     ),
     Mutation(
@@ -117,7 +117,7 @@ LABELS = (
     Mutation(
         "statistics count rows whose label is ignored",
         "mu_jax/statistics/importance.py",
-        "        batch = counted(model, batch) if losses == model.per_example else batch\n",
+        "        batch = counted(model, batch) if supervised else batch\n",
         "",
         (_OF_LABELS + "test_statistics_are_those_of_the_other_rows",),
     ),
