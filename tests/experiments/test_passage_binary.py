@@ -72,6 +72,7 @@ def command(files, workdir):
     )
 
 
+@pytest.mark.slow
 def test_what_a_model_knew_is_forgotten_and_recorded(files, tmp_path):
     ended = call("passage", *command(files, tmp_path))
     assert ended.returncode == 0, ended.stderr
