@@ -214,10 +214,14 @@ def _wasserstein(predictions: jax.Array, reference: jax.Array) -> jax.Array:
     first, second = jnp.sort(predictions), jnp.sort(reference)
     every = jnp.sort(jnp.concatenate([first, second]))
     below, below_reference = (
-        jnp.searchsorted(side, every[:-1], side="right").astype(every.dtype) / side.size
+        jnp.searchsorted(side, every[:-1], side="right").astype(every.dtype)
         for side in (first, second)
     )
-    return jnp.sum(jnp.abs(below - below_reference) * jnp.diff(every))
+    if first.size == second.size:  # a difference of counts: exactly 0 where both are the same
+        apart = (below - below_reference) / first.size
+    else:
+        apart = below / first.size - below_reference / second.size
+    return jnp.sum(jnp.abs(apart) * jnp.diff(every))
 
 
 def paired_distance(predictions: ArrayLike, reference: ArrayLike) -> PairedDistance:
