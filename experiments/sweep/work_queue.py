@@ -206,6 +206,19 @@ class Queue:
             elif now - seen[1] >= self.lease_s:
                 self._tell(trial.number, state=TrialState.FAIL)
 
+    def close(self) -> None:
+        """End what is open although every setting has ended: requests made twice, then forgotten.
+
+        Two processes may ask for the same setting in the same moment, and one of them may die, or
+        find the storage locked, before the second trial is told to have failed.
+        """
+        while any(trial.state is TrialState.WAITING for trial in self.trials()):
+            with contextlib.suppress(*_GONE):  # only a trial that was asked for can be told
+                self._tell(self.study.ask(self.plan.space).number, state=TrialState.FAIL)
+        for trial in self.trials():
+            if trial.state is TrialState.RUNNING:
+                self._tell(trial.number, state=TrialState.FAIL)
+
     def _tell(self, number: int, value: float | None = None, **options: Any) -> bool:
         """End a trial; False if another process has done so before."""
         try:
@@ -280,6 +293,7 @@ def work(
             words = _run(queue, trials, run)
         done = f"{len(queue.results())} of {queue.plan.number} settings have ended"
         report(f"{queue.plan.name}: {words} after {time.monotonic() - start:.1f} s; {done}")
+    queue.close()
 
 
 def _run(queue: Queue, trials: Sequence[optuna.Trial], run: Run) -> str:

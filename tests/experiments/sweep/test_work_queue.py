@@ -95,6 +95,18 @@ def test_killed_workers_lose_and_double_nothing(tmp_path):
     assert_every_setting_ended_once(tmp_path, plan)
 
 
+def test_a_setting_that_was_asked_for_twice_leaves_no_open_trial(tmp_path):
+    plan = listed(3)
+    queue = Queue(open_storage(tmp_path, None), plan)
+    work(queue, run_cheaply, report=quietly)
+    name = next(iter(plan.items))
+    for _ in range(2):
+        queue.study.enqueue_trial(dict(plan.items[name]), user_attrs={"item": name})
+    queue.study.ask(plan.space)  # its process died here, and a request waits
+    work(queue, run_cheaply, report=quietly)
+    assert_every_setting_ended_once(tmp_path, plan)
+
+
 def test_a_trial_that_is_given_up_while_it_is_asked_for_is_asked_for_again(tmp_path):
     plan = listed(3)
     queue = Queue(open_storage(tmp_path, None), plan)
