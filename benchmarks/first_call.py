@@ -36,7 +36,7 @@ CASES = [
         3.0,
         0.5,
     ),
-    Case("ResNet-18, 48 images in batches of 16", "resnet", ("importance", "ssd", "iau"), 2.0, 0.0),
+    Case("ResNet-18, one batch of 16 images", "resnet", ("importance", "ssd", "iau"), 2.0, 0.0),
 ]
 GOALS = ("ssd", "iau")
 
@@ -121,7 +121,7 @@ def network_of(name: str) -> tuple[Any, tuple[int, ...], int, int]:
 
     if name == "mlp":
         return models.MLP((32,), 10), (64,), 512, 64
-    return models.ResNet18(num_outputs=10), (32, 32, 3), 48, 16
+    return models.ResNet18(num_outputs=10), (32, 32, 3), 16, 16
 
 
 def arguments(network: str, seed: int) -> tuple:

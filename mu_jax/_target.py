@@ -1,4 +1,4 @@
-"""The platform that programs are traced for, where that is not the machine that traces them."""
+"""What programs are traced for: the platform, and whether they only go forward."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import jax
 
 _TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+_FORWARD_ONLY: ContextVar[bool] = ContextVar("forward_only", default=False)
 
 
 def platform() -> str:
@@ -40,3 +41,27 @@ def traced_for(name: str) -> Iterator[None]:
         yield
     finally:
         _TARGET.reset(before)
+
+
+def is_forward_only() -> bool:
+    """Whether what is traced computes the outputs of one model, and nothing is differentiated."""
+    return _FORWARD_ONLY.get()
+
+
+@contextlib.contextmanager
+def forward_only(yes: bool = True) -> Iterator[None]:
+    """Let models that are traced in this block choose what is fast without gradient and `vmap`.
+
+    Args:
+      yes: False changes nothing.
+
+    Example:
+      >>> with forward_only():
+      ...     is_forward_only()
+      True
+    """
+    before = _FORWARD_ONLY.set(yes or _FORWARD_ONLY.get())
+    try:
+        yield
+    finally:
+        _FORWARD_ONLY.reset(before)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from mu_jax import _at_once as at_once
+from mu_jax import _target as target
 from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches
@@ -76,7 +77,7 @@ def outputs(model: Model, variables: PyTree, data: Any) -> PyTree:
       >>> mu.outputs(model, mu.Variables(jnp.arange(3.0)), data)
       Array([0., 1., 2.], dtype=float32)
     """
-    return map_rows(_output_rows(model), unweighted(data), variables)
+    return map_rows(_output_rows(model, at_once.is_known(variables)), unweighted(data), variables)
 
 
 def unweighted(data: Any) -> Any:
@@ -103,8 +104,14 @@ def _targets_of(batch: Batch) -> PyTree:
 
 
 @cached(maxsize=64)
-def _output_rows(model: Model) -> RowFunction:
-    return lambda batch, variables: model.apply(variables, batch.inputs)
+def _output_rows(model: Model, alone: bool) -> RowFunction:
+    """alone: whether this is one model, and no program goes around it."""
+
+    def rows(batch: Batch, variables: PyTree) -> PyTree:
+        with target.forward_only(alone):
+            return model.apply(variables, batch.inputs)
+
+    return rows
 
 
 @cached(maxsize=128)

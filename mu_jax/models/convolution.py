@@ -95,6 +95,9 @@ def patch_convolution(
 def convolution_by_backend(*args: Any, **kwargs: Any) -> jax.Array:
     """Calls `patch_convolution` on a CPU and `jax.lax.conv_general_dilated` on accelerators.
 
+    Where a CPU computes the outputs of a single model, and nothing is differentiated, the latter is
+    faster and compiles in a sixth of the time, so that it is called there, too.
+
     The choice follows the default backend when the model is traced. A program that is compiled on a
     CPU for another device is traced for that device, as `launch_tpu.preflight` does.
 
@@ -109,9 +112,29 @@ def convolution_by_backend(*args: Any, **kwargs: Any) -> jax.Array:
         >>> import flax.linen as nn
         >>> layer = nn.Conv(8, (3, 3), conv_general_dilated=convolution_by_backend)
     """
-    on_cpu = target.platform() == "cpu"
-    convolve = patch_convolution if on_cpu else lax.conv_general_dilated
-    return convolve(*args, **kwargs)
+    if target.platform() != "cpu":
+        return lax.conv_general_dilated(*args, **kwargs)
+    if target.is_forward_only():
+        return _forward_convolution(*args, **kwargs)
+    return patch_convolution(*args, **kwargs)
+
+
+def _forward_convolution(lhs: jax.Array, rhs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """XLA's convolution, by patches where it is differentiated after all.
+
+    JAX keeps what it has traced of a function under `jit` inside a model, so that a gradient may
+    meet what was traced for a forward pass.
+    """
+
+    @jax.custom_jvp
+    def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(lhs, rhs, *args, **kwargs)
+
+    @convolve.defjvp
+    def _derivative(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda *ab: patch_convolution(*ab, *args, **kwargs), primals, tangents)
+
+    return convolve(lhs, rhs)
 
 
 def _patches(

@@ -10,6 +10,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
+import mu_jax as mu
+from mu_jax._target import forward_only
 from mu_jax.models import convolution_by_backend, patch_convolution
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -197,3 +199,44 @@ def test_choice_by_backend(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert uses_xla_convolution(lambda *a: convolution_by_backend(*a, **options), x, k)
     np.testing.assert_allclose(convolution_by_backend(x, k, **options), on_cpu, atol=1e-5)
+
+
+def test_outputs_of_one_model_take_the_convolution_of_xla_and_gradients_never_do():
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": NHWC}
+    convolve = partial(convolution_by_backend, **options)
+    x, k = arrays((2, 5, 5, 3), (3, 3, 3, 4))
+    with forward_only():
+        forward = jax.jit(convolve)  # as what `jit` inside a model keeps
+        assert uses_xla_convolution(forward, x, k)
+    patches = partial(patch_convolution, **options)
+    np.testing.assert_allclose(forward(x, k), patches(x, k), rtol=1e-5, atol=1e-5)
+    for argument in (0, 1):
+
+        def gradient(convolve, argument=argument):
+            return jax.grad(lambda *given: jnp.sin(convolve(*given)).sum(), argument)
+
+        np.testing.assert_allclose(
+            gradient(forward)(x, k), gradient(patches)(x, k), rtol=1e-5, atol=1e-5
+        )
+        assert not uses_xla_convolution(gradient(forward), x, k)
+
+
+def test_predictions_of_one_model_and_of_many_choose_their_convolutions(monkeypatch):
+    module = nn.Conv(4, (3, 3), conv_general_dilated=convolution_by_backend)
+    model = mu.from_linen(module, lambda outputs, targets: outputs.mean((1, 2, 3)))
+    (x,) = arrays((6, 5, 5, 3))
+    data = mu.batches(x, np.zeros(6), batch_size=3)
+    many = jax.vmap(lambda key: module.init(key, x))(jax.random.split(jax.random.key(0), 2))
+
+    def predict(variables):
+        return mu.outputs(model, variables, data)
+
+    first, called = jax.tree.map(lambda leaf: leaf[0], many), []
+    native = lax.conv_general_dilated
+    monkeypatch.setattr(
+        lax, "conv_general_dilated", lambda *args, **rest: called.append(1) or native(*args, **rest)
+    )
+    together = jax.vmap(predict)(many)
+    assert not called
+    np.testing.assert_allclose(predict(first), together[0], rtol=1e-5, atol=1e-5)
+    assert called

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _at_once as at_once
+from mu_jax import _target as target
 from mu_jax import edits
 from mu_jax._tracing import cached
 from mu_jax._words import short
@@ -237,7 +238,8 @@ class _Found(NamedTuple):
 
 def _rows_of(model: Model, before: PyTree, after: PyTree, data: Any) -> _Found:
     """One set before and after: two runs of one program."""
-    first, second = (map_rows(_rows(model), data, variables) for variables in (before, after))
+    rows = _rows(model, at_once.is_known((before, after)))
+    first, second = (map_rows(rows, data, variables) for variables in (before, after))
     change = Change(
         losses_before=first["loss"],
         losses_after=second["loss"],
@@ -259,11 +261,14 @@ class UnreadableTargets(ValueError):
 
 
 @cached(maxsize=64)
-def _rows(model: Model) -> Callable:
+def _rows(model: Model, alone: bool) -> Callable:
+    """alone: whether this is one model, and no program goes around it."""
+
     def rows(batch: Batch, variables: PyTree) -> dict[str, jax.Array]:
         inputs, targets = parts_of(batch.inputs)[-1], parts_of(batch.targets)[-1]
         batch = batch._replace(inputs=inputs, targets=targets)
-        outputs = model.for_loss(*model.split(variables), batch.inputs)
+        with target.forward_only(alone):
+            outputs = model.for_loss(*model.split(variables), batch.inputs)
         try:
             weight = weights(model, batch.targets, batch.weight)
             found = {"loss": model.per_example(outputs, batch), "weight": weight}
