@@ -26,6 +26,7 @@ COMPILE_FAST = (
 # Examples in docstrings that compile for a second, of what tests and pages check as well.
 # A new example is quick.
 SLOW_EXAMPLES = (
+    "language-models.md",
     *("attribution.lasso.lasso", "attribution.lds.lds", "attribution.trak.group_direction"),
     *("attribution.trak.trak", "evaluation.competition.forgetting_quality"),
     *("evaluation.divergence.pairwise_floor", "evaluation.klom.klom_floor"),
@@ -44,6 +45,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait for each other, busily
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Programs do not say which lines they come from: a tenth of the time of tracing and lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 
 def pytest_configure(config):

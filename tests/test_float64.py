@@ -136,6 +136,7 @@ def test_relearning_curves_are_exact_means(whole):
     np.testing.assert_allclose(curve[-1], expected, **CLOSE)
 
 
+@pytest.mark.quick("float64")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_worst_case_sets_are_found(dtype):
     data = mu.batches(np.ones((6, 1), dtype), np.array([0, 0, 0, 0, 1, 1]), batch_size=6)

@@ -73,6 +73,7 @@ def padded(side, logits, targets, size=4):
     return jnp.pad(logits, (*junk, (0, 0)), constant_values=9.0), TokenTargets(tokens, mask)
 
 
+@pytest.mark.quick("right")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(side):
     logits, targets = draws()
@@ -104,6 +105,7 @@ def product(kernel, hidden):
     return hidden @ kernel
 
 
+@pytest.mark.quick("10")
 @pytest.mark.parametrize("chunk", [1, 3, 7, 10])
 def test_parts_of_the_sequence_give_the_same_values_and_gradients(chunk):
     rng = np.random.default_rng(1)
@@ -179,6 +181,7 @@ def test_targets_without_a_mask_are_refused_in_one_sentence():
     assert is_one_sentence(str(error.value))
 
 
+@pytest.mark.slow
 def test_reference_scores_of_rows_and_of_packed_documents():
     logits, targets = draws(rows=4)
     model = mu.from_function(lambda w, state, x: w[x.tokens], tl.TokenCrossEntropy())

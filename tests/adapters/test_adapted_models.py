@@ -18,6 +18,7 @@ KEY, SGD = jax.random.key(3), optax.sgd(0.1)
 NAMES = ["raw", "bfloat16", "linen", "nnx", "cnn", "tokens"]
 
 
+@pytest.mark.quick("raw")
 @pytest.mark.parametrize("name", NAMES)
 def test_new_adapters_change_nothing_and_merged_ones_compute_the_same(name):
     base, chosen = setting(name), setting(f"adapted {name}")

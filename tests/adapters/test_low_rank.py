@@ -75,6 +75,7 @@ def test_new_adapters_are_of_matrices_and_start_at_zero():
     assert np.abs(found["stack"].a).max() > 0.4  # of a uniform draw up to 0.577
 
 
+@pytest.mark.slow
 def test_the_linear_layers_of_a_decoder_are_those_of_the_publication():
     for scan_layers, folder, times in ((True, "blocks", 1), (False, "block_1", CONFIG.depth)):
         _, _, found = decoder_with_adapters(scan_layers)
@@ -94,6 +95,7 @@ def test_a_merged_kernel_is_the_sum():
     assert found["other"] is params["other"]
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_a_factored_decoder_is_the_merged_one(scan_layers):
     decoder, params, adapters = decoder_with_adapters(scan_layers)
@@ -116,6 +118,7 @@ def test_a_gate_gives_each_row_its_share():
     np.testing.assert_allclose(found[0], logits(decoder, params, ROWS)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gated_texts_are_those_of_merged_kernels():
     decoder, params, adapters = decoder_with_adapters(True)
     weight = jnp.array([0.0, 1.0, 0.4, 1.2])
@@ -140,6 +143,7 @@ def test_padding_and_packing_stay_what_they_are_under_a_gate():
     )
 
 
+@pytest.mark.slow
 def test_a_step_of_factored_adapters_costs_fewer_operations_than_of_merged_ones():
     decoder = decoders.Decoder(
         decoders.DecoderConfig(

@@ -16,6 +16,7 @@ SCORES = RNG.normal(size=(25, 12))
 OUTPUTS = MASKS @ SCORES + 2 * RNG.normal(size=(40, 12))
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_of_scipys_rank_correlations():
     found = attribution.lds(SCORES, MASKS, OUTPUTS, key=KEY, num_resamples=20)
     expected = [spearmanr((MASKS @ SCORES)[:, t], OUTPUTS[:, t])[0] for t in range(12)]

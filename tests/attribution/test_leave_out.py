@@ -95,6 +95,7 @@ def test_newton_step_is_close_to_retraining_and_influence_is_not_as_close():
     assert distance["retain"] < distance["full"] < 0.6 * moved
 
 
+@pytest.mark.quick("full")
 @pytest.mark.parametrize("hessian", ["retain", "full"])
 def test_softmax_step_uses_the_exact_hessian(hessian):
     x, labels = softmax_problem()

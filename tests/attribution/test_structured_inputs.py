@@ -59,6 +59,7 @@ def trak_scores(model, variables, data):
     return attribution.trak_scores(trak, data, data)
 
 
+@pytest.mark.quick("trak", "gauss_newton")
 @pytest.mark.parametrize("attribute", [grand, trak, gauss_newton, group_direction, trak_scores])
 def test_inputs_in_a_tree_give_what_one_array_gives(attribute):
     found = []
@@ -89,6 +90,7 @@ def test_two_equal_heads_double_the_gradient_and_the_curvature():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.quick("trak", "group_direction")
 @pytest.mark.parametrize("attribute", [trak, group_direction, trak_scores])
 def test_margins_of_several_heads_are_refused(attribute):
     data = mu.batches(X, {"one": Y, "two": Y}, batch_size=4)

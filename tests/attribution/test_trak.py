@@ -49,6 +49,7 @@ def raised(features, r, *, ridge=0.0, damping=0.0):
     return matrix + (ridge * np.diagonal(matrix).mean() + damping) * np.eye(len(matrix))
 
 
+@pytest.mark.quick("None")
 @pytest.mark.parametrize("dim", [24, None])
 def test_scores_agree_with_dense_matrices(dim):
     targets = data(7, seed=5)
@@ -118,6 +119,7 @@ def minimize(x, y, l2):
     return jnp.asarray(w)
 
 
+@pytest.mark.quick("0.01")
 @pytest.mark.parametrize("weight_decay", [None, 0.01])
 def test_on_a_logistic_model_it_is_the_newton_step_without_each_example(weight_decay):
     """Plain TRAK is the formula without R; with `weight_decay` it is the formula itself."""
@@ -173,7 +175,7 @@ def _stream():
     return mu.stream(list(pairs), batch_size=16)
 
 
-@pytest.mark.quick("batches", "stream", "explicit mesh")
+@pytest.mark.quick("batches", "explicit mesh")
 @pytest.mark.parametrize(
     "examples",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import mu_jax as mu
 from mu_jax.data.partners import partners, whole
@@ -40,6 +41,7 @@ def test_every_access_draws_anew():
     assert np.mean(np.asarray(first) == np.asarray(second)) < 0.3
 
 
+@pytest.mark.slow
 def test_rows_are_drawn_uniformly_and_never_those_of_weight_0():
     found = np.asarray(partners(KEY, batch(range(4000)), others(12)).inputs)
     counts = np.bincount(found, minlength=12)

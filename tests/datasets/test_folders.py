@@ -63,6 +63,7 @@ def test_a_late_process_keeps_the_first_ones_dataset(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["mu_digits"]
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_leaves_no_half_dataset(tmp_path):
     process = _start(_DIE, tmp_path)
     output = process.communicate(timeout=100)

@@ -51,6 +51,7 @@ def logits(tree):
     return tree["logits"]
 
 
+@pytest.mark.slow
 def test_stored_results_are_those_of_one_program(tmp_path):
     found = ensembles.stored(tmp_path, RECIPE, compute, 5, DATA, block=2)
     expected = jax.jit(compute)(jnp.arange(5), DATA)

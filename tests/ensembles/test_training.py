@@ -54,6 +54,7 @@ def test_an_ensemble_equals_its_models_one_by_one(layout):
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], found), alone, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("*Explicit")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_an_ensemble_on_a_mesh_equals_one_device(kind):

@@ -75,6 +75,7 @@ def shifted_gaussians(models, seed=0):
     return oracle, unlearned + np.array([0, 0, 0.2, 0.5, 1, 2, 4, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.quick("40-1")
 @pytest.mark.parametrize("models, seed", [(96, 0), (40, 1)])
 def test_equals_the_released_procedure_rule_by_rule(models, seed):
@@ -148,6 +149,7 @@ def test_floor_of_two_samples_of_one_gaussian(models):
     assert found.models == models
 
 
+@pytest.mark.slow
 def test_floor_is_the_value_of_one_half_of_the_oracles_against_the_other():
     oracle = np.random.default_rng(0).normal(size=(193, 200)).astype(np.float32)
     floor = evaluation.forgetting_quality_floor(oracle, jax.random.key(0))

@@ -88,6 +88,7 @@ def two_way(random, models, examples, kind="normal"):
     return effects + 0.5 * random.normal(size=(models, examples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "lognormal"])
 def test_two_levels_cover_with_few_models(kind):
     def interval(random):

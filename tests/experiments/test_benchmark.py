@@ -43,6 +43,7 @@ def test_a_population_is_reused_and_another_seed_is_another_one(task, tmp_path, 
     np.testing.assert_allclose(first.outputs[1, task.train.num_examples :], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_subsets_complement_each_other_and_leave_out_what_they_say(task, tmp_path):
     found = train_subsets(task, tmp_path, "halves", models=4, fraction=0.5)
     assert found.masks.shape == (4, task.train.num_examples)
@@ -134,6 +135,7 @@ def test_the_constant_row_says_the_majority_of_what_is_retained(task, tmp_path):
     assert np.isfinite(klom_of(yardstick, row.outputs)).all()
 
 
+@pytest.mark.slow
 def test_oracles_that_equal_the_retrained_models_leave_nothing_to_tell_apart(task, tmp_path):
     ids = read_ids(task, "class:3")
     retrained = train_population(task, tmp_path, "r", models=48, seed=1)

@@ -61,6 +61,7 @@ def clients(examples):
     return set((np.asarray(examples.index) // 100_000).tolist())
 
 
+@pytest.mark.slow
 def test_a_domain_of_clients_parts_training_and_test(task):
     sets = domains.split(task, "client:2-3")
     assert clients(sets.forget) == clients(sets.test_forget) == {2, 3}

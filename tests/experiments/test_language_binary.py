@@ -46,6 +46,7 @@ def ran(tmp_path_factory):
     return folder, ended.stdout
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
     folder, said = ran
     records = reporting.read(folder / "results.jsonl")

@@ -55,6 +55,7 @@ def configured(name, root, models):
     return config
 
 
+@pytest.mark.quick("wmdp")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_layout_is_read_and_split(name, tmp_path, models):
     task = make_task(configured(name, tmp_path, models))
@@ -117,6 +118,7 @@ def test_damaged_files_are_one_sentence(text, said, tmp_path):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_missing_files_and_models_are_named(tmp_path, models):
     config = configured("tofu", tmp_path, models)
     (tmp_path / "retain_perturbed.json").unlink()

@@ -42,6 +42,7 @@ def test_every_row_has_the_three_numbers_for_every_seed(digits):
         assert record.forget_set.size == 80
 
 
+@pytest.mark.slow
 def test_the_floor_stands_beside_the_numbers_and_the_gap_is_that_of_the_score(digits):
     records = digits
     assert len({record.metrics["NoMUS"].null for record in records}) == 1

@@ -187,6 +187,7 @@ def test_phases_that_share_an_optimizer_state_share_the_mean():
     assert_same(fitted(averaging(2, 2, sgd), state=first), found)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_averaged():
     keys = jax.random.split(KEY, 2)
 

@@ -176,6 +176,7 @@ def test_safe_root_and_unit_vectors():
 # --- in a fit ---
 
 
+@pytest.mark.quick("global")
 @pytest.mark.parametrize("norm", NORMS)
 def test_in_parts_the_norm_is_that_of_the_whole_batch(norm):
     params, x, y = arrays()
@@ -187,6 +188,7 @@ def test_in_parts_the_norm_is_that_of_the_whole_batch(norm):
     np.testing.assert_allclose(total(found[1]), total(expected[1]), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("per_leaf")
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_fit_on_a_mesh_equals_one_device(norm):
@@ -206,6 +208,7 @@ def test_a_fit_on_a_mesh_equals_one_device(norm):
         assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_restricted_fit_ends_with_smaller_gradients():
     with jax.enable_x64(False):
         chosen = setting("raw")

@@ -173,6 +173,7 @@ def test_every_step_draws_anew_and_a_fit_in_two_parts_draws_the_same():
     assert (np.abs(still.loss[:3] - still.loss[3:]) > 1e-3).all() and info.loss.shape == (6,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEAMS)
 def test_a_grid_of_sizes_is_one_program(name):
     sizes = jnp.array([0.0, 0.05, 0.4])

@@ -80,6 +80,7 @@ def test_parameters_are_created_divided_and_equal(kind):
         np.testing.assert_allclose(leaf, whole, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_retrained_model_is_created_as_the_given_one_is_divided():
     chosen = setting("raw")
     created = []

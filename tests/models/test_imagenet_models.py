@@ -84,6 +84,7 @@ def test_resnet50_sows_its_stages():
     ]  # fmt: skip
 
 
+@pytest.mark.quick("vit")
 @pytest.mark.parametrize("name", SMALL)
 def test_half_precision_keeps_parameters_statistics_and_logits_whole(name):
     module = build(name, dtype="bfloat16")

@@ -57,6 +57,7 @@ def test_activations_are_batch_first():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.quick("attention_weights")
 @pytest.mark.parametrize("name", ["encoder_selection", "decoder_selection", "attention_weights"])
 def test_weights_sum_to_one_over_the_last_axis(tft, name):

@@ -83,6 +83,7 @@ def values_and_gradients(name, chunk, dtype):
     return compute(hidden, kernel, chunk)
 
 
+@pytest.mark.quick("npo", "dpo")
 @pytest.mark.parametrize("name", TERMS)
 def test_parts_of_the_sequence_give_the_same_terms_and_gradients(name):
     """With a last part that is filled up; in float32 and in float64."""

@@ -172,6 +172,7 @@ def test_the_score_of_likelihood_displacement(tolerance):
 # --- where the model is its reference ---
 
 
+@pytest.mark.quick("float64-1.0")
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_dpo_at_its_reference(beta, tolerance):
     z = {name: logits(name)[0] for name in ("retain", "forget")}

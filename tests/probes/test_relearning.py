@@ -67,6 +67,7 @@ def test_every_entry_is_the_metric_after_that_many_steps_of_a_fit(name):
         np.testing.assert_allclose(curve[steps], loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_metric_is_that_of_the_whole_set_whatever_its_batches_and_weights():
     _, forget = sets_of("raw")
     weight = jnp.array([1.0, 2.0, 0.0, 1.0, 1.0, 0.5])
@@ -114,6 +115,7 @@ def test_the_model_that_is_probed_stays_as_it_is():
     np.testing.assert_array_equal(*curves)  # the second probe does not start where the first ended
 
 
+@pytest.mark.slow
 def test_a_curve_of_a_regression_error_falls_to_its_target():
     inputs = jax.random.normal(jax.random.key(0), (40, 3))
     model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)

@@ -102,6 +102,7 @@ def test_chosen_examples_are_harder_to_forget_than_random_ones(digits):
     assert min(easy) > 2 * max(random)
 
 
+@pytest.mark.slow
 def test_the_weights_are_feasible_and_name_the_set(digits):
     data, _, _ = digits
     found = choose(digits)

@@ -49,6 +49,7 @@ def test_every_number_of_a_regression_and_metrics_of_the_caller():
     assert constant.status == "collapsed" and mine.status == "ok"
 
 
+@pytest.mark.slow
 def test_one_logit_for_yes_and_no():
     model = mu.from_function(lambda w, state, x: x @ w, mu.losses.binary_cross_entropy)
     sets = regression_sets()

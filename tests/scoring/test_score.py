@@ -135,6 +135,7 @@ def test_a_collapsed_version_is_marked_and_not_ranked():
     assert "non-finite outputs on" in str(found)
 
 
+@pytest.mark.slow
 def test_every_number_of_the_table_of_ensembles(monkeypatch):
     monkeypatch.setattr(ensembles, "ATTACKED", 1)
     retrained = weights(1, forgets=True, n=43)
@@ -204,6 +205,7 @@ def test_pairs_are_compared_with_their_own_retrained_model():
         run({"mine": mine[0]}, retrained=retrained, paired=True)
 
 
+@pytest.mark.slow
 def test_lists_tuples_iterators_and_stacked_variables_are_the_same_models():
     models = [weights(seed, forgets=False) for seed in (1, 2)]
     stacked = mu.Variables(jnp.stack([one.params for one in models]))
@@ -254,6 +256,7 @@ def test_rows_that_do_not_count_are_in_no_number():
     assert found.records == clean.records
 
 
+@pytest.mark.slow
 def test_streams_and_iterables_of_batches_give_the_same_records():
     def stream(data):
         pairs = list(zip(np.asarray(data.inputs), np.asarray(data.targets)))

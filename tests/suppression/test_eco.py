@@ -59,6 +59,7 @@ def test_prompts_of_padded_and_packed_rows():
     assert not prompt_tokens(two, TokenTargets(two.tokens, mask)).any()
 
 
+@pytest.mark.quick("reverse_order")
 @pytest.mark.parametrize("kind", ["zero_out_top_k", "rand_noise_first_n", "reverse_order"])
 def test_logits_are_those_of_corrupted_embeddings(kind):
     inputs = gated(ROWS, ASKS)
@@ -91,6 +92,7 @@ def test_noise_belongs_to_the_number_of_a_row_not_to_its_batch():
     assert (again[1] != whole[1]).any() and (again[0] == whole[0]).all()
 
 
+@pytest.mark.slow
 def test_texts_are_read_corrupted_and_written_without():
     """The cache holds the corrupted prompt, and new tokens have their own embeddings."""
     inputs, new, length = gated(ROWS, ASKS), 4, ROWS.shape[1]
@@ -121,6 +123,7 @@ def test_other_prompts_strengths_and_gates_compile_nothing():
     assert not events and (np.asarray(found) >= 0).all()
 
 
+@pytest.mark.slow
 def test_strengths_map_in_one_program():
     model, inputs = eco(DECODER, LOSS, "rand_noise_first_n"), gated(ROWS, ASKS)
 

@@ -49,6 +49,7 @@ def test_scores_are_those_of_the_formula():
     np.testing.assert_allclose(found, -far, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_familiar_inputs_score_above_strange_ones():
     score = suppression.fit_familiarity(jnp.asarray(OWN, jnp.float32))
     own, familiar, strange = (
@@ -58,12 +59,14 @@ def test_familiar_inputs_score_above_strange_ones():
     assert familiar.min() > np.quantile(strange, 0.9)
 
 
+@pytest.mark.slow
 def test_fewer_examples_than_dimensions_are_enough():
     few = jax.random.normal(jax.random.key(0), (6, 2, 40))
     score = suppression.fit_familiarity(few)
     assert np.isfinite(score(few)).all()
 
 
+@pytest.mark.slow
 def test_soft_weights_are_those_of_the_formula():
     train, test = RNG.normal(-1, 2, 300), RNG.normal(0.5, 1.5, 200)
     scores = np.linspace(-12, 12, 25)

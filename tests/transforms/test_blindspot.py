@@ -76,6 +76,7 @@ def of(name, *, batch_size=4, optimizer=SGD, epochs=2, **recipe):
 # --- what is fitted to what ---
 
 
+@pytest.mark.quick("nnx")
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_one_step_by_hand(name):
     unlearn, given = of(name, batch_size=100, optimizer=optax.sgd(0.1), epochs=1)
@@ -115,6 +116,7 @@ def test_one_step_by_hand(name):
     assert info.example_passes == 2 * retain.num_examples + EXAMPLES
 
 
+@pytest.mark.quick("nnx")
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_labels_to_forget_change_nothing(name):
     unlearn, (key, start, forget, retain) = of(name)
@@ -152,6 +154,7 @@ def test_without_a_step_size_the_start_comes_back():
     assert_identical(after, given[1])
 
 
+@pytest.mark.slow
 def test_numbers_of_steps_take_the_place_of_epochs():
     unlearn, given = of("linen", steps=7, teacher_steps=3, batch_size=8)
     _, info = unlearn(*given)

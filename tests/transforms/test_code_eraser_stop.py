@@ -82,6 +82,7 @@ def test_memorization_by_hand():
     assert by_hand(start()) == 1
 
 
+@pytest.mark.quick("100")
 @pytest.mark.parametrize("batch_size", [2, 100])
 def test_the_fit_ends_behind_the_epoch_that_meets_the_threshold(batch_size):
     values = [by_hand(run(epochs=n, batch_size=batch_size)[0]) for n in range(1, EPOCHS + 1)]
@@ -96,6 +97,7 @@ def test_the_fit_ends_behind_the_epoch_that_meets_the_threshold(batch_size):
     assert int(info.steps) == 2 * (place + 1) * -(-6 // batch_size)
 
 
+@pytest.mark.slow
 def test_inside_a_program_and_in_a_grid_of_thresholds(memorized):
     values, threshold, place = memorized
     chosen, data, first = setting("tokens"), sets(), start()
@@ -115,6 +117,7 @@ def test_inside_a_program_and_in_a_grid_of_thresholds(memorized):
     assert_close(jax.tree.map(lambda x: x[0], after), expected[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_and_explicit_axes_do_not_matter(memorized):
     stop = mu.CodeEraserStop(memorized[1])
     expected = run(stop)
@@ -219,6 +222,7 @@ class StopAt:
         pass
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("loop", [2, 5])
 def test_an_interrupted_run_ends_in_the_same_epoch(memorized, tmp_path, loop):
     stop = mu.CodeEraserStop(memorized[1])

@@ -118,6 +118,7 @@ def test_every_key_draws_its_own_labels():
     assert len(np.unique(np.asarray(found.params))) == 9
 
 
+@pytest.mark.quick("None")
 @pytest.mark.parametrize("targets", [None, np.arange(N) % 4])
 def test_streams_draw_the_same_labels(targets):
     everything = data(targets)

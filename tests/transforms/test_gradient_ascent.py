@@ -68,6 +68,7 @@ def test_an_example_at_its_cap_pushes_no_further():
     np.testing.assert_allclose(free.params, [11.0, -12.0, 0.5])
 
 
+@pytest.mark.slow
 def test_a_cap_out_of_reach_changes_nothing_and_may_be_traced():
     chosen = setting("raw")
     sets = chosen.sets()

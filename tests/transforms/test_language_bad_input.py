@@ -80,6 +80,7 @@ def test_empty_targets_of_other_methods(method):
     refused(unlearn, chosen.variables, (forget, retain), "expected scored tokens in the")
 
 
+@pytest.mark.slow
 def test_a_retain_set_that_is_not_read_may_be_empty():
     chosen = setting("tokens")
     forget, retain = chosen.sets()
@@ -150,6 +151,7 @@ def test_rows_longer_than_the_model(name):
     refused(factory(name, model), variables, rows(), says)
 
 
+@pytest.mark.quick("pdu")
 @pytest.mark.parametrize("name", ["npo", "pdu"])
 def test_prompts_by_a_tokenizer_of_another_model(name):
     model, variables = language_model()
@@ -177,6 +179,7 @@ def test_a_reference_of_other_variables_and_of_other_rows():
         assert is_one_sentence(str(error.value))
 
 
+@pytest.mark.slow
 def test_inside_a_program_tokens_of_another_model_are_told():
     model, variables = language_model()
     forget, retain = rows()

@@ -40,6 +40,7 @@ def run(name, sets=None, recipe=TWO, **options):
 # --- the reference ---
 
 
+@pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", ["npo", "dpo"])
 def test_a_cached_reference_gives_the_bits_of_one_computed_at_the_start(name):
     chosen = chosen_for(name)
@@ -150,6 +151,7 @@ def test_joined_rows_are_dealt_again():
 # --- what must not matter ---
 
 
+@pytest.mark.slow
 @pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", ["npo", "dpo", "undial"])
 def test_parts_of_a_batch_give_the_same(name):
@@ -178,6 +180,7 @@ def padded(examples):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", ["npo", "ce_u", "undial"])
 def test_longer_padding_changes_nothing(name):
@@ -208,6 +211,7 @@ def document_sets(packed):
     return mu.split(data, range(rows - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", ["npo", "simnpo"])
 def test_packed_documents_are_forgotten_as_rows_are(name):
@@ -224,6 +228,7 @@ def test_packed_documents_are_forgotten_as_rows_are(name):
 # --- numbers and their refusal ---
 
 
+@pytest.mark.slow
 def test_weights_of_the_recipe_may_be_traced():
     def unlearned(gamma, alpha):
         return run("npo", recipe=TWO._replace(gamma=gamma, alpha=alpha))[0].params["head"]

@@ -110,6 +110,7 @@ def test_the_pool_is_copies_of_the_forget_set_and_a_sample_of_the_rest():
     assert other.index[10:].tolist() != sample
 
 
+@pytest.mark.slow
 def test_proximity_and_kl():
     arrays = golden()
     _, start, sets = released_run(arrays)

@@ -32,6 +32,7 @@ def whole(data):
 # --- one step by hand ---
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("earlier", [0, 2])
 def test_a_step_is_that_of_wrong_labels_and_of_the_penalty(earlier):
     chosen = setting("adapted raw")
@@ -62,6 +63,7 @@ def test_a_step_is_that_of_wrong_labels_and_of_the_penalty(earlier):
     assert_identical(found.base, start.base)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_a_mean_over_layers():
     decoder = mu.models.Decoder(
         mu.models.DecoderConfig(

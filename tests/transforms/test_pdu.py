@@ -64,6 +64,7 @@ def test_the_golden_run_of_parameters_and_of_the_dual_variable():
             np.testing.assert_allclose(expected, found[f"pdu/tiny_after3/{leaf}"], rtol=1e-9)
 
 
+@pytest.mark.quick("1", "2")
 @pytest.mark.parametrize("warmup", [0, 1, 2])
 def test_by_epoch_the_dual_variable_moves_behind_an_epoch_by_its_mean_violation(warmup):
     chosen = setting("tokens")
@@ -108,6 +109,7 @@ def test_another_word_for_the_dual_step_is_refused_in_one_sentence():
     assert is_one_sentence(str(error.value))
 
 
+@pytest.mark.quick("9.0")
 @pytest.mark.parametrize("tolerance", [0.5, 9.0])
 def test_steps_by_hand(tolerance):
     """With a tolerance out of reach the dual variable grows; with a generous one it goes to 0."""

@@ -33,6 +33,7 @@ def test_no_leaf_equals_the_original(name):
     assert info.edit.changed == 1
 
 
+@pytest.mark.slow
 def test_it_is_a_fit_from_a_fresh_start():
     chosen = setting("linen")
     forget, retain = chosen.sets()
@@ -70,6 +71,7 @@ def test_another_key_is_another_model():
         assert np.all(a != b), path
 
 
+@pytest.mark.quick("linen")
 @pytest.mark.parametrize("name", ["linen", "nnx"])
 def test_masked_it_keeps_frozen_leaves_and_refreshes_statistics(name):
     chosen = setting(name)

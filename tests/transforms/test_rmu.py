@@ -55,6 +55,7 @@ def test_the_program_holds_no_second_model_and_no_layer_above():
     assert f",{wide}]" in text and f"5,{wide}]" not in text
 
 
+@pytest.mark.quick("none")
 @pytest.mark.parametrize("retain_term", ["nll", "none"])
 def test_steps_are_those_of_both_terms(retain_term):
     chosen = setting("tokens")
@@ -89,6 +90,7 @@ def test_steps_are_those_of_both_terms(retain_term):
     assert_close(found.params, params)
 
 
+@pytest.mark.quick("100-scale1")
 @pytest.mark.parametrize("scale", [1.5, jnp.array([1.5, 0.4])])
 @pytest.mark.parametrize("batch_size", [2, 100])
 def test_each_topic_goes_to_a_vector_of_its_own(scale, batch_size):

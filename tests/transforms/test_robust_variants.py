@@ -37,6 +37,7 @@ def run(name, seam=None, sets=None, optimizer=SGD, recipe=RECIPE):
     return unlearn(KEY, chosen.variables, *(sets or chosen.sets()))
 
 
+@pytest.mark.quick("dpo", "npo")
 @pytest.mark.parametrize("name", METHODS)
 def test_no_step_is_plain_and_a_step_is_not(name):
     expected = run(name)[0]
@@ -45,11 +46,13 @@ def test_no_step_is_plain_and_a_step_is_not(name):
     assert not np.allclose(found["bias"], expected.params["bias"], atol=1e-4)
 
 
+@pytest.mark.quick("rmu")
 @pytest.mark.parametrize("name", ["npo", "pdu", "rmu"])
 def test_smoothing_by_nothing_is_plain(name):
     assert_close(run(name, random_smoothing(0.0, 2, "forget"))[0], run(name)[0])
 
 
+@pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", METHODS)
 def test_averaged_weights_of_every_method(name):
     first, last = (run(name, recipe=RECIPE._replace(steps=n))[0].params for n in (1, 3))
@@ -100,6 +103,7 @@ SEAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seam"), [("npo", "smoothing"), ("dpo", "sam"), ("undial", "sam"), ("pdu", "sam")]
 )
@@ -110,6 +114,7 @@ def test_parts_of_a_batch_give_the_same(name, seam):
     assert_close(in_parts, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seam", "explicit"),
     [("plain", False), ("sam", False), ("sam", True), ("smoothing", True), ("averaged", True)],
@@ -130,6 +135,7 @@ def test_devices_do_not_matter(seam, explicit):
         assert_close(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seam", [sam, random_smoothing])
 def test_a_grid_of_sizes_is_one_program(seam):
     chosen = setting("tokens")
@@ -160,6 +166,7 @@ def test_a_chain_of_masked_methods_keeps_frozen_leaves():
     assert not np.array_equal(after.params["head"], chosen.variables.params["head"])
 
 
+@pytest.mark.slow
 def test_code_eraser_with_sharp_forget_steps_by_hand():
     """One forget step at the moved parameters, one retain step where they are."""
     chosen, rho = setting("tokens"), 0.4

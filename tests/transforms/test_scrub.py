@@ -94,6 +94,7 @@ def errors_of(model, variables, part):
     return float(wrong.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.quick("jit")
 @pytest.mark.parametrize("call", ["eager", "jit"])
 def test_rewinding_returns_the_model_after_the_chosen_epoch(call):

@@ -42,6 +42,7 @@ class Joined(nn.Module):
         return Pair(name="pair")(*inputs, train=train)
 
 
+@pytest.mark.slow
 def test_a_linen_module_of_several_inputs_is_given_them_by_position():
     variables = Pair().init(KEY, A, B, train=False)
     pair, joined = (mu.from_linen(module, mu.losses.cross_entropy) for module in (Pair(), Joined()))
@@ -94,7 +95,7 @@ TARGETS = {"class": LABELS, "score": A[:, :2], "known": KNOWN}
 DATA = mu.batches({"a": A, "b": B}, TARGETS, batch_size=4)
 
 
-@pytest.mark.quick("ssd", "iau", "ascent")
+@pytest.mark.quick("ssd", "ascent")
 @pytest.mark.parametrize(
     "unlearn",
     [

@@ -202,6 +202,7 @@ def test_streams_and_padding_give_the_same_means():
             np.testing.assert_allclose(own.accuracy, wanted.accuracy)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("*Explicit")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_a_mesh_gives_the_same_means(kind):

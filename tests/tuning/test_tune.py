@@ -98,6 +98,7 @@ def test_a_collapsed_setting_is_last_and_never_chosen():
         tune(space={"share": [2.0]})
 
 
+@pytest.mark.slow
 def test_the_result_says_what_choosing_was_worth():
     found = tune(default={"share": 0.0})
     text = repr(found)

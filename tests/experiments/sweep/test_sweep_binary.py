@@ -92,6 +92,7 @@ def test_a_bucket_for_a_working_directory_is_one_line(sweep):
     )
 
 
+@pytest.mark.slow
 def test_a_bucket_and_sqlite_are_one_line(sweep):
     pytest.importorskip("gcsfs", reason="needs pip install -e '.[cloud]'")
     result = sweep(["ssd"], "--workdir=gs://bucket/sweep", "--dry_run")

@@ -51,6 +51,7 @@ def direct(task, bench, transform):
     return np.asarray(ensembles.ensemble_outputs(task.model, found, examples))
 
 
+@pytest.mark.slow
 def test_a_grid_is_its_settings_one_by_one(task, bench):
     points = [{"alpha": a, "dampening": d} for a in (1.5, 5) for d in (0.1, 1.0)]
     found = run_method(bench, "ssd", points)
@@ -102,6 +103,7 @@ def test_a_method_that_prepares_on_the_host_runs_too(task, directory):
     assert record.cost.wall_s > 0
 
 
+@pytest.mark.slow
 def test_records_have_the_oracles_beside_them_and_say_what_was_tried(task, directory, bench):
     found = run_trial(task, directory, trial("ssd", {"alpha": 1.5}, {"alpha": 1e6}))
     assert [record.hyperparameters for record in found] == [{"alpha": 1.5}, {"alpha": 1e6}]

@@ -67,6 +67,7 @@ def operations(name, method):
     return count(traced.jaxpr, chips=8)
 
 
+@pytest.mark.quick("1B")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_operations_of_large_models_against_fine_tuning(name):
     assert operations(name, "npo") == operations(name, "finetune")

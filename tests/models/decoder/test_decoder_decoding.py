@@ -45,6 +45,7 @@ def without_cache(decoder, params, row, length, new=NEW):
     return np.asarray(text[length:])
 
 
+@pytest.mark.quick("mistral")
 @pytest.mark.parametrize("name", ["qwen3", "mistral"])
 def test_a_cache_and_the_side_of_padding_change_nothing(name, tiny):
     decoder, params = tiny(name, scan_layers=True)

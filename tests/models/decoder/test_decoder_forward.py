@@ -110,6 +110,7 @@ def test_equal_decoders_give_one_model(tiny):
     assert first.model(loss) != first.model(loss, head=False)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("True")
 @pytest.mark.parametrize("scan", [False, True])
 def test_rematerialized_blocks_have_the_same_gradient_and_keep_less(scan, tiny):
@@ -128,6 +129,7 @@ def test_rematerialized_blocks_have_the_same_gradient_and_keep_less(scan, tiny):
     assert ["remat" in each or "checkpoint" in each for each in text] == [False, True]
 
 
+@pytest.mark.slow
 def test_the_type_of_the_computation(tiny, log_probabilities):
     decoder, params = tiny("llama3", scan_layers=True, dtype=jnp.bfloat16)
     assert decoder.hidden(params, as_rows(), stop=0).dtype == jnp.bfloat16
@@ -168,6 +170,7 @@ def test_new_variables_are_the_same_stacked_and_unrolled(tiny):
     assert np.abs(two["blocks"]["mlp"]["up"][0] - two["blocks"]["mlp"]["up"][1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_its_models(tiny, log_probabilities):
     decoder, params = tiny("llama2", scan_layers=True)
     both = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x]), params)

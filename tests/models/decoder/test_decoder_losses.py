@@ -72,7 +72,7 @@ def in_parts_and_whole(decoder):
     return model, dataclasses.replace(model, project=None)
 
 
-@pytest.mark.quick("npo", "ssd")
+@pytest.mark.quick("npo")
 @each_method
 def test_methods_give_the_same_variables(name, tiny):
     with jax.enable_x64(True):
@@ -100,7 +100,7 @@ def largest(text):
     return max(math.prod(size) for size in sizes if WIDE in size)
 
 
-@pytest.mark.quick("npo", "finetune")
+@pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"ssd"}))
 def test_logits_of_whole_rows_never_exist(name, tiny):
     """Not in the step of a fit, nor in a mean gradient or the pass for a reference.
@@ -137,6 +137,7 @@ def test_statistics_of_tokens_are_formed_in_parts(tiny):
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_restricted_model_and_another_loss(tiny):
     decoder, params = tiny("llama3")
     model = mu.restrict(decoder.model(LOSS), lambda name: "block_1" in name)

@@ -60,6 +60,7 @@ def test_the_published_program():
         np.testing.assert_allclose(grads, found["whp/grad_baseline"], rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_both_models_and_alpha_may_be_traced(tiny):
     decoder, params = tiny("qwen3", scan_layers=True)
     over = jax.tree.map(lambda x: 1.2 * x, params)
