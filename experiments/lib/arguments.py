@@ -19,9 +19,11 @@ from experiments.lib import configurations
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
+_OBJECTS |= {"label_rule"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_CLASSIFICATION_ONLY = ("dmm",)  # its attribution is of margins
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher")  # an attribution of margins; a softmax
+LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
     "retain_only": True,
@@ -65,6 +67,8 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
         found |= {"optimizer": Argument(str, True), "learning_rate": Argument(number, True)}
         if method != "dmm":
             found["weight_decay"] = Argument(number, False)
+    if "label_rule" in parameters:  # a whole number is one and the same class for all
+        found["label_rule"] = Argument(LABEL_RULES | int, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found
@@ -224,6 +228,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "dmm": {"attribution": dict(ATTRIBUTION), **adam},
         "finetune": {**fit, "weight_decay": recipe["weight_decay"]},
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
+        "bad_teacher": {**adam, "epochs": 1, "retain_share": 0.3},
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},

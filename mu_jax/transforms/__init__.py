@@ -1,6 +1,7 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
+from mu_jax.transforms.bad_teacher import bad_teacher
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.ce_u import ce_u
 from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
@@ -18,6 +19,7 @@ from mu_jax.transforms.npo import npo
 from mu_jax.transforms.o3 import o3
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.pdu import PDUInfo, pdu
+from mu_jax.transforms.random_labels import RandomLabelsInfo, random_labels
 from mu_jax.transforms.retrain import retrain
 from mu_jax.transforms.rmu import rmu
 from mu_jax.transforms.salun import SalUnInfo, salun
@@ -35,11 +37,13 @@ __all__ = [
     "IAUInfo",
     "Info",
     "PDUInfo",
+    "RandomLabelsInfo",
     "SCRUBInfo",
     "SSDInfo",
     "SalUnInfo",
     "Transform",
     "UnlearningWarning",
+    "bad_teacher",
     "blindspot",
     "ce_u",
     "code_eraser",
@@ -57,6 +61,7 @@ __all__ = [
     "o3",
     "oracle_matching",
     "pdu",
+    "random_labels",
     "retrain",
     "rmu",
     "salun",

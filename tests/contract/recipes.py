@@ -89,6 +89,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
     "gradient_ascent": {"capped": {"cap": 1.5}},
     "neg_grad_plus": {"capped": {"forget_weight": 0.5, "cap": 1.5}},
+    "random_labels": {"alternating": {"protocol": "alternating"}},
     "npo": {"kl": {"recipe": mu.PairingRecipe("kl", alpha=2.0, retain_rows=2, epochs=2)}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }

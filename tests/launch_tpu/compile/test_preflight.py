@@ -79,6 +79,8 @@ SMALL = {
         "finetune": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 4, "batch_size": 16},
         "gradient_ascent": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "gaussian_amnesiac": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "random_labels": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "bad_teacher": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "scrub": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 3, "max_epochs": 2},
         "salun": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "neg_grad_plus": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
@@ -111,6 +113,8 @@ PROGRAMS = {
     "neg_grad_plus": [(FIT, 2 * 15)],
     "retrain": [(FIT, 2 * 10)],
     "salun": [(STATISTIC, 5), (SUM, 1), (FIT, 2 * 5), (FIT, 2 * 10)],
+    "random_labels": [(FIT, 2 * 15)],
+    "bad_teacher": [(FIT, 2 * 8)],
     "scrub": [(FIT, 2 * 5), (FIT, 3 * 10)],
     "task_vector": [(FIT, 2 * 5)],
 }
