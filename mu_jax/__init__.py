@@ -83,6 +83,7 @@ from mu_jax.transforms import (
     ssd,
     task_vector,
     undial,
+    unsir,
     wga,
 )
 from mu_jax.transforms._shared.effect import Effect, effect
@@ -175,6 +176,7 @@ __all__ = [
     "through",
     "tune",
     "undial",
+    "unsir",
     "watched",
     "wga",
 ]

@@ -19,10 +19,12 @@ from experiments.lib import configurations
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
-_OBJECTS |= {"label_rule"}
+_OBJECTS |= {"label_rule", "noise_optimizer", "repair_optimizer"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
+_FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_CLASSIFICATION_ONLY = ("dmm", "bad_teacher")  # an attribution of margins; a softmax
+_FROM_ONE |= {"noise_images", "copies", "samples_per_class"}
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "unsir")  # of margins, softmaxes and classes
 LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
@@ -232,5 +234,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
+        "unsir": {**adam, "epochs": 1},
         "retrain": recipe,
     }

@@ -103,6 +103,7 @@ METHODS: dict[str, Build] = {
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
     "task_vector": _fitted(mu.task_vector),
+    "unsir": _fitted(mu.unsir),
     "retrain": _initialized(mu.retrain),
 }
 

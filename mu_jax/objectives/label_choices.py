@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax._at_once import elementwise
+from mu_jax._at_once import as_array, elementwise
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batches, in_memory, is_concrete
 from mu_jax.data.forget_retain import Data, with_targets
 from mu_jax.data.streams import Stream
-from mu_jax.loops.labels import weights
+from mu_jax.loops.labels import weights, weights_of
 from mu_jax.loops.predict import all_targets, map_rows, outputs, unweighted
 from mu_jax.losses import wide
 from mu_jax.mesh.shards import reduction
@@ -92,7 +92,7 @@ class nearest_class_label:
         labels, known = wide(all_targets(forget)), wide(all_targets(retain))
         check_integers(known)
         classes = np.arange(classes_among(theirs["logits"], labels))
-        weight = weights(model, known, _weight(retain))
+        weight = weights(model, known, weights_of(retain))
         found = _nearest(labels, theirs["hidden"], known, others["hidden"], weight, classes)
         if is_concrete(found) and (np.asarray(found) < 0).any():
             alone = np.asarray(labels)[np.asarray(found) < 0][0]
@@ -146,12 +146,6 @@ def _rows(model: Model, layer: str | None) -> Callable:
     return rows
 
 
-def _weight(examples: Data) -> jax.Array | np.ndarray:
-    if isinstance(examples, Batches):
-        return examples.weight
-    return np.ones(examples.num_examples, np.float32)
-
-
 def chosen_labels(
     model: Model, variables: PyTree, forget: Any, retain: Any, rule: LabelRule
 ) -> tuple[Any, Draw]:
@@ -175,7 +169,7 @@ def chosen_labels(
     old = all_targets(forget)
     check_integers(old)
     new = rule.choose(model, variables, forget, retain)
-    read = weights(model, old, np.ones(forget.num_examples, np.float32))
+    read = weights(model, old, as_array(np.ones(forget.num_examples, np.float32)))
     return with_targets(forget, _where_read(wide(old), new, read)), kept_label
 
 

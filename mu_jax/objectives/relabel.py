@@ -162,11 +162,11 @@ def check_integers(targets: PyTree) -> None:
         )
 
 
-def classes_among(outputs: PyTree, labels: jax.Array) -> int:
+def classes_among(outputs: PyTree, labels: Any) -> int:
     """The number of classes of outputs that belong to labels, at least two.
 
     Args:
-      outputs: logits f32[B, ..., C]. labels: int[B, ...].
+      outputs: logits f32[B, ..., C], or their shape. labels: int[B, ...], or their shape.
 
     Raises:
       ValueError: outputs that are no logits, such as those of a regression.

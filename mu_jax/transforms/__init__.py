@@ -29,6 +29,7 @@ from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
 from mu_jax.transforms.task_vector import task_vector
 from mu_jax.transforms.undial import undial
+from mu_jax.transforms.unsir import UNSIRInfo, unsir
 from mu_jax.transforms.wga import wga
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "SSDInfo",
     "SalUnInfo",
     "Transform",
+    "UNSIRInfo",
     "UnlearningWarning",
     "bad_teacher",
     "blindspot",
@@ -71,6 +73,7 @@ __all__ = [
     "ssd",
     "task_vector",
     "undial",
+    "unsir",
     "wga",
 ]
 
@@ -93,3 +96,6 @@ LANGUAGE = frozenset(
 
 # Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.
 ADAPTED = frozenset({"o3"})
+
+# Methods that forget whole classes, of which no example is retained.
+OF_CLASSES = frozenset({"unsir"})

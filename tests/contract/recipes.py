@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
     "penalty": lambda setting: 0.6,
+    "copies": lambda setting: 2,
     "earlier": lambda setting: [setting.init(jax.random.key(8)).adapters],
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
@@ -105,9 +106,11 @@ class Case(NamedTuple):
     changes: tuple[tuple[str, Any], ...] = ()
 
     def setting(self, name: str) -> Setting:
-        """A setting by name; with adapters or of tokens for methods of such models."""
+        """A setting by name; with adapters, whole classes or tokens for methods of such."""
         if self.factory.__name__ in mu.transforms.ADAPTED:
             return setting(f"adapted {name}")
+        if self.factory.__name__ in mu.transforms.OF_CLASSES:
+            return setting(f"classes of {name}")
         if self.factory.__name__ not in mu.transforms.LANGUAGE:
             return setting(name)
         if name != "raw":
