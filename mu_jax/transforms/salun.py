@@ -64,6 +64,9 @@ def salun(
        set with its own. One optimizer state runs through all passes, and masked-out weights keep
        every bit.
 
+    SalUn-soft, which has no mask and pulls weights back to the start, is `mu.random_labels` with
+    `mu.loops.pull_back` as the last link of its optimizer.
+
     Args:
       model: a classifier with outputs f32[B, C] and integer labels.
       optimizer: from a fresh state; published for CIFAR-10: SGD at 0.013 with momentum 0.9 and
