@@ -119,11 +119,10 @@ def unsir(
       1. Every image of the noise is used. Both programs loop over the channels in place of the
          batch, so that only as many images count as an image has channels: 3 distinct ones, in 240
          rows for the second program; `noise_images=3` gives that.
-      2. The images of several classes have the labels of these classes; in the notebook of the
-         first program all are of the first class.
+      2. The images of several classes have the labels of these classes, which share the images; in
+         the notebook of the first program each class has its own, and all are labeled as the first.
       3. The noise is learned in inference mode, there in training mode, whose batch statistics
          absorb it; impair and repair are in inference mode by default.
-      4. One set of images is used again and again, there every copy is drawn and learned anew.
 
     References:
       A. K. Tarun, V. S. Chundawat, M. Mandal, M. Kankanhalli. Fast Yet Effective Machine
