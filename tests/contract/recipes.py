@@ -45,7 +45,8 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
     "penalty": lambda setting: 0.6,
-    "copies": lambda setting: 2,
+    "copies": lambda setting: 1,
+    "noise_images": lambda setting: 4,  # with the retained rows, a batch of all examples
     "earlier": lambda setting: [setting.init(jax.random.key(8)).adapters],
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))

@@ -82,6 +82,7 @@ def drawn_labels(protocol, rule, epochs=4):
     return {i: {new for old, new in seen if old == i} for i in range(3, 9)}
 
 
+@pytest.mark.quick("union", "alternating")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_labels_are_drawn_once_or_in_every_epoch(protocol):
     found = drawn_labels(protocol, uniform_other_label)
@@ -118,6 +119,7 @@ def regression():
     return model, mu.split(mu.batches(jnp.eye(3), jnp.ones(3), batch_size=2), [2])
 
 
+@pytest.mark.quick("union")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_regression_is_refused(protocol):
     model, sets = regression()

@@ -79,6 +79,7 @@ def mixed(case, kind, epochs):
     return [list(map(mark, epoch)) for epoch in epochs_of(GOLDEN, case, every, epochs)]
 
 
+@pytest.mark.quick("once_class")
 @pytest.mark.parametrize("case", ["once_class", "once_random"])
 def test_labels_drawn_once(case, unlearned):
     info = unlearned(case)
