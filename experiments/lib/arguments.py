@@ -230,10 +230,10 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "dmm": {"attribution": dict(ATTRIBUTION), **adam},
         "finetune": {**fit, "weight_decay": recipe["weight_decay"]},
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
-        "bad_teacher": {**adam, "epochs": 1, "retain_share": 0.3},
+        "bad_teacher": adam,
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
-        "unsir": {**adam, "epochs": 1},
+        "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
         "retrain": recipe,
     }
