@@ -55,6 +55,7 @@ from mu_jax.transforms import (
     Info,
     Transform,
     UnlearningWarning,
+    bad_teacher,
     blindspot,
     ce_u,
     code_eraser,
@@ -72,6 +73,7 @@ from mu_jax.transforms import (
     o3,
     oracle_matching,
     pdu,
+    random_labels,
     retrain,
     rmu,
     salun,
@@ -81,6 +83,7 @@ from mu_jax.transforms import (
     ssd,
     task_vector,
     undial,
+    unsir,
     wga,
 )
 from mu_jax.transforms._shared.effect import Effect, effect
@@ -113,6 +116,7 @@ __all__ = [
     "UnlearningWarning",
     "Variables",
     "__version__",
+    "bad_teacher",
     "batches",
     "blindspot",
     "ce_u",
@@ -151,6 +155,7 @@ __all__ = [
     "param_shardings",
     "pdu",
     "progress",
+    "random_labels",
     "refresh_statistics",
     "restrict",
     "resumable",
@@ -171,6 +176,7 @@ __all__ = [
     "through",
     "tune",
     "undial",
+    "unsir",
     "watched",
     "wga",
 ]

@@ -36,6 +36,8 @@ SLOW_EXAMPLES = (
     *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
     *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
+    *("objectives.relabel.relabeled", "transforms.bad_teacher.bad_teacher"),
+    *("transforms.random_labels.random_labels", "transforms.unsir.unsir"),
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
     *("transforms.task_vector.task_vector", "transforms.undial.undial", "transforms.wga.wga"),
 )

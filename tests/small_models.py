@@ -62,8 +62,11 @@ def setting(name: str) -> Setting:
     """A setting by name.
 
     raw, bfloat16; linen, nnx and cnn with batch normalization; tokens and preferences, rows of
-    tokens and pairs of them; "adapted raw" and so on, the same with low-rank adapters.
+    tokens and pairs of them; "adapted raw" and so on, the same with low-rank adapters; "classes of
+    raw" and so on, with a whole class to forget.
     """
+    if name.startswith("classes of "):
+        return _OfClasses(*setting(name.removeprefix("classes of ")))
     if name.startswith("adapted "):
         return _adapted(setting(name.removeprefix("adapted ")))
     return {
@@ -186,6 +189,17 @@ def _tokens() -> Setting:
     loss = mu.token_losses.TokenCrossEntropy()
     model = mu.from_function(predict, loss, observe=observe)
     return Setting(model, init, tokens, mu.data.TokenTargets(tokens, mask, secret))
+
+
+class _OfClasses(Setting):
+    """The last class is forgotten, and the others are retained."""
+
+    def data(self, *, batch_size: int = 4, seed: int = 0) -> mu.Batches:
+        """The examples; those to forget are of the last class."""
+        found = super().data(batch_size=batch_size, seed=seed)
+        rest = np.random.default_rng(seed).integers(CLASSES - 1, size=EXAMPLES)
+        gone = np.isin(np.arange(EXAMPLES), FORGET_IDS)
+        return found.replace(targets=jnp.asarray(np.where(gone, CLASSES - 1, rest)))
 
 
 class _PairsToForget(Setting):

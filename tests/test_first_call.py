@@ -57,6 +57,17 @@ def never_seen(width):
     return mu.from_linen(module, mu.losses.cross_entropy), given(0, 40, 16, start=start)
 
 
+def of_the_last_class(unlearn):
+    """A call whose forget set is the last class, of which no example is retained."""
+
+    def call(key, variables, forget, retain):
+        forget = forget.replace(targets=jax.device_put(np.full(forget.num_examples, 2)))
+        others = np.minimum(np.asarray(retain.targets), 1)
+        return unlearn(key, variables, forget, retain.replace(targets=jax.device_put(others)))
+
+    return call
+
+
 RECIPES = {
     "ssd": lambda x: mu.ssd(MODEL, 1.0 + x, x),
     "adaptive ssd": lambda x: mu.ssd(MODEL, "adaptive", x),
@@ -80,6 +91,17 @@ RECIPES = {
         MODEL, optax.sgd(x), epochs=round(8 * x), temperature=1 + x, gamma=x, alpha=x, rewind=OTHERS
     ),
     "salun": lambda x: mu.salun(MODEL, optax.sgd(x), fraction=x, epochs=round(8 * x)),
+    "random_labels": lambda x: mu.random_labels(MODEL, optax.sgd(x), epochs=round(8 * x)),
+    "random labels of near classes in turn": lambda x: mu.random_labels(
+        MODEL,
+        optax.chain(optax.sgd(x), mu.loops.pull_back(x)),
+        protocol="alternating",
+        label_rule=mu.objectives.nearest_class_label(),
+    ),
+    "bad_teacher": lambda x: mu.bad_teacher(
+        MODEL, optax.adam(x), init=init, temperature=1 + x, scale=x
+    ),
+    "unsir": lambda x: of_the_last_class(mu.unsir(MODEL, optax.adam(x), penalty=x, copies=3)),
     "masked": lambda x: mu.masked(mu.ssd(MODEL, 1.0 + x), lambda name: name.endswith("kernel")),
     "masked twice": lambda x: mu.masked(
         mu.finetune(mu.restrict(MODEL, lambda name: "head" in name), optax.sgd(x)),

@@ -13,8 +13,8 @@ import pytest
 import mu_jax as mu
 from mu_jax import attribution, evaluation, token_losses
 from mu_jax.evaluation import language
+from mu_jax.objectives import uniform_label
 from mu_jax.projected import Projected
-from mu_jax.transforms.salun import uniform_label
 
 N, CLASSES = 12, 300  # 44 in eight bits
 RNG = np.random.default_rng(0)
@@ -98,6 +98,6 @@ def test_labels_are_drawn_from_all_classes(dtype):
 
     model = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
     data = mu.batches(HIDDEN, LABELS.astype(dtype), batch_size=4)
-    unlearn = mu.salun(model, optax.sgd(0.1), fraction=0.5, draw=draw)
+    unlearn = mu.salun(model, optax.sgd(0.1), fraction=0.5, label_rule=draw)
     unlearn(jax.random.key(0), mu.Variables(jnp.asarray(WEIGHTS)), *mu.split(data, [1, 4]))
     assert set(seen) == {jnp.dtype(jnp.int32)}

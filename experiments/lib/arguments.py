@@ -19,9 +19,13 @@ from experiments.lib import configurations
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
+_OBJECTS |= {"label_rule", "noise_optimizer", "repair_optimizer"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
+_FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_CLASSIFICATION_ONLY = ("dmm",)  # its attribution is of margins
+_FROM_ONE |= {"noise_images", "copies", "samples_per_class"}
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "unsir")  # of margins, softmaxes and classes
+LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
     "retain_only": True,
@@ -65,6 +69,8 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
         found |= {"optimizer": Argument(str, True), "learning_rate": Argument(number, True)}
         if method != "dmm":
             found["weight_decay"] = Argument(number, False)
+    if "label_rule" in parameters:  # a whole number is one and the same class for all
+        found["label_rule"] = Argument(LABEL_RULES | int, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found
@@ -224,8 +230,10 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "dmm": {"attribution": dict(ATTRIBUTION), **adam},
         "finetune": {**fit, "weight_decay": recipe["weight_decay"]},
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
+        "bad_teacher": adam,
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
+        "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
         "retrain": recipe,
     }

@@ -80,8 +80,13 @@ def _blindspot(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tr
     return mu.blindspot(task.model, init=task.init, recipe=mu.BlindspotRecipe(**rest), **fixed)
 
 
-def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.retrain(task.model, init=task.init, **_with_optimizer(arguments))
+def _initialized(factory: Callable[..., mu.Transform]) -> Build:
+    """A method of numbers and one optimizer that initializes a model anew."""
+
+    def build(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+        return factory(task.model, init=task.init, **_with_optimizer(arguments))
+
+    return build
 
 
 METHODS: dict[str, Build] = {
@@ -90,13 +95,16 @@ METHODS: dict[str, Build] = {
     "dmm": _dmm,
     "finetune": _fitted(mu.finetune),
     "gradient_ascent": _fitted(mu.gradient_ascent),
+    "bad_teacher": _initialized(mu.bad_teacher),
     "blindspot": _blindspot,
     "gaussian_amnesiac": _fitted(mu.gaussian_amnesiac),
     "neg_grad_plus": _fitted(mu.neg_grad_plus),
+    "random_labels": _fitted(mu.random_labels),
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
     "task_vector": _fitted(mu.task_vector),
-    "retrain": _retrain,
+    "unsir": _fitted(mu.unsir),
+    "retrain": _initialized(mu.retrain),
 }
 
 
@@ -165,4 +173,16 @@ def _with_optimizer(arguments: dict[str, Any]) -> dict[str, Any]:
     decay = optax.add_decayed_weights(rest.pop("weight_decay", 0.0))
     step = make_optimizer(rest.pop("optimizer"), rest.pop("learning_rate"))
     rest["optimizer"] = optax.chain(decay, step)
+    if "label_rule" in rest:
+        rest["label_rule"] = _label_rule(rest["label_rule"])
     return rest
+
+
+def _label_rule(name: str | int) -> Any:
+    """The rule of a name of `experiments.lib.arguments.LABEL_RULES`, or one class for all."""
+    rules = mu.objectives
+    if isinstance(name, int):
+        return rules.fixed_label(name)
+    named = {"uniform": rules.uniform_label, "uniform_other": rules.uniform_other_label}
+    named |= {"runner_up": rules.runner_up_label(), "nearest_class": rules.nearest_class_label()}
+    return named[name]

@@ -16,6 +16,7 @@ from mu_jax.loops.gradients import (
 from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.loops.predict import map_rows, outputs
 from mu_jax.loops.progress import progress
+from mu_jax.loops.proximal import PullState, pull_back
 from mu_jax.loops.restriction import gradient_restriction, restricted_loss
 from mu_jax.loops.scan import Observer, fold, observe, record
 from mu_jax.loops.smoothing import random_smoothing
@@ -31,6 +32,7 @@ __all__ = [
     "Phase",
     "PhasesInfo",
     "PhasesState",
+    "PullState",
     "StepTerms",
     "Term",
     "Until",
@@ -46,6 +48,7 @@ __all__ = [
     "per_term",
     "plain",
     "progress",
+    "pull_back",
     "random_smoothing",
     "record",
     "refresh_statistics",

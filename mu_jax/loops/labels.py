@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax._at_once import as_array
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, is_concrete
 from mu_jax.data.rows import shapes_of_rows
@@ -43,6 +44,13 @@ def counted(model: Model, batch: Batch) -> Batch:
 def weights(model: Model, targets: PyTree, weight: jax.Array) -> jax.Array:
     """The weights of examples in a mean of their losses, f32[n]: 0 where the label is ignored."""
     return counted(model, Batch(None, targets, weight, None)).weight  # type: ignore[arg-type]
+
+
+def weights_of(examples: Any) -> jax.Array:
+    """The weights of the examples of `Batches`, or 1 for each of a `Stream`, f32[n]."""
+    if isinstance(examples, Batches):
+        return examples.weight
+    return as_array(np.ones(examples.num_examples, np.float32))
 
 
 def check_labels(model: Model, variables: PyTree, **sets: Any) -> None:

@@ -13,12 +13,19 @@ from mu_jax.objectives import (
     weighted,
 )
 from mu_jax.objectives.blindspot import attention_layers, attention_map, blindspot
+from mu_jax.objectives.label_choices import nearest_class_label, runner_up_label
 from mu_jax.objectives.reference_scores import (
     ReferenceScores,
     keep_reference,
     load_reference,
 )
 from mu_jax.objectives.references import reference_nll
+from mu_jax.objectives.relabel import (
+    fixed_label,
+    relabeled,
+    uniform_label,
+    uniform_other_label,
+)
 from mu_jax.objectives.supervised import supervised
 
 __all__ = [
@@ -27,13 +34,19 @@ __all__ = [
     "attention_map",
     "blindspot",
     "distillation",
+    "fixed_label",
     "keep_reference",
     "load_reference",
+    "nearest_class_label",
     "preference",
     "reference_nll",
+    "relabeled",
+    "runner_up_label",
     "segments",
     "steering",
     "supervised",
     "token_terms",
+    "uniform_label",
+    "uniform_other_label",
     "weighted",
 ]

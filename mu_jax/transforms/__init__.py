@@ -1,6 +1,7 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
+from mu_jax.transforms.bad_teacher import bad_teacher
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.ce_u import ce_u
 from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
@@ -18,6 +19,7 @@ from mu_jax.transforms.npo import npo
 from mu_jax.transforms.o3 import o3
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.pdu import PDUInfo, pdu
+from mu_jax.transforms.random_labels import RandomLabelsInfo, random_labels
 from mu_jax.transforms.retrain import retrain
 from mu_jax.transforms.rmu import rmu
 from mu_jax.transforms.salun import SalUnInfo, salun
@@ -27,6 +29,7 @@ from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
 from mu_jax.transforms.task_vector import task_vector
 from mu_jax.transforms.undial import undial
+from mu_jax.transforms.unsir import UNSIRInfo, unsir
 from mu_jax.transforms.wga import wga
 
 __all__ = [
@@ -35,11 +38,14 @@ __all__ = [
     "IAUInfo",
     "Info",
     "PDUInfo",
+    "RandomLabelsInfo",
     "SCRUBInfo",
     "SSDInfo",
     "SalUnInfo",
     "Transform",
+    "UNSIRInfo",
     "UnlearningWarning",
+    "bad_teacher",
     "blindspot",
     "ce_u",
     "code_eraser",
@@ -57,6 +63,7 @@ __all__ = [
     "o3",
     "oracle_matching",
     "pdu",
+    "random_labels",
     "retrain",
     "rmu",
     "salun",
@@ -66,6 +73,7 @@ __all__ = [
     "ssd",
     "task_vector",
     "undial",
+    "unsir",
     "wga",
 ]
 
@@ -88,3 +96,6 @@ LANGUAGE = frozenset(
 
 # Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.
 ADAPTED = frozenset({"o3"})
+
+# Methods that forget whole classes, of which no example is retained.
+OF_CLASSES = frozenset({"unsir"})

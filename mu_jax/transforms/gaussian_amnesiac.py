@@ -10,11 +10,10 @@ import numpy as np
 import optax
 
 from mu_jax import _at_once as at_once
-from mu_jax.data.batches import Batches
 from mu_jax.data.forget_retain import Data, mix, readable, with_targets
 from mu_jax.data.rows import random_rows
 from mu_jax.loops.fit import fit
-from mu_jax.loops.labels import check_labels, weights
+from mu_jax.loops.labels import check_labels, weights, weights_of
 from mu_jax.loops.predict import all_targets
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
@@ -115,7 +114,7 @@ def draw_labels(
     Labels may be a tree of arrays. What the loss of the model ignores is neither read nor changed.
     """
     targets = all_targets(forget), all_targets(retain)
-    sizes = tuple(_weights(x) for x in (forget, retain))
+    sizes = tuple(weights_of(x) for x in (forget, retain))
     read = _ones(forget)
     if model is not None:
         sizes = tuple(weights(model, *pair) for pair in zip(targets, sizes, strict=True))
@@ -162,10 +161,6 @@ def _drawn(
         drawn = xp.clip(xp.round(drawn), low, high)
     read = read.reshape(-1, *(1,) * (labels.ndim - 1))
     return xp.where(read > 0, drawn.astype(labels.dtype), labels)
-
-
-def _weights(examples: Data) -> jax.Array:
-    return examples.weight if isinstance(examples, Batches) else _ones(examples)
 
 
 def _ones(examples: Data) -> jax.Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,21 +10,20 @@ import numpy as np
 import optax
 
 from mu_jax import edits
-from mu_jax.data.batches import Batch
 from mu_jax.data.checks import check_range
 from mu_jax.loops.fit import FitInfo
-from mu_jax.loops.gradients import Gradients, Term, Terms
-from mu_jax.loops.labels import check_labels, counted
+from mu_jax.loops.gradients import Gradients
+from mu_jax.loops.labels import check_labels
 from mu_jax.loops.phases import Phase, fit_phases
-from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
+from mu_jax.objectives.label_choices import chosen_labels
+from mu_jax.objectives.relabel import LabelRule, relabeled, uniform_label
 from mu_jax.objectives.supervised import supervised
 from mu_jax.statistics import collect, mean_gradient
 from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
 
 PyTree = Any
-Draw = Callable[[jax.Array, jax.Array, int], jax.Array]
 
 
 class SalUnInfo(NamedTuple):
@@ -46,11 +43,6 @@ class SalUnInfo(NamedTuple):
         return self.forget.messages() + self.retain.messages()
 
 
-def uniform_label(key: jax.Array, label: jax.Array, classes: int) -> jax.Array:
-    """A label drawn from all classes alike, the true one included."""
-    return jax.random.randint(key, label.shape, 0, classes, label.dtype)
-
-
 @method
 def salun(
     model: Model,
@@ -58,7 +50,7 @@ def salun(
     *,
     fraction: jax.Array | float = 0.5,
     epochs: int = 10,
-    draw: Draw = uniform_label,
+    label_rule: LabelRule = uniform_label,
     batch_size: int | None = None,
     forget_batch_size: int | None = None,
     training_mode: bool = False,
@@ -72,14 +64,18 @@ def salun(
        set with its own. One optimizer state runs through all passes, and masked-out weights keep
        every bit.
 
+    SalUn-soft, which has no mask and pulls weights back to the start, is `mu.random_labels` with
+    `mu.loops.pull_back` as the last link of its optimizer.
+
     Args:
       model: a classifier with outputs f32[B, C] and integer labels.
       optimizer: from a fresh state; published for CIFAR-10: SGD at 0.013 with momentum 0.9 and
         weight decay 5e-4, the rate tuned for each setting.
       fraction: share of the weights that may change, 0.5 as published; may be traced.
       epochs: number of passes over each set, 10 as published.
-      draw: `(key, label, classes) -> label` for one example, called anew at every visit. Default:
-        uniform over all classes, the true one included, as published.
+      label_rule: `(key, label, classes) -> label` for one example, called anew at every visit, or a
+        rule that looks at the original model once, see `mu.random_labels`. Default: uniform over
+        all classes, the true one included, as published.
       batch_size, forget_batch_size: examples per step; default those of the two sets.
       training_mode: move batch statistics and use dropout, as published; default inference mode.
       gradients: how to take the gradient of a fit, see `mu.fit`.
@@ -89,7 +85,8 @@ def salun(
       `info.details` is a `SalUnInfo`.
 
     Raises:
-      ValueError: a fraction outside [0, 1]; labels that are not integers.
+      ValueError: a fraction outside [0, 1]; labels that are not integers, outputs that are no
+        logits.
 
     Cost: one forward and backward pass over the forget set, one sort of as many numbers as there
     are weights, and `epochs` passes over both sets.
@@ -130,12 +127,13 @@ def salun(
             "update_mask": mask,
             "gradients": gradients,
         }
-        relabeled = _Relabeled(model, training_mode, draw)
+        others, draw = chosen_labels(model, variables, forget, retain, label_rule)
+        drawn = relabeled(model, draw, training_mode=training_mode)
         own = supervised(model, training_mode=training_mode)
         state, info = fit_phases(
             model,
             [
-                Phase(relabeled, optimizer, forget, batch_size=forget_batch_size, **common),
+                Phase(drawn, optimizer, others, batch_size=forget_batch_size, **common),
                 Phase(own, optimizer, retain, batch_size=batch_size, **common),
             ],
             variables,
@@ -192,41 +190,3 @@ def _largest(saliency: PyTree, number: jax.Array) -> PyTree:
         return jax.tree.unflatten(structure, masks)
 
     return on_automatic_axes(choose, saliency, number, like=saliency)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Relabeled:
-    """The supervised loss with a label drawn for every example at every visit.
-
-    The draw follows the id of the example, so that batches filled up for a mesh draw the same.
-    """
-
-    model: Model
-    training_mode: bool
-    draw: Draw
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
-
-    def __call__(
-        self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
-    ) -> tuple[Terms, PyTree]:
-        if not jnp.issubdtype(getattr(batch.targets, "dtype", float), jnp.integer):
-            raise ValueError(
-                "expected integer labels to draw others, found "
-                f"{jax.tree.map(jnp.shape, batch.targets)} of another type: give a classifier's"
-            )
-        batch = counted(self.model, batch)
-        outputs, variables = self.model.forward(
-            variables, batch.inputs, training=self.training_mode, key=key
-        )
-        classes, own_key = outputs.shape[-1], jax.random.fold_in(key, 1)
-
-        def draw(index, label):
-            return self.draw(jax.random.fold_in(own_key, index), label, classes)
-
-        labels = jax.vmap(draw)(batch.index, wide(batch.targets))
-        losses = self.model.per_example(outputs, batch._replace(targets=labels))
-        term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight))
-        return {"loss": term}, variables

@@ -28,8 +28,11 @@ scrub: Space = {
     "max_epochs": (1, 2, 3),
     "alpha": Uniform(0.05, 0.95),
 }
+random_labels: Space = {"learning_rate": _RATE, "epochs": (1, 3, 10)}
 salun: Space = {"learning_rate": _RATE, "epochs": (2, 5, 10), "fraction": Uniform(0.1, 0.9)}
+bad_teacher: Space = {**_FIT, "retain_share": (0.3, 1.0)}
 blindspot: Space = {**_FIT, "teacher_epochs": (2, 5)}
+unsir: Space = {**_FIT, "penalty": Log(0.01, 1.0), "copies": (20, 80)}
 gaussian_amnesiac: Space = _FIT
 # The multiplier is better calibrated than chosen, see `calibrate_multiplier`; then leave it out.
 dmm: Space = {"learning_rate": _RATE, "multiplier": Log(0.25, 4.0)}

@@ -45,6 +45,8 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "beta2": lambda setting: 0.5,
     "attribution": lambda setting: _half,
     "penalty": lambda setting: 0.6,
+    "copies": lambda setting: 1,
+    "noise_images": lambda setting: 4,  # with the retained rows, a batch of all examples
     "earlier": lambda setting: [setting.init(jax.random.key(8)).adapters],
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))
@@ -89,6 +91,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ssd": {"adaptive": {"alpha": "adaptive"}, "loss_free": {"definition": "loss_free"}},
     "gradient_ascent": {"capped": {"cap": 1.5}},
     "neg_grad_plus": {"capped": {"forget_weight": 0.5, "cap": 1.5}},
+    "random_labels": {"alternating": {"protocol": "alternating"}},
     "npo": {"kl": {"recipe": mu.PairingRecipe("kl", alpha=2.0, retain_rows=2, epochs=2)}},
     "iau": {"scaled": {"scale_by_fraction": True, "retain_weight": 0.5}},
 }
@@ -104,9 +107,11 @@ class Case(NamedTuple):
     changes: tuple[tuple[str, Any], ...] = ()
 
     def setting(self, name: str) -> Setting:
-        """A setting by name; with adapters or of tokens for methods of such models."""
+        """A setting by name; with adapters, whole classes or tokens for methods of such."""
         if self.factory.__name__ in mu.transforms.ADAPTED:
             return setting(f"adapted {name}")
+        if self.factory.__name__ in mu.transforms.OF_CLASSES:
+            return setting(f"classes of {name}")
         if self.factory.__name__ not in mu.transforms.LANGUAGE:
             return setting(name)
         if name != "raw":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import typing
 from pathlib import Path
 
 import jax
@@ -133,6 +134,19 @@ def test_every_configuration_of_language_models_is_in_order(name):
     assert all(of_language.checked(config, setting) for setting in config.methods)
 
 
+def test_every_rule_of_labels_has_a_name(directory):
+    config = config_of("digits")
+    config.limit = 120
+    task = make_task(config)
+    fit = {"optimizer": "sgd", "learning_rate": 0.1}
+    for rule in (*typing.get_args(arguments.LABEL_RULES), 7):
+        task.config.methods["random_labels"] = {**fit, "label_rule": rule}
+        assert trace(task, "random_labels", directory)
+    task.config.methods["random_labels"] = {**fit, "label_rule": 10}
+    with pytest.raises(ValueError, match="from 0 to 9, a class of the model, found 10"):
+        trace(task, "random_labels", directory)
+
+
 def test_every_method_is_offered_for_some_task():
     assert set(METHODS) == set(arguments.offered("classification"))
 
@@ -170,6 +184,11 @@ def test_hyperparameters_that_cannot_be_meant_are_refused(changes, said):
         ("finetune", {"optimizer": "sgd", "learning_rate": 1.0, "batch_size": 0}, "from 1 on"),
         ("finetune", {"optimizer": 3, "learning_rate": 1.0}, "expected text for optimizer"),
         ("finetune", {"optimizer": "sgd", "learning_rate": 1.0, "training_mode": "no"}, "true or"),
+        (
+            "salun",
+            {"optimizer": "sgd", "learning_rate": 1.0, "label_rule": "nearest"},
+            "expected 'uniform' or 'uniform_other' or 'runner_up' or 'nearest_class' or a whole",
+        ),
         (
             "dmm",
             {"optimizer": "sgd", "learning_rate": 1.0, "attribution": {"checkpoints": 0}},

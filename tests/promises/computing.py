@@ -57,7 +57,7 @@ ROWS = (
     ),
     Mutation(
         "labels are drawn from as many classes as their narrow type can count",
-        "mu_jax/transforms/salun.py",
+        "mu_jax/objectives/relabel.py",
         "draw)(batch.index, wide(batch.targets))",
         "draw)(batch.index, batch.targets)",
         ("tests/test_narrow_integers.py::test_labels_are_drawn_from_all_classes",),

@@ -11,7 +11,8 @@ from trees import assert_close, assert_identical, is_one_sentence, stack
 
 import mu_jax as mu
 from mu_jax.data.batches import pad
-from mu_jax.transforms.salun import _Relabeled, saliency_mask, uniform_label
+from mu_jax.objectives import relabeled, uniform_label
+from mu_jax.transforms.salun import saliency_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(0)
@@ -73,7 +74,7 @@ def test_only_salient_weights_move():
 def test_one_epoch_by_hand():
     chosen = setting("raw")
     forget, retain = chosen.sets(batch_size=100)
-    options = {"fraction": 1.0, "epochs": 1, "draw": lambda key, label, n: (label + 1) % n}
+    options = {"fraction": 1.0, "epochs": 1, "label_rule": lambda key, label, n: (label + 1) % n}
     unlearn = mu.salun(chosen.model, optax.sgd(0.1), **options)
     after, _ = unlearn(KEY, chosen.variables, forget, retain)
 
@@ -104,7 +105,9 @@ def test_labels_are_drawn_anew_at_every_visit_and_from_all_classes():
         return label
 
     optimizer = optax.sgd(0.1)
-    mu.salun(chosen.model, optimizer, epochs=9, draw=draw)(KEY, chosen.variables, *chosen.sets())
+    mu.salun(chosen.model, optimizer, epochs=9, label_rule=draw)(
+        KEY, chosen.variables, *chosen.sets()
+    )
     jax.effects_barrier()
     assert set(seen) == {0, 1, 2}
 
@@ -114,7 +117,7 @@ def test_every_example_draws_its_own_label_whatever_fills_the_batch_up():
         lambda w, state, x: x @ w, lambda outputs, labels: labels.astype(jnp.float32)
     )
     batch = mu.batches(jnp.eye(6), jnp.zeros(6, int), batch_size=6, index=range(40, 46)).at(0)
-    objective = _Relabeled(model, False, uniform_label)
+    objective = relabeled(model, uniform_label)
 
     def labels(batch):
         def one(row):

@@ -69,7 +69,7 @@ def unlearned(case):
         optimizer_of(GOLDEN, case, float(hyper["lr"])),
         fraction=float(hyper["fraction"]),
         epochs=epochs,
-        draw=lambda key, label, classes: label,  # the recorded labels are in the batches
+        label_rule=lambda key, label, classes: label,  # the recorded labels are in the batches
     )
     retain = Recorded(epochs_of(GOLDEN, case, ~is_forget, epochs))
     return unlearn(jax.random.key(0), before(), Recorded(forget), retain)

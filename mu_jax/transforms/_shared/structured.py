@@ -40,12 +40,7 @@ def check_no_tokens(model: Model, variables: PyTree, examples: Data, targets: Py
     integers = hasattr(targets, "ndim") and jnp.issubdtype(targets.dtype, jnp.integer)
     if not integers or targets.ndim < 2:
         return
-    if isinstance(examples, Batches):
-        inputs = examples.inputs
-    else:
-        one = examples.source[int(examples.rows[0])][0]
-        inputs = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
-    found = _outputs(model, variables, inputs)
+    found = outputs_of_one(model, variables, examples)
     if hasattr(found, "ndim") and found.ndim > targets.ndim:
         raise TypeError(
             f"expected labels that are quantities, of which a mean makes sense, found "
@@ -62,6 +57,16 @@ def with_masks(drawn: PyTree, targets: PyTree) -> PyTree:
         drawn,
         targets,
     )
+
+
+def outputs_of_one(model: Model, variables: PyTree, examples: Data) -> Any:
+    """Shapes and types of the outputs of one example, `[1, ...]`."""
+    if isinstance(examples, Batches):
+        inputs = examples.inputs
+    else:
+        one = examples.source[int(examples.rows[0])][0]
+        inputs = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+    return _outputs(model, variables, inputs)
 
 
 def _outputs(model: Model, variables: PyTree, inputs: PyTree) -> Any:
