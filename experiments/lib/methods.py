@@ -95,6 +95,7 @@ METHODS: dict[str, Build] = {
     "neg_grad_plus": _fitted(mu.neg_grad_plus),
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
+    "l1_sparse": _fitted(mu.l1_sparse),
     "task_vector": _fitted(mu.task_vector),
     "retrain": _retrain,
 }
