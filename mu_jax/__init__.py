@@ -10,7 +10,15 @@ from typing import Any
 
 from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
-from mu_jax.combinators import chain, masked, scaled, through, watched
+from mu_jax.combinators import (
+    chain,
+    keep_zeros,
+    masked,
+    salient,
+    scaled,
+    through,
+    watched,
+)
 from mu_jax.data import (
     Batch,
     Batches,
@@ -80,6 +88,7 @@ from mu_jax.transforms import (
     scrub,
     simnpo,
     ssd,
+    synflow_prune,
     task_vector,
     undial,
     wga,
@@ -139,6 +148,7 @@ __all__ = [
     "iau",
     "id_table",
     "init_params",
+    "keep_zeros",
     "l1_sparse",
     "load_id_table",
     "low_rank",
@@ -158,6 +168,7 @@ __all__ = [
     "resumable",
     "retrain",
     "rmu",
+    "salient",
     "salun",
     "satimp",
     "scaled",
@@ -169,6 +180,7 @@ __all__ = [
     "ssd",
     "stream",
     "supervised",
+    "synflow_prune",
     "task_vector",
     "through",
     "tune",
@@ -192,6 +204,7 @@ _SUBPACKAGES = frozenset(
         "models",
         "objectives",
         "probes",
+        "pruning",
         "reporting",
         "scoring",
         "statistics",

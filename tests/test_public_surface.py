@@ -243,7 +243,7 @@ FLOORS = (
     },
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
-    {"statistics", "objectives", "edits", "adapters"},
+    {"statistics", "objectives", "edits", "adapters", "entries", "pruning"},
     {"attribution"},
     {"transforms"},
     {"combinators", "subspaces", "ensembles", "probes", "suppression"},

@@ -106,8 +106,8 @@ def _as_tree(masks: Masks, params: PyTree) -> PyTree:
 def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if found not in ((), wanted):
         raise ValueError(
-            f"expected an update_mask of shape {wanted} or () for {name!r}, found {found}: give "
-            "one entry per parameter, or one per leaf"
+            f"expected a mask of shape {wanted} or () for {name!r}, found {found}: give one entry "
+            "per parameter, or one per leaf"
         )
 
 

@@ -1,5 +1,6 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
+from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
 from mu_jax.transforms.ce_u import ce_u
@@ -26,6 +27,7 @@ from mu_jax.transforms.satimp import satimp
 from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
+from mu_jax.transforms.synflow_prune import synflow_prune
 from mu_jax.transforms.task_vector import task_vector
 from mu_jax.transforms.undial import undial
 from mu_jax.transforms.wga import wga
@@ -36,6 +38,7 @@ __all__ = [
     "IAUInfo",
     "Info",
     "PDUInfo",
+    "PruneInfo",
     "SCRUBInfo",
     "SSDInfo",
     "SalUnInfo",
@@ -66,6 +69,7 @@ __all__ = [
     "scrub",
     "simnpo",
     "ssd",
+    "synflow_prune",
     "task_vector",
     "undial",
     "wga",
