@@ -209,6 +209,7 @@ _SUBPACKAGES = frozenset(
         "scoring",
         "statistics",
         "store",
+        "subspaces",
         "suppression",
         "token_losses",
         "transforms",

@@ -238,6 +238,7 @@ FLOORS = (
         "token_losses",
         "model",
         "freezing",
+        "reparameterized",
         "datasets",
         "evaluation",
     },
