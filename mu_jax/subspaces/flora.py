@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mu_jax._at_once import as_array
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.subspaces._leaves import check_rank, chosen_kernels, named, replaced
 
@@ -75,12 +76,14 @@ class FLoRA:
     def expand(self, z: dict[str, Tucker], params: PyTree) -> PyTree:
         """The kernels with what the cores add to them, in the types of the kernels."""
 
-        def compute(z: dict[str, Tucker], params: PyTree) -> PyTree:
+        def compute(z: dict[str, Tucker], params: PyTree, scale: jax.Array) -> PyTree:
             leaves = named(params)
-            kernels = {name: self._added(leaves[name], z[name]) for name in z if name in leaves}
+            kernels = {
+                n: _added(leaves[n], tucker, scale) for n, tucker in z.items() if n in leaves
+            }
             return replaced(params, {**dict.fromkeys(z), **kernels}, "cores")
 
-        return on_automatic_axes(compute, z, params, like=params)
+        return on_automatic_axes(compute, z, params, as_array(self.scale, float), like=params)
 
     def _ranks(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         given = (self.rank,) * 2 if isinstance(self.rank, int) else tuple(self.rank)
@@ -94,11 +97,12 @@ class FLoRA:
             check_rank(name, shape, rank, size)
         return ranks
 
-    def _added(self, kernel: jax.Array, tucker: Tucker) -> jax.Array:
-        inner, outer = (letters[: kernel.ndim] for letters in _LETTERS)
-        terms = ",".join([inner, *(o + i for o, i in zip(outer, inner, strict=True))])
-        change = jnp.einsum(f"{terms}->{outer}", tucker.core, *tucker.factors)
-        return (kernel + jnp.asarray(self.scale, change.dtype) * change).astype(kernel.dtype)
+
+def _added(kernel: jax.Array, tucker: Tucker, scale: jax.Array) -> jax.Array:
+    inner, outer = (letters[: kernel.ndim] for letters in _LETTERS)
+    terms = ",".join([inner, *(o + i for o, i in zip(outer, inner, strict=True))])
+    change = jnp.einsum(f"{terms}->{outer}", tucker.core, *tucker.factors)
+    return (kernel + scale.astype(change.dtype) * change).astype(kernel.dtype)
 
 
 _LETTERS = string.ascii_lowercase, string.ascii_uppercase

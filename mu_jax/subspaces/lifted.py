@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from mu_jax import adapters
+from mu_jax._at_once import as_array
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import cached
 from mu_jax.adapters.lifting import Adapted
@@ -76,7 +77,8 @@ def attach(key: jax.Array, model: Model, variables: PyTree, subspace: Subspace) 
             chosen=subspace.chosen,
         )
     z = subspace.init(key, model.params(variables))
-    return Lifted(z, without_numbers(_without_names(subspace))[1], variables)
+    numbers = without_numbers(_without_names(subspace))[1]
+    return Lifted(z, tuple(map(as_array, numbers)), variables)
 
 
 def lifted(model: Model, subspace: Subspace) -> Model:

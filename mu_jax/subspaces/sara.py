@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mu_jax._at_once import as_array
 from mu_jax.mesh.shards import on_automatic_axes
 
 PyTree = Any
@@ -45,19 +46,23 @@ class SaRA:
     def init(self, key: jax.Array, params: PyTree) -> PyTree:
         """The parameters that are small, 0 for the others."""
         del key
-        return on_automatic_axes(
-            lambda x: jax.tree.map(lambda w: jnp.where(self._small(w), w, 0), x),
-            params,
-            like=params,
-        )
+
+        def take(params: PyTree, threshold: jax.Array) -> PyTree:
+            return jax.tree.map(lambda w: jnp.where(_is_small(w, threshold), w, 0), params)
+
+        return on_automatic_axes(take, params, as_array(self.threshold, float), like=params)
 
     def expand(self, z: PyTree, params: PyTree) -> PyTree:
         """The coordinates where the parameters at the start are small, those elsewhere."""
 
-        def put(z: PyTree, params: PyTree) -> PyTree:
-            return jax.tree.map(lambda new, w: jnp.where(self._small(w), new, w), z, params)
+        def put(z: PyTree, params: PyTree, threshold: jax.Array) -> PyTree:
+            def leaf(new, w):
+                return jnp.where(_is_small(w, threshold), new, w)
 
-        return on_automatic_axes(put, z, params, like=params)
+            return jax.tree.map(leaf, z, params)
 
-    def _small(self, leaf: jax.Array) -> jax.Array:
-        return jnp.abs(leaf) < jnp.asarray(self.threshold, leaf.dtype)
+        return on_automatic_axes(put, z, params, as_array(self.threshold, float), like=params)
+
+
+def _is_small(leaf: jax.Array, threshold: jax.Array) -> jax.Array:
+    return jnp.abs(leaf) < threshold.astype(leaf.dtype)
