@@ -84,7 +84,8 @@ def synflow(
     The network is that of the absolute values, of biases and statistics too, in inference mode,
     and its input is all ones: no data are needed. Each of n rounds takes out
     `1 - (1 - sparsity)^(1/n)` of the entries that remain, those of least score, and computes the
-    scores anew, so that no layer is lost as a whole.
+    scores anew, so that no layer is lost as a whole. Where that is less than half an entry, a round
+    takes out what those before it are late by.
 
     Args:
       model: the model; its loss is not used.
@@ -282,14 +283,18 @@ def _flow(run: _SynFlow, params: PyTree, state: PyTree, one: PyTree, share: jax.
             x.sum(dtype=jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(outputs)
         )
 
-    def turn(mask, _):
+    def turn(mask, number):
         own = {name: jnp.where(mask[name], leaf, 0) for name, leaf in leaves.items()}
         scores = jax.tree.map(jnp.multiply, own, jax.grad(flow)(own))
         remaining = _remaining(leaves, mask)
-        return largest(scores, remaining - _rounded(share, remaining), mask), None
+        fewer = _rounded(share, remaining)
+        late = remaining - jnp.round(size * (1 - share) ** (number + 1)).astype(jnp.int32)
+        fewer = jnp.where(fewer > 0, fewer, jnp.maximum(late, 0))
+        return largest(scores, remaining - fewer, mask), None
 
+    size = _remaining(leaves, None)
     everything = {name: jnp.ones(leaf.shape, bool) for name, leaf in leaves.items()}
-    return jax.lax.scan(turn, everything, None, length=run.rounds)[0]
+    return jax.lax.scan(turn, everything, jnp.arange(run.rounds))[0]
 
 
 @elementwise

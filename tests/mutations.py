@@ -64,7 +64,7 @@ MUTATIONS = (
     Mutation(
         "weight decay moves frozen entries",
         "mu_jax/loops/fit.py",
-        "params = _choose(mask, optax.apply_updates(params, updates), params)",
+        "params = update_masks.choose(mask, optax.apply_updates(params, updates), params)",
         "params = optax.apply_updates(params, updates)",
         ("tests/test_update_mask.py", "tests/loops"),
     ),

@@ -9,7 +9,7 @@ import jax
 
 from mu_jax import pruning
 from mu_jax.data.batches import Batches
-from mu_jax.data.checks import check_range
+from mu_jax.data.checks import check_counts, check_range
 from mu_jax.model import Model
 from mu_jax.transforms._shared.pruned import prune
 from mu_jax.transforms._shared.transform import Unlearn, method
@@ -53,6 +53,8 @@ def synflow_prune(
     Differences from the reference program (`OPTML-Group/Unlearn-Sparse`):
       1. Of equal scores those that come last are pruned; there any.
       2. In the type of the parameters; there in double precision.
+      3. Where a round would take out less than half an entry, it takes out what the rounds before
+         are late by; there it takes out nothing, and of 48 weights all stay.
 
     References:
       H. Tanaka, D. Kunin, D. Yamins, S. Ganguli. Pruning Neural Networks Without Any Data by
@@ -71,6 +73,7 @@ def synflow_prune(
     """
 
     check_range(0, 1, sparsity=sparsity)
+    check_counts(1, rounds=rounds)
 
     def mask(variables: PyTree, retain: Any) -> PyTree:
         first = retain if isinstance(retain, Batches) else next(iter(retain))

@@ -29,12 +29,14 @@ scrub: Space = {
     "alpha": Uniform(0.05, 0.95),
 }
 salun: Space = {"learning_rate": _RATE, "epochs": (2, 5, 10), "fraction": Uniform(0.1, 0.9)}
+l1_sparse: Space = {**_FIT, "gamma": Log(1e-5, 1e-2)}
 blindspot: Space = {**_FIT, "teacher_epochs": (2, 5)}
 gaussian_amnesiac: Space = _FIT
 # The multiplier is better calibrated than chosen, see `calibrate_multiplier`; then leave it out.
 dmm: Space = {"learning_rate": _RATE, "multiplier": Log(0.25, 4.0)}
 oracle_matching: Space = {"learning_rate": _RATE}
 magnitude_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
+synflow_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
 retrain: Space = {}  # the reference itself: by the recipe of the first training, nothing to choose
 task_vector: Space = {**_FIT, "scale": Log(0.1, 100.0)}
 o3: Space = {**_FIT, "penalty": Log(0.01, 1.0)}
