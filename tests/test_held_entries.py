@@ -216,6 +216,53 @@ def test_a_fit_of_another_model_is_free():
     assert state.variables.params["hidden"].all()
 
 
+class Stopped(Exception):
+    """Thrown by the watch."""
+
+
+class Watch:
+    """Stops the run at a step."""
+
+    def __init__(self, stop_at=None):
+        self.steps, self.stop_at = 0, stop_at
+
+    def begin(self, total, carry, position):
+        return carry, position
+
+    def advance(self, carry, position):
+        self.steps += 1
+        if self.steps == self.stop_at:
+            raise Stopped
+
+    def end(self, carry, position):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_at", [1, 4, 9])
+@pytest.mark.parametrize("name", ["salient", "pruned"])
+def test_a_stopped_run_resumes_to_the_same_bits(name, stop_at, tmp_path):
+    tune = mu.finetune(MODEL, OPTIMIZERS["adamw"], epochs=2)
+    salient, prune = mu.salient(tune, 0.3), mu.magnitude_prune(MODEL, 0.5)
+    unlearn = {"salient": salient, "pruned": mu.chain(prune, salient)}[name]
+
+    def run():
+        return unlearn(KEY, START, *RAW.streams())
+
+    expected = run()
+    with (
+        pytest.raises(Stopped),
+        mu.resumable(tmp_path, config={}, min_seconds=0),
+        mu.loops.observe(Watch(stop_at)),
+    ):
+        run()
+    rest = Watch()
+    with mu.resumable(tmp_path, config={}, min_seconds=0), mu.loops.observe(rest):
+        found = run()
+    assert 0 < rest.steps < 12
+    assert_identical(found, expected)
+
+
 def test_masks_are_arguments_of_one_program():
     tune = mu.gradient_ascent(MODEL, OPTIMIZERS["momentum"])
     mu.salient(tune, 0.3)(KEY, START, *RAW.sets())

@@ -94,8 +94,12 @@ def lifted(model: Model, subspace: Subspace) -> Model:
     return _lifted(model, without_numbers(_without_names(subspace))[0])
 
 
-def merge(model: Model, variables: Lifted | Adapted, subspace: Subspace) -> PyTree:
+def merge(model: Model, variables: Any, subspace: Subspace) -> PyTree:
     """The variables of the model itself, with its parameters at the coordinates.
+
+    Args:
+      model: without the subspace. variables: of the model in it, `Lifted` or `Adapted`.
+      subspace: the same as for `attach`; its numbers are those of the variables.
 
     What the base stored is gone from the result if nobody keeps the base beside it.
     """

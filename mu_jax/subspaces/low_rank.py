@@ -81,8 +81,8 @@ def low_rank(
         raise TypeError(
             "expected a single transform, found a chain: give its members subspaces one by one"
         )
-    given = {"rank": rank, "alpha": alpha, "chosen": chosen}
-    given = {name: value for name, value in given.items() if value is not None}
+    own: dict[str, Any] = {"rank": rank, "alpha": alpha, "chosen": chosen}
+    given = {name: value for name, value in own.items() if value is not None}
     if subspace is not None and given:
         raise TypeError(
             f"expected a subspace alone, found {' and '.join(given)} beside it: give "
