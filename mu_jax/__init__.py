@@ -10,7 +10,15 @@ from typing import Any
 
 from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
-from mu_jax.combinators import chain, masked, scaled, through, watched
+from mu_jax.combinators import (
+    chain,
+    keep_zeros,
+    masked,
+    salient,
+    scaled,
+    through,
+    watched,
+)
 from mu_jax.data import (
     Batch,
     Batches,
@@ -67,6 +75,7 @@ from mu_jax.transforms import (
     grad_diff,
     gradient_ascent,
     iau,
+    l1_sparse,
     magnitude_prune,
     neg_grad_plus,
     npo,
@@ -81,6 +90,7 @@ from mu_jax.transforms import (
     scrub,
     simnpo,
     ssd,
+    synflow_prune,
     task_vector,
     undial,
     unsir,
@@ -142,6 +152,8 @@ __all__ = [
     "iau",
     "id_table",
     "init_params",
+    "keep_zeros",
+    "l1_sparse",
     "load_id_table",
     "low_rank",
     "magnitude_prune",
@@ -161,6 +173,7 @@ __all__ = [
     "resumable",
     "retrain",
     "rmu",
+    "salient",
     "salun",
     "satimp",
     "scaled",
@@ -172,6 +185,7 @@ __all__ = [
     "ssd",
     "stream",
     "supervised",
+    "synflow_prune",
     "task_vector",
     "through",
     "tune",
@@ -196,10 +210,12 @@ _SUBPACKAGES = frozenset(
         "models",
         "objectives",
         "probes",
+        "pruning",
         "reporting",
         "scoring",
         "statistics",
         "store",
+        "subspaces",
         "suppression",
         "token_losses",
         "transforms",

@@ -7,15 +7,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mu_jax import _at_once as at_once
+from mu_jax import _words as words
 from mu_jax import edits
 from mu_jax._tracing import holds_tracer
+from mu_jax.data.checks import check_range
+from mu_jax.entries import saliency_mask
 from mu_jax.freezing import restrict
 from mu_jax.loops import lifting
+from mu_jax.loops.update_masks import Masks, masks_of
 from mu_jax.mesh.shards import on_automatic_axes
 from mu_jax.model import Model
+from mu_jax.pruning import alive
+from mu_jax.statistics import collect, mean_gradient
+from mu_jax.transforms._shared.held import held, zeros_kept
 from mu_jax.transforms._shared.transform import Aim, Info, Transform, Unlearn, report, with_effect
 
 PyTree = Any
@@ -53,14 +61,17 @@ class Chain:
     ) -> tuple[PyTree, tuple[Info, ...]]:
         """Unlearn with each member in turn, member `i` under `fold_in(key, i)`.
 
+        What a member has pruned stays 0 in those after it, bit for bit.
+
         The last `info.effect` is that of the whole chain.
         """
-        infos, before = [], variables
+        infos, before, masks = [], variables, Masks()
         for number, member in enumerate(self.members):
             member_key = jax.random.fold_in(key, number)
-            silent = dataclasses.replace(member, watch=False)
+            silent = dataclasses.replace(_keeping(member, masks), watch=False)
             variables, info = silent(member_key, variables, forget, retain)
             infos.append(info)
+            masks |= _zeros_kept(member, variables)
         return variables, with_effect(self, before, variables, (forget, retain), tuple(infos))
 
     def restricted(self, restriction: Callable[[Model], Model]) -> Chain:
@@ -71,6 +82,9 @@ class Chain:
 
 def chain(*transforms: Transform) -> Chain:
     """One transform after another, each starting from what the last one left.
+
+    What `mu.magnitude_prune` or `mu.synflow_prune` has pruned stays 0 in all members after it, in
+    every step of their fits and at their end, weight decay and momentum notwithstanding.
 
     (`optax.chain` composes within one step, which is something else: a pruning and an SSD chained
     there compute the importances of the unpruned weights.)
@@ -120,20 +134,146 @@ def watched(transform: AnyTransform, always: bool = True) -> AnyTransform:
     return dataclasses.replace(transform, watch=always)
 
 
-def masked(transform: Transform, trainable: Callable[[str], bool] | PyTree) -> Transform:
-    """The transform, allowed to change the chosen leaves only.
+def masked(transform: AnyTransform, trainable: Callable[[str], bool] | PyTree) -> AnyTransform:
+    """The transform, allowed to change the chosen leaves, or the chosen entries, only.
 
-    The others are bit-identical afterwards, momentum and weight decay notwithstanding, and take no
-    part in statistics, norms or thresholds. (`optax.masked` alone passes the updates of unmasked
+    The others are bit-identical afterwards, momentum and weight decay notwithstanding. Leaves that
+    are not chosen take no part in statistics, norms or thresholds. Entries that are not chosen are
+    held in every step of a fit, and take no part in its gradient and its norm; the statistics of a
+    method of one step are of the whole leaf. (`optax.masked` alone passes the updates of unmasked
     leaves through unchanged.)
 
     Args:
       transform: any transform.
       trainable: `name -> bool` over names such as `Dense_0/kernel`, or a tree of bools shaped like
-        the parameters, True where the transform may change a leaf. Choices of the same leaves are
-        one program, also by functions that are made anew for every call.
+        the parameters, True where the transform may change a leaf; or such a tree with arrays of
+        the shapes of the leaves, True where it may change an entry, as `mu.pruning` makes them.
+        Choices of the same leaves are one program, also by functions that are made anew for every
+        call.
+
+    Raises:
+      ValueError: masks of entries of another tree or of other shapes, when it is called.
     """
-    return transform.restricted(lambda model: restrict(model, trainable))
+    if callable(trainable) or not any(jnp.ndim(leaf) for leaf in jax.tree.leaves(trainable)):
+        return transform.restricted(lambda model: restrict(model, trainable))
+    return _every(transform, lambda member: _at_entries(member, trainable))
+
+
+def _at_entries(transform: Transform, mask: PyTree) -> Transform:
+    def choose(model: Model, variables: PyTree, forget: Any):
+        return masks_of(model.params(variables), mask), 0.0
+
+    return held(transform, choose, f"masked({transform.words}, ...)")
+
+
+def salient(transform: Transform, fraction: jax.Array | float = 0.5) -> Transform:
+    """The transform, allowed to change only the entries that matter most for the forget set.
+
+    `g = mean_i grad l_i` over the forget set, before anything is changed; the given fraction of all
+    trained entries may change, those of largest `|g_j|` over all leaves together. The others keep
+    every bit, momentum and weight decay notwithstanding. This is the mask of SalUn for any method:
+    `mu.salun` is random relabeling under it. It goes together with gradient ascent, fine-tuning,
+    boundary methods and influence as well.
+
+    It fails where the forget set is fitted so well that its gradient is rounding noise, which then
+    chooses; and with a method of one step that is not entry by entry (`mu.iau` with clipping): the
+    method computes as without a mask, and the others are put back.
+
+    Args:
+      transform: any single transform. It is not told of the mask: what it computes from the forget
+        set is of all entries.
+      fraction: share of the entries that may change, 0.5 as published for SalUn; may be traced.
+
+    Returns:
+      A `Transform`; `info` is that of the transform, with the passes for the mask.
+
+    Raises:
+      TypeError: a chain: choose for its members one by one.
+      ValueError: a fraction outside [0, 1], where it can be seen.
+
+    Cost: one forward and backward pass over the forget set, one sort of as many numbers as there
+    are weights, and that of the transform; memory of one Boolean for each weight.
+
+    References:
+      C. Fan, J. Liu, Y. Zhang, E. Wong, D. Wei, S. Liu. SalUn: Empowering Machine Unlearning via
+      Gradient-based Weight Saliency in Both Image Classification and Generation. ICLR 2024.
+
+    Example:
+      >>> import optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
+      >>> data = mu.batches(jnp.eye(3), jnp.ones(3), batch_size=3)
+      >>> unlearn = mu.salient(mu.gradient_ascent(model, optax.sgd(1.0)), fraction=1 / 3)
+      >>> start = mu.Variables(jnp.array([0.9, 2.0, 3.0]))
+      >>> unlearned, _ = unlearn(jax.random.key(0), start, *mu.split(data, [0]))
+      >>> (unlearned.params != start.params).tolist()
+      [True, False, False]
+    """
+    if isinstance(transform, Chain):
+        raise TypeError(
+            "expected a single transform, found a chain: choose the salient entries for its "
+            "members one by one"
+        )
+    check_range(0, 1, fraction=fraction)
+
+    def choose(model: Model, variables: PyTree, forget: Any):
+        found = collect(mean_gradient(model), variables, forget)
+        mask = saliency_mask(found.value, fraction)
+        return masks_of(model.params(variables), mask), found.weight
+
+    return held(transform, choose, words.call("salient", (transform,), {"fraction": fraction}))
+
+
+def keep_zeros(
+    transform: AnyTransform, chosen: Callable[[str], bool] | None = None
+) -> AnyTransform:
+    """The transform in a model that was pruned before: weights that are 0 stay 0, bit for bit.
+
+    For models whose zeros came from a pruning outside of a chain, such as `mu.pruning.iterative` or
+    a file: an entry of a pruned leaf that is 0 counts as pruned.
+
+    Args:
+      transform: any transform.
+      chosen: names of the leaves that were pruned, as for `mu.magnitude_prune`.
+
+    Example:
+      >>> import optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.squared_error)
+      >>> data = mu.batches(jnp.eye(2), jnp.ones((2, 2)), batch_size=2)
+      >>> unlearn = mu.keep_zeros(mu.gradient_ascent(model, optax.sgd(0.5)))
+      >>> start = mu.Variables(jnp.array([[0.0, 2.0], [3.0, 0.0]]))
+      >>> (unlearn(jax.random.key(0), start, *mu.split(data, [0]))[0].params == 0).tolist()
+      [[True, False], [False, True]]
+    """
+
+    def choose(model: Model, variables: PyTree, forget: Any):
+        return alive(model.params(variables), chosen), 0.0
+
+    return _every(transform, lambda member: held(member, choose, f"keep_zeros({member.words})"))
+
+
+def _every(transform: AnyTransform, change: Callable[[Transform], Transform]) -> AnyTransform:
+    """A transform changed, or every member of a chain."""
+    if not isinstance(transform, Chain):
+        return change(transform)
+    members = tuple(_every(member, change) for member in transform.members)
+    return dataclasses.replace(transform, members=members)
+
+
+def _keeping(transform: AnyTransform, masks: Masks) -> AnyTransform:
+    """The transform with zeros that a chain keeps."""
+    if not masks:
+        return transform
+    return _every(transform, lambda member: held(member, lambda *_: (masks, 0.0)))
+
+
+def _zeros_kept(transform: Transform | Chain, variables: PyTree) -> Masks:
+    """Where those after the transform may change the variables that it leaves."""
+    if not isinstance(transform, Chain):
+        return zeros_kept(transform, variables)
+    found = Masks()
+    for member in transform.members:
+        found |= _zeros_kept(member, variables)
+    return found
 
 
 def scaled(transform: Transform, scale: jax.Array | float) -> Transform:

@@ -76,6 +76,12 @@ def settled(model: Model, variables: PyTree) -> Model:
     return dataclasses.replace(same, loss=model.loss)
 
 
+def whole_of(model: Model) -> Model:
+    """The model of which this one was restricted; itself if it was not."""
+    restriction: _Restriction | None = getattr(model.split, "restriction", None)
+    return model if restriction is None else whole_of(restriction.whole)
+
+
 def _chooser(choice: Choice) -> Callable[[str], bool]:
     return choice if callable(choice) else choice.__contains__
 

@@ -22,6 +22,7 @@ from promises import Mutation
 from promises.computing import COMPUTING
 from promises.deleting import DELETING
 from promises.evaluating import EVALUATING
+from promises.holding import HOLDING
 from promises.saying import SAYING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ MUTATIONS = (
     Mutation(
         "weight decay moves frozen entries",
         "mu_jax/loops/fit.py",
-        "params = _choose(mask, optax.apply_updates(params, updates), params)",
+        "params = update_masks.choose(mask, optax.apply_updates(params, updates), params)",
         "params = optax.apply_updates(params, updates)",
         ("tests/test_update_mask.py", "tests/loops"),
     ),
@@ -106,7 +107,7 @@ MUTATIONS = (
     ),
 )
 
-EVERY = (*MUTATIONS, *DELETING, *COMPUTING, *EVALUATING, *SAYING)
+EVERY = (*MUTATIONS, *DELETING, *COMPUTING, *EVALUATING, *HOLDING, *SAYING)
 
 
 def stale(mutation: Mutation) -> str:

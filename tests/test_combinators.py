@@ -33,7 +33,7 @@ def change(transform, variables=VARIABLES):
 
 
 def test_a_chain_is_one_after_another():
-    members = (PRUNE, SSD, TUNE)
+    members = (SSD, TUNE, PRUNE)
     after, infos = mu.chain(*members)(KEY, VARIABLES, *SETS)
     expected = VARIABLES
     for number, (member, info) in enumerate(zip(members, infos, strict=True)):
@@ -116,7 +116,13 @@ def test_masks_narrow_one_another():
 @pytest.mark.parametrize(
     ("mask", "error", "says"),
     [
-        ({"bias": jnp.ones(6, bool), "head": True, "hidden": True}, TypeError, "one bool per leaf"),
+        ({"bias": jnp.ones(5, bool), "head": True, "hidden": True}, ValueError, "found .5,."),
+        ({"bias": jnp.ones(6, bool), "hidden": True}, ValueError, "lacks 'head'"),
+        (
+            {"bias": jnp.ones(6, bool), "head": True, "hidden": True, "w": True},
+            ValueError,
+            "another tree, with 'w'",
+        ),
         (lambda name: False, ValueError, "at least one trainable leaf"),
     ],
 )

@@ -102,6 +102,7 @@ METHODS: dict[str, Build] = {
     "random_labels": _fitted(mu.random_labels),
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
+    "l1_sparse": _fitted(mu.l1_sparse),
     "task_vector": _fitted(mu.task_vector),
     "unsir": _fitted(mu.unsir),
     "retrain": _initialized(mu.retrain),

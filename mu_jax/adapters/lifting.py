@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from mu_jax._tracing import cached
 from mu_jax.adapters.low_rank import Adapters, factored, merged, new_adapters
 from mu_jax.model import Model
+from mu_jax.reparameterized import reparameterized
 
 PyTree = Any
 Array = jax.Array
@@ -127,15 +128,7 @@ def check_adapted(variables: Any) -> None:
 
 @cached(maxsize=64)
 def _adapted(model: Model, thin: bool) -> Model:
-    def split(variables):
-        check_adapted(variables)
-        return variables.adapters, (variables.scale, variables.base)
-
-    def join(adapters, state):
-        return Adapted(adapters, *state)
-
     def computed(function, adapters, state, inputs, *key):
-        """What a function of the model gives, and its state."""
         scale, base = state
         params, own = model.split(base)
         if not isinstance(inputs, Gated):
@@ -144,36 +137,14 @@ def _adapted(model: Model, thin: bool) -> Model:
         if thin:
             gated = factored(params, adapters, scale, inputs.weight)
             return function(gated, own, inputs.inputs, *key)
+        if key:
+            raise ValueError(
+                "expected inputs without a gate in training mode, found Gated ones: gate the "
+                "trained adapters, or use factored=True"
+            )
         return _row_by_row(function, params, adapters, scale, own, inputs)
 
-    def predict(adapters, state, inputs):
-        return computed(model.predict, adapters, state, inputs)
-
-    def observe(adapters, state, inputs):
-        return computed(model.observe, adapters, state, inputs)
-
-    def in_training(function):
-        def lifted(adapters, state, inputs, key):
-            if isinstance(inputs, Gated) and not thin:
-                raise ValueError(
-                    "expected inputs without a gate in training mode, found Gated ones: gate the "
-                    "trained adapters, or use factored=True"
-                )
-            *found, moved = computed(function, adapters, state, inputs, key)
-            scale, base = state
-            return *found, (scale, model.join(model.params(base), moved))
-
-        return function and lifted
-
-    return Model(
-        predict,
-        in_training(model.predict_train),
-        model.loss,
-        split,
-        join,
-        model.observe and observe,
-        in_training(model.observe_train),
-    )
+    return reparameterized(model, Adapted, check_adapted, computed)
 
 
 def _row_by_row(

@@ -17,12 +17,12 @@ from mu_jax._tracing import cached, holds_tracer
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
-from mu_jax.loops import lifting
+from mu_jax.loops import lifting, update_masks
 from mu_jax.loops.averaging import check_start, with_average, without_average
 from mu_jax.loops.gradients import Gradients, StepTerms, Terms, plain, total
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import bare, on_automatic_axes
-from mu_jax.model import Model, path_name
+from mu_jax.model import Model
 
 PyTree = Any
 
@@ -33,9 +33,10 @@ class Objective(Protocol):
     A pure function; an equal object reuses its compilation, so objectives are frozen dataclasses,
     which compare by value. One that is a pytree (`jax.tree_util.register_dataclass`) has its floats
     and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
-    (teachers, masks, targets) that are read and never trained. The variables come back with their
-    statistics moved, or as they were. It may have a method `only(names) -> Objective`, of some of
-    its terms, that spares seams such as `sam(rho, term="forget")` computing the others.
+    (teachers, masks, targets) that are read and never trained; its entry `step` is the number of
+    the step, i32[], for what follows a schedule. The variables come back with their statistics
+    moved, or as they were. It may have a method `only(names) -> Objective`, of some of its terms,
+    that spares seams such as `sam(rho, term="forget")` computing the others.
     """
 
     @property
@@ -260,7 +261,7 @@ def advance(
     """
     state = carry[0]
     params = model.params(state.variables)
-    mask = None if update_mask is None else _checked(update_mask, params)
+    mask = update_masks.checked(update_mask, model, params)
     batches = _alike(batches, objective, gradients)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
@@ -301,28 +302,6 @@ def _alike(batches: Any, objective: Objective, gradients: Gradients | None) -> A
 
 
 _FEW_ROWS = 64
-
-
-def _checked(mask: PyTree, params: PyTree) -> PyTree:
-    """The mask of the trained leaves as arrays, each of the shape of its leaf or of a number."""
-
-    def leaf(path, param, mask):
-        if param is None:  # not trained
-            return None
-        found = jnp.shape(mask)
-        if found not in ((), param.shape):
-            raise ValueError(
-                f"expected an update_mask of shape {param.shape} or () for "
-                f"{path_name(path)!r}, found {found}: give one entry per parameter, or one per leaf"
-            )
-        return at_once.as_array(mask, bool)
-
-    return jax.tree_util.tree_map_with_path(leaf, params, mask, is_leaf=lambda x: x is None)
-
-
-def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
-    """Entries of the tree where the mask is true, those of the other tree elsewhere."""
-    return tree if mask is None else jax.tree.map(jnp.where, mask, tree, other)
 
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
@@ -375,19 +354,20 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         state, info = carry
         params, rest = model.split(state.variables)
         key = jax.random.fold_in(state.key, state.step)
+        given = {**frozen, "step": state.step}
 
         def terms(params, batch, names):
             chosen = minimized if names is None else _only(minimized, names)
-            found, variables = chosen(model.join(params, rest), batch, frozen, key)
+            found, variables = chosen(model.join(params, rest), batch, given, key)
             found = found if names is None else {name: found[name] for name in names}
             return found, model.split(variables)[1]
 
         grads, found, moved = take(StepTerms(terms, key), params, batch)
-        loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
+        loss, grads = total(found), update_masks.choose(mask, grads, optax.tree.zeros_like(grads))
         value = loss.astype(_loss_dtype(params))
         updates, opt_state = update(values, grads, state.opt_state, params, value)
         # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
-        params = _choose(mask, optax.apply_updates(params, updates), params)
+        params = update_masks.choose(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
         info = FitInfo(
             *(old.at[state.step].set(new.astype(old.dtype)) for old, new in zip(info, row))

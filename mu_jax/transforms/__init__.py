@@ -1,5 +1,6 @@
 """Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
 
+from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.bad_teacher import bad_teacher
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
@@ -13,6 +14,7 @@ from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.grad_diff import grad_diff
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
+from mu_jax.transforms.l1_sparse import l1_sparse
 from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
@@ -27,6 +29,7 @@ from mu_jax.transforms.satimp import satimp
 from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
+from mu_jax.transforms.synflow_prune import synflow_prune
 from mu_jax.transforms.task_vector import task_vector
 from mu_jax.transforms.undial import undial
 from mu_jax.transforms.unsir import UNSIRInfo, unsir
@@ -38,6 +41,7 @@ __all__ = [
     "IAUInfo",
     "Info",
     "PDUInfo",
+    "PruneInfo",
     "RandomLabelsInfo",
     "SCRUBInfo",
     "SSDInfo",
@@ -57,6 +61,7 @@ __all__ = [
     "grad_diff",
     "gradient_ascent",
     "iau",
+    "l1_sparse",
     "magnitude_prune",
     "neg_grad_plus",
     "npo",
@@ -71,6 +76,7 @@ __all__ = [
     "scrub",
     "simnpo",
     "ssd",
+    "synflow_prune",
     "task_vector",
     "undial",
     "unsir",

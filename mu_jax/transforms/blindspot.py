@@ -16,7 +16,7 @@ from mu_jax.data.forget_retain import marked_mix
 from mu_jax.loops.batch_stats import refresh_statistics
 from mu_jax.loops.fit import FitInfo, fit
 from mu_jax.loops.labels import check_labels
-from mu_jax.mesh.shards import created_like
+from mu_jax.loops.update_masks import started_anew
 from mu_jax.model import Model
 from mu_jax.objectives.blindspot import Distance, Layers, attention_layers
 from mu_jax.objectives.blindspot import blindspot as blindspot_objective
@@ -156,7 +156,7 @@ def blindspot(
             model,
             supervised(model, training_mode=True),
             teacher_optimizer,
-            model.refresh(variables, created_like(variables, init, keys[0])),
+            started_anew(model, variables, init, keys[0]),
             retain,
             key=keys[1],
             epochs=teacher_epochs,

@@ -11,7 +11,7 @@ import optax
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
-from mu_jax.mesh.shards import created_like
+from mu_jax.loops.update_masks import started_anew
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
@@ -55,7 +55,7 @@ def retrain(
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, retain=retain)
         own_key = jax.random.fold_in(key, 0)
-        fresh = model.refresh(variables, created_like(variables, init, own_key))
+        fresh = started_anew(model, variables, init, own_key)
         result = fit(
             model,
             supervised(model, training_mode=training_mode),

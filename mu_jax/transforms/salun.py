@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from mu_jax import edits
 from mu_jax.data.checks import check_range
+from mu_jax.entries import saliency_mask
 from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
 from mu_jax.loops.phases import Phase, fit_phases
-from mu_jax.mesh.shards import on_automatic_axes, reduction
+from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.objectives.label_choices import chosen_labels
 from mu_jax.objectives.relabel import LabelRule, relabeled, uniform_label
@@ -153,40 +152,6 @@ def salun(
     return unlearn
 
 
-def saliency_mask(saliency: PyTree, fraction: jax.Array | float) -> PyTree:
-    """The entries of largest absolute value over all leaves together, a tree of Booleans.
-
-    Exactly `floor(fraction P)` of the P entries are chosen; of equal ones, those that come first.
-
-    Args:
-      saliency: a tree of arrays.
-      fraction: share of the entries, may be traced.
-
-    Cost: one sort.
-
-    Example:
-      >>> saliency_mask({"a": jnp.array([3.0, -4.0]), "b": jnp.array([[0.0], [3.0]])}, 0.5)
-      {'a': Array([ True,  True], dtype=bool), 'b': Array([[False],
-             [False]], dtype=bool)}
-    """
-    size = sum(leaf.size for leaf in jax.tree.leaves(saliency))
-    number = int(size * fraction) if isinstance(fraction, float | int) else size * fraction
-    return _largest(saliency, jnp.asarray(number, jnp.int32))
-
-
 @reduction
 def _share(xp: Any, mask: PyTree) -> jax.Array:
     return edits.mean(mask, xp=xp)
-
-
-@jax.jit
-def _largest(saliency: PyTree, number: jax.Array) -> PyTree:
-    def choose(saliency, number):
-        leaves, structure = jax.tree.flatten(saliency)
-        order = jnp.argsort(-jnp.abs(jnp.concatenate([x.ravel() for x in leaves])), stable=True)
-        chosen = jnp.zeros(order.size, bool).at[order].set(jnp.arange(order.size) < number)
-        parts = jnp.split(chosen, np.cumsum([x.size for x in leaves])[:-1])
-        masks = [mask.reshape(leaf.shape) for mask, leaf in zip(parts, leaves)]
-        return jax.tree.unflatten(structure, masks)
-
-    return on_automatic_axes(choose, saliency, number, like=saliency)

@@ -144,7 +144,9 @@ def test_low_rank_is_the_fit_of_adapters_and_their_merger():
 
 def test_masked_kernels_get_no_adapters():
     chosen = setting("raw")
-    unlearn = mu.masked(mu.low_rank(mu.finetune(chosen.model, SGD)), lambda name: name != "head")
+    unlearn = mu.masked(
+        mu.low_rank(mu.finetune(chosen.model, SGD), rank=2), lambda name: name != "head"
+    )
     after, _ = unlearn(KEY, chosen.variables, *chosen.sets())
     assert_identical(after.params["head"], chosen.variables.params["head"])
     assert (after.params["hidden"] != chosen.variables.params["hidden"]).any()

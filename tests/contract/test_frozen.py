@@ -65,3 +65,22 @@ def test_a_tree_of_bools_is_the_same_mask(case):
     by_predicate = mu.masked(case.build(chosen), is_head)(*given)
     for a, b in zip(jax.tree.leaves(by_tree), jax.tree.leaves(by_predicate), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.quick("finetune", "npo", some_methods=True)
+@every(variants="none")
+def test_held_entries_keep_every_bit(case):
+    chosen = case.setting("raw")
+    changes = {"optimizer": OPTIMIZERS["adamw"]} if case.takes("optimizer") else {}
+    before = chosen.model.params(chosen.variables)
+    mask = jax.tree.map(lambda x: np.asarray(x) > 0, before)
+    transform = mu.masked(case.build(chosen, **changes), mask)
+    after, info = jax.jit(transform)(jax.random.key(3), chosen.variables, *chosen.sets())
+    moved = jax.tree.map(lambda a, b: np.asarray(a) != b, chosen.model.params(after), before)
+    assert any(leaf.any() for leaf in jax.tree.leaves(moved))
+    for found, allowed in zip(*map(jax.tree.leaves, (moved, mask)), strict=True):
+        assert not found[~allowed].any()
+    share = sum(leaf.sum() for leaf in jax.tree.leaves(moved)) / sum(
+        leaf.size for leaf in jax.tree.leaves(moved)
+    )
+    np.testing.assert_allclose(info.edit.changed, share, rtol=1e-6)

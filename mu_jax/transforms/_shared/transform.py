@@ -125,7 +125,8 @@ def method(
 
         bind.words = words.call(factory.__name__, args, kwargs)  # type: ignore[attr-defined]
         bind.aim = getattr(factory, "aim", "removal")  # type: ignore[attr-defined]
-        bind(model)  # refuses wrong arguments here, not when the transform is called
+        unlearn = bind(model)  # refuses wrong arguments here, not when the transform is called
+        bind.kept = getattr(unlearn, "kept", None)  # type: ignore[attr-defined]
         return Transform(model, bind)
 
     return build
