@@ -79,8 +79,9 @@ class nearest_class_label:
     Cost: one forward pass over both sets; memory of one embedding for each example.
 
     References:
-      Y.-H. Chang and others: class unlearning by poisoning with the labels of near concepts
-      (arXiv:2405.15662), of which this is the rule alone.
+      W. Chang, T. Zhu, H. Xu, W. Liu, W. Zhou. Class Machine Unlearning for Complex Data via
+      Concepts Inference and Data Poisoning. arXiv:2405.15662, 2024. (The targeted labels alone,
+      without its bottleneck of concepts.)
     """
 
     layer: str | None = None
