@@ -227,5 +227,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
+        "l1_sparse": {**fit, "gamma": 5e-4},
         "retrain": recipe,
     }
