@@ -102,6 +102,15 @@ RECIPES = {
         MODEL, optax.adam(x), init=init, temperature=1 + x, scale=x
     ),
     "unsir": lambda x: of_the_last_class(mu.unsir(MODEL, optax.adam(x), penalty=x, copies=3)),
+    "l1_sparse": lambda x: mu.l1_sparse(MODEL, optax.sgd(x), gamma=x / 100, epochs=round(8 * x)),
+    "synflow_prune": lambda x: mu.synflow_prune(MODEL, x, rounds=5),
+    "salient": lambda x: mu.salient(mu.gradient_ascent(MODEL, optax.sgd(x)), x),
+    "pruned": lambda x: mu.chain(
+        mu.magnitude_prune(MODEL, x), mu.finetune(MODEL, optax.adamw(x), epochs=round(8 * x))
+    ),
+    "flora": lambda x: mu.low_rank(
+        mu.finetune(MODEL, optax.sgd(x)), mu.subspaces.FLoRA(2, x, lambda name: "kernel" in name)
+    ),
     "masked": lambda x: mu.masked(mu.ssd(MODEL, 1.0 + x), lambda name: name.endswith("kernel")),
     "masked twice": lambda x: mu.masked(
         mu.finetune(mu.restrict(MODEL, lambda name: "head" in name), optax.sgd(x)),

@@ -235,5 +235,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
         "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
+        "l1_sparse": {**fit, "gamma": 5e-4},
         "retrain": recipe,
     }

@@ -7,6 +7,7 @@ import pytest
 from recipes import WAYS, among, every
 
 import mu_jax as mu
+from mu_jax.loops import update_masks
 from mu_jax.model import path_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
@@ -69,7 +70,15 @@ def test_a_tree_of_bools_is_the_same_mask(case):
 
 @pytest.mark.quick("finetune", "npo", some_methods=True)
 @every(variants="none")
-def test_held_entries_keep_every_bit(case):
+def test_held_entries_keep_every_bit_and_every_fit_hears_of_them(case, monkeypatch):
+    heard, checked = [], update_masks.checked
+
+    def listening(*args):
+        found = checked(*args)
+        heard.append(found is not None)
+        return found
+
+    monkeypatch.setattr(update_masks, "checked", listening)
     chosen = case.setting("raw")
     changes = {"optimizer": OPTIMIZERS["adamw"]} if case.takes("optimizer") else {}
     before = chosen.model.params(chosen.variables)
@@ -84,3 +93,4 @@ def test_held_entries_keep_every_bit(case):
         leaf.size for leaf in jax.tree.leaves(moved)
     )
     np.testing.assert_allclose(info.edit.changed, share, rtol=1e-6)
+    assert all(heard) and bool(heard) == (info.steps > 1)

@@ -24,7 +24,7 @@ SUBSPACES = {
 }
 
 
-@pytest.mark.quick("*-raw", "ssf-linen", "flora-cnn", "sara-nnx", "ssf-bfloat16")
+@pytest.mark.quick("*-raw", "ssf-linen")
 @pytest.mark.parametrize("name", ["raw", "bfloat16", "linen", "nnx", "cnn"])
 @pytest.mark.parametrize("kind", SUBSPACES)
 def test_the_start_is_the_model_and_a_transform_moves_the_coordinates_alone(kind, name):
@@ -54,7 +54,7 @@ def convex():
     return model, start, mu.split(data, [1, 2, 3])
 
 
-@pytest.mark.quick("lora", "sara")
+@pytest.mark.quick("lora")
 @pytest.mark.parametrize("kind", ["lora", "flora", "sara", "thin"])
 def test_the_full_rank_reaches_the_loss_of_the_unrestricted_edit(kind):
     full = {"lora": LoRA(3, 3.0), "flora": FLoRA((4, 3), 1.0), "sara": SaRA(9.0), "thin": LoRA(1)}
@@ -156,6 +156,7 @@ def test_numbers_of_a_subspace_may_be_traced_and_count(kind):
     assert not np.allclose(*many["hidden"])
 
 
+@pytest.mark.quick("flora")
 @pytest.mark.parametrize("kind", SUBSPACES)
 def test_inside_a_chain_pruned_weights_stay_0_in_every_step(kind):
     chosen = setting("raw")
