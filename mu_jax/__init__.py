@@ -192,6 +192,7 @@ _SUBPACKAGES = frozenset(
         "probes",
         "reporting",
         "scoring",
+        "solvers",
         "statistics",
         "store",
         "suppression",
