@@ -112,7 +112,7 @@ class woodbury:
                 f"expected a damping above 0, found {damping}: a matrix of few examples has no "
                 "inverse without it, so give one"
             )
-        batch = _first_rows(problem.data, self.examples)
+        batch = first_rows(problem.data, self.examples)
         args = problem.variables, batch, jnp.asarray(damping)
         return _prepared(problem.model, *args)
 
@@ -135,13 +135,13 @@ class WoodburyInverse:
 
     def __call__(self, vector: PyTree) -> PyTree:
         """The inverse times a vector."""
-        rows = _Rows(self.model, self.variables, self.batch)
+        rows = Rows(self.model, self.variables, self.batch)
         inner = jax.scipy.linalg.cho_solve((self.factor, True), rows.times(vector))
         rest = added(vector, jnp.float32(-1), rows.transposed(inner))
         return jax.tree.map(lambda x: x / self.damping.astype(x.dtype), rest)
 
 
-class _Rows:
+class Rows:
     """G, the gradients of the losses, each times the root of its weight."""
 
     def __init__(self, model: Model, variables: PyTree, batch: Batch):
@@ -172,7 +172,7 @@ class _Rows:
         return jax.lax.map(lambda row: self.times(self.transposed(row)), basis)
 
 
-def _first_rows(data: Any, number: int) -> Batch:
+def first_rows(data: Any, number: int) -> Batch:
     """The first rows of a set, as one batch on no mesh."""
     if hasattr(data, "take"):
         data = data.take(np.arange(min(number, data.num_examples)))
@@ -185,7 +185,7 @@ def _first_rows(data: Any, number: int) -> Batch:
 def _prepared(model, variables, batch, damping):
     batch = counted(model, batch)
     batch = batch._replace(weight=batch.weight / total_weight(batch.weight))
-    gram = _Rows(model, variables, batch).gram()
+    gram = Rows(model, variables, batch).gram()
     factor = jnp.linalg.cholesky(gram + damping.astype(gram.dtype) * jnp.eye(len(gram)))
     return WoodburyInverse(model, variables, batch, factor, damping)
 
@@ -193,7 +193,7 @@ def _prepared(model, variables, batch, damping):
 @compiled
 def _solved(model, inverse, vector):
     value, m = inverse(vector), inverse.factor.shape[0]
-    rows = _Rows(model, inverse.variables, inverse.batch)
+    rows = Rows(model, inverse.variables, inverse.batch)
     again = added(rows.transposed(rows.times(value)), inverse.damping, value)
     left = norm(added(vector, jnp.float32(-1), again))
     size = norm(vector)
