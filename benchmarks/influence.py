@@ -110,11 +110,13 @@ def step(name: str) -> Any:
     return run
 
 
-def errors(pair: tuple[int, int], ks: tuple[int, ...] = KS) -> dict[str, np.ndarray]:
-    """`|theta_step - theta_retrained| / |theta|` of every step for every k, f64[len(ks)]."""
+def errors(
+    pair: tuple[int, int], ks: tuple[int, ...] = KS, names: tuple[str, ...] = tuple(STEPS)
+) -> dict[str, np.ndarray]:
+    """`|theta_step - theta_retrained| / |theta|` of the steps for every k, f64[len(ks)]."""
     case = problem(pair)
     start = minimum(case, np.ones(len(case.targets)))
-    found: dict[str, list[float]] = {name: [] for name in (MOVE, *STEPS)}
+    found: dict[str, list[float]] = {name: [] for name in (MOVE, *names)}
     with jax.enable_x64(True):
         for k in ks:
             forget, retain = sets(case, k)

@@ -49,6 +49,7 @@ def product(curvature, given=None, vector=None, l2=0.0):
     return curvature_product(MODEL, start, given, vector, curvature=curvature, l2=l2)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def dense(curvature):
     """The matrix, from every entry of the Jacobian and of the Hessian."""
     given, (flat, tree) = data(), ravel_pytree(params())

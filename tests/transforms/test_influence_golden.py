@@ -81,7 +81,7 @@ def test_the_largest_eigenvalue():
     np.testing.assert_allclose(found, GOLDEN["ggn/largest_eigenvalue"], rtol=1e-10)
 
 
-@pytest.mark.quick("0.1-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damping", "key"), [(0.1, "ggn/solution"), (0.01, "ggn/solution_damping_0.01")]
 )
