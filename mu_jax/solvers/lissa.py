@@ -166,7 +166,7 @@ def largest_eigenvalue(problem: Problem, *, iterations: int = 20) -> jax.Array:
 class _PowerState(NamedTuple):
     u: PyTree
     value: jax.Array
-    count: jax.Array
+    turn: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -175,7 +175,7 @@ class _Power:
     iterations: jax.Array
 
     def going(self, state: _PowerState) -> jax.Array:
-        return state.count < self.iterations
+        return state.turn < self.iterations
 
     def asks(self, state: _PowerState) -> PyTree:
         return state.u
@@ -183,7 +183,7 @@ class _Power:
     def step(self, state: _PowerState, product: PyTree) -> _PowerState:
         size = norm(product)
         u = jax.tree.map(lambda x: x / jnp.where(size > 0, size, 1).astype(x.dtype), product)
-        return _PowerState(u, size, state.count + 1)
+        return _PowerState(u, size, state.turn + 1)
 
 
 @jax.jit
@@ -201,7 +201,7 @@ def _power_start(params: PyTree) -> _PowerState:
 class _State(NamedTuple):
     u: PyTree
     residual: jax.Array
-    count: jax.Array
+    turn: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +215,7 @@ class _Rule:
     published: jax.Array
 
     def going(self, state: _State) -> jax.Array:
-        more = state.count < self.iterations
+        more = state.turn < self.iterations
         return more & (state.residual > self.tolerance) & (state.residual < _DIVERGED)
 
     def asks(self, state: _State) -> PyTree:
@@ -228,7 +228,7 @@ class _Rule:
         extra = jnp.asarray(self.damping) * (1 / scale - 1)
         change = added(change, jnp.where(self.published, extra, 0), state.u)
         residual = norm(change) / norm(self.target)
-        return _State(added(state.u, jnp.float32(1), change), residual, state.count + 1)
+        return _State(added(state.u, jnp.float32(1), change), residual, state.turn + 1)
 
 
 @jax.jit
@@ -242,8 +242,8 @@ def _solution(rule: _Rule, state: _State, turns: int) -> Solution:
     scale, damping = (jnp.asarray(x, state.residual.dtype) for x in (rule.scale, rule.damping))
     value = jax.tree.map(lambda u: u / scale.astype(u.dtype), state.u)
     details = LissaInfo(
-        iterations=state.count,
-        products=state.count + turns,
+        iterations=state.turn,
+        products=state.turn + turns,
         residual_norm=state.residual,
         scale=scale,
         effective_damping=jnp.where(rule.published, scale, 1) * damping,

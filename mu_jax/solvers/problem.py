@@ -111,7 +111,7 @@ class InverseCurvature:
 
     Args:
       solver: such as `mu.solvers.conjugate_gradients()`.
-      damping: added to the curvature; default 1e-3, as of `mu.influence`. May be traced.
+      damping: added to the curvature; default 1e-2, as of `mu.influence`. May be traced.
       curvature: "gauss_newton" (default) or "hessian".
 
     Raises:
@@ -119,7 +119,7 @@ class InverseCurvature:
     """
 
     solver: Solver
-    damping: jax.Array | float = 1e-3
+    damping: jax.Array | float = 1e-2
     curvature: Curvature = "gauss_newton"
 
     def __post_init__(self) -> None:
