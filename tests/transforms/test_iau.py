@@ -264,11 +264,14 @@ def test_a_step_that_is_too_small_says_so():
 # --- with curvature ---
 
 
-def preconditioned(damping, sets=None):
+SETS = RAW.sets()
+
+
+def preconditioned(damping, sets=SETS):
     solver = mu.solvers.conjugate_gradients(iterations=6, tolerance=0)
     inverse = mu.solvers.InverseCurvature(solver, damping=damping)
     unlearn = mu.iau(MODEL, optax.sgd(1.0), scale_by_fraction=True, inverse_curvature=inverse)
-    after, info = mu.watched(unlearn, False)(KEY, VARIABLES, *(sets or RAW.sets()))
+    after, info = mu.watched(unlearn, False)(KEY, VARIABLES, *sets)
     return after.params, info.details
 
 
