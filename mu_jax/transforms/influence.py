@@ -17,7 +17,7 @@ from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.solvers.conjugate_gradients import conjugate_gradients
-from mu_jax.solvers.problem import Problem, Solver
+from mu_jax.solvers.problem import Problem, Solver, check_repeatable
 from mu_jax.statistics import collect, mean_gradient
 from mu_jax.statistics.accumulator import mean_of
 from mu_jax.statistics.curvature.products import Curvature, check_curvature
@@ -116,8 +116,8 @@ def influence(
       `info.details` is an `InfluenceInfo`.
 
     Raises:
-      ValueError: an unknown formula or curvature, a negative damping or l2, sets that overlap or
-        are empty, batches that can be walked through once only.
+      ValueError: an unknown formula or curvature, a negative damping, l2 or alpha, sets that
+        overlap or are empty, batches that can be walked through once only.
 
     Cost: one gradient pass over both sets, and the products of the solver: one pass over all (or
     the retained) data for each iteration; memory of about six trees like the parameters.
@@ -149,8 +149,7 @@ def influence(
       >>> unlearn(jax.random.key(0), trained, forget, retain)[0].params  # the mean of the rest
       Array([2.], dtype=float32)
     """
-    check_range(damping=damping, l2=l2)
-    check_range(-np.inf, alpha=alpha)
+    check_range(damping=damping, l2=l2, alpha=alpha)
     check_curvature(curvature)
     if formula not in _FORMULAS:
         raise ValueError(
@@ -161,6 +160,7 @@ def influence(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         del key
+        check_repeatable(forget if of_all else (), retain)
         check_labels(model, variables, forget=forget, retain=retain)
         params = model.params(variables)
         statistic = mean_gradient(model)
