@@ -245,9 +245,10 @@ FLOORS = (
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
     {"statistics", "objectives", "edits", "adapters", "entries", "pruning"},
+    {"solvers"},
     {"attribution"},
     {"transforms"},
-    {"combinators", "subspaces", "ensembles", "probes", "suppression"},
+    {"combinators", "exact", "subspaces", "ensembles", "probes", "suppression"},
     {"reporting"},
     {"scoring"},
     {"tuning"},

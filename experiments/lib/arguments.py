@@ -20,6 +20,7 @@ from experiments.lib import configurations
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
 _OBJECTS |= {"label_rule", "noise_optimizer", "repair_optimizer"}
+_OBJECTS |= {"inverse_curvature", "solver"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
@@ -71,6 +72,8 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
             found["weight_decay"] = Argument(number, False)
     if "label_rule" in parameters:  # a whole number is one and the same class for all
         found["label_rule"] = Argument(LABEL_RULES | int, False)
+    if "solver" in parameters:
+        found["solver"] = Argument(str, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found
@@ -233,6 +236,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "bad_teacher": adam,
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
+        "influence": {"damping": 1e-2},
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
         "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
         "l1_sparse": {**fit, "gamma": 5e-4},

@@ -89,6 +89,21 @@ def _initialized(factory: Callable[..., mu.Transform]) -> Build:
     return build
 
 
+SOLVERS: dict[str, Callable[[], Any]] = {
+    "conjugate_gradients": mu.solvers.conjugate_gradients,
+    "lissa": mu.solvers.lissa,
+    "woodbury": mu.solvers.woodbury,
+    "rank_one_reference": mu.solvers.rank_one_reference,
+}
+
+
+def _influence(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    rest = dict(arguments)
+    if "solver" in rest:
+        rest["solver"] = lookup(SOLVERS, rest["solver"], "solver")()
+    return mu.influence(task.model, **rest)
+
+
 METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
@@ -105,6 +120,7 @@ METHODS: dict[str, Build] = {
     "l1_sparse": _fitted(mu.l1_sparse),
     "task_vector": _fitted(mu.task_vector),
     "unsir": _fitted(mu.unsir),
+    "influence": _influence,
     "retrain": _initialized(mu.retrain),
 }
 

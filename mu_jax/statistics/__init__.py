@@ -1,5 +1,6 @@
 """Streamed statistics: sums over examples that can be saved, merged and continued."""
 
+from mu_jax.statistics import curvature
 from mu_jax.statistics.accumulator import Accumulator, Statistic, fingerprint
 from mu_jax.statistics.collecting import collect
 from mu_jax.statistics.gradients import mean_gradient
@@ -9,6 +10,7 @@ __all__ = [
     "Accumulator",
     "Statistic",
     "collect",
+    "curvature",
     "fingerprint",
     "importance",
     "importance_routes",
