@@ -19,6 +19,7 @@ from experiments.lib import configurations
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
+_OBJECTS |= {"inverse_curvature", "solver"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
 _CLASSIFICATION_ONLY = ("dmm",)  # its attribution is of margins
@@ -65,6 +66,8 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
         found |= {"optimizer": Argument(str, True), "learning_rate": Argument(number, True)}
         if method != "dmm":
             found["weight_decay"] = Argument(number, False)
+    if "solver" in parameters:
+        found["solver"] = Argument(str, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found
@@ -226,6 +229,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
+        "influence": {"damping": 1e-3},
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
         "retrain": recipe,
     }

@@ -84,6 +84,21 @@ def _retrain(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tran
     return mu.retrain(task.model, init=task.init, **_with_optimizer(arguments))
 
 
+SOLVERS: dict[str, Callable[[], Any]] = {
+    "conjugate_gradients": mu.solvers.conjugate_gradients,
+    "lissa": mu.solvers.lissa,
+    "woodbury": mu.solvers.woodbury,
+    "rank_one_reference": mu.solvers.rank_one_reference,
+}
+
+
+def _influence(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    rest = dict(arguments)
+    if "solver" in rest:
+        rest["solver"] = lookup(SOLVERS, rest["solver"], "solver")()
+    return mu.influence(task.model, **rest)
+
+
 METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
@@ -96,6 +111,7 @@ METHODS: dict[str, Build] = {
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
     "task_vector": _fitted(mu.task_vector),
+    "influence": _influence,
     "retrain": _retrain,
 }
 

@@ -10,19 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.sparse.linalg
 import numpy as np
-import optax
 
 from mu_jax import _at_once as at_once
-from mu_jax._tracing import cached, compiled
+from mu_jax._tracing import cached
 from mu_jax.data.batches import ids_of, is_concrete
-from mu_jax.loops.labels import counted
 from mu_jax.loops.predict import map_rows, unweighted
-from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
-from mu_jax.statistics.accumulator import Statistic
+from mu_jax.solvers.conjugate_gradients import conjugate_gradients
+from mu_jax.solvers.problem import Problem
 from mu_jax.statistics.collecting import collect
+from mu_jax.statistics.curvature.products import curvature_sums
 from mu_jax.statistics.gradients import mean_gradient
 
 PyTree = Any
@@ -125,7 +123,7 @@ def gauss_newton_direction(
     Args:
       model: the model.
       variables: one trained model.
-      data: the training set, array-backed `Batches`.
+      data: the training set.
       forget: the group.
       weight_decay: coefficient wd of `wd/2 |theta|^2` beside the mean loss in training; positive.
       tolerance: residual relative to the right-hand side.
@@ -137,16 +135,23 @@ def gauss_newton_direction(
     Raises:
       ValueError: the residual is still too large after `max_iterations`.
 
-    Cost: one pass over `data` per iteration, of about three gradients; memory of five trees.
+    Cost: that of `mu.solvers.conjugate_gradients`, and one more pass over `data`.
     """
     gradient = collect(mean_gradient(model), variables, forget).sum
-    target = jax.tree.map(lambda g, p: -g.astype(p.dtype), gradient, model.params(variables))
-    damping = jnp.asarray(weight_decay)
-    direction, residual = _conjugate_gradients(
-        model, variables, data, target, (damping, tolerance, max_iterations)
+    problem = Problem(model, variables, data, "gauss_newton", weight_decay)
+    solve = conjugate_gradients(iterations=max_iterations, tolerance=tolerance)
+    solution, details = solve(problem, gradient)
+    _check_residual(details.residual_norm, tolerance, max_iterations)
+    number = collect(curvature_sums(model), (variables, solution), data).weight
+    return _direction(model.params(variables), solution, number)
+
+
+@at_once.elementwise
+def _direction(xp: Any, params: PyTree, solution: PyTree, number: jax.Array) -> PyTree:
+    """The solution for the mean over `number` examples as that for their sum, sign turned."""
+    return jax.tree.map(
+        lambda p, x: (-x / number.astype(x.dtype)).astype(p.dtype), params, solution
     )
-    _check_residual(residual, tolerance, max_iterations)
-    return direction
 
 
 def multiplier(predicted: jax.Array, observed: jax.Array) -> jax.Array:
@@ -172,48 +177,6 @@ def _effect_rows(model: Model) -> Callable:
     return lambda batch, variables, direction: group_effect(
         model, variables, direction, batch.inputs
     )
-
-
-@cached(maxsize=64)
-def _gauss_newton_product(model: Model) -> Statistic:
-    """`sum_i w_i J_i^T H_i J_i v`, for variables `(variables, v)`."""
-
-    def terms(given, batch):
-        variables, vector = given
-        batch = counted(model, batch)
-        params, state = model.split(variables)
-        predict = functools.partial(_predict, model, state, batch.inputs)
-        outputs, push = jax.linearize(predict, params)
-
-        def total(outputs):
-            return weighted_sum(model.per_example(outputs, batch), batch.weight)
-
-        curved = jax.jvp(jax.grad(total), (outputs,), (push(vector),))[1]
-        return jax.linear_transpose(push, params)(curved)[0], total_weight(batch.weight)
-
-    return Statistic(terms, lambda given: model.params(given[0]), "Gauss-Newton product")
-
-
-@compiled
-def _conjugate_gradients(
-    model: Model, variables: PyTree, data: Any, target: PyTree, settings: tuple
-) -> tuple[PyTree, jax.Array]:
-    """The solution, and the norm of what it leaves, relative to that of the target."""
-    weight_decay, tolerance, max_iterations = settings
-    statistic = _gauss_newton_product(model)
-
-    def product(vector):
-        curved = collect(statistic, (variables, vector), data)
-
-        def damp(c, v):
-            scale = curved.weight.astype(v.dtype) * weight_decay.astype(v.dtype)
-            return c.astype(v.dtype) + scale * v
-
-        return jax.tree.map(damp, curved.sum, vector)
-
-    solution, _ = jax.scipy.sparse.linalg.cg(product, target, tol=tolerance, maxiter=max_iterations)
-    rest = optax.tree.sub(target, product(solution))
-    return solution, optax.tree.norm(rest) / optax.tree.norm(target)
 
 
 def _check_residual(residual: jax.Array, tolerance: float, max_iterations: int) -> None:

@@ -105,6 +105,33 @@ class Solver(Protocol):
         """An x, and what the solver reports of itself."""
 
 
+@dataclasses.dataclass(frozen=True)
+class InverseCurvature:
+    """A solver with the damping and the curvature that it is to invert, for `mu.iau`.
+
+    Args:
+      solver: such as `mu.solvers.conjugate_gradients()`.
+      damping: added to the curvature; default 1e-3, as of `mu.influence`. May be traced.
+      curvature: "gauss_newton" (default) or "hessian".
+
+    Raises:
+      ValueError: an unknown curvature, a negative damping.
+    """
+
+    solver: Solver
+    damping: jax.Array | float = 1e-3
+    curvature: Curvature = "gauss_newton"
+
+    def __post_init__(self) -> None:
+        check_curvature(self.curvature)
+        check_range(0, damping=self.damping)
+
+    def __call__(self, model: Model, variables: PyTree, data: Any, vector: PyTree) -> Solution:
+        """The inverse curvature of the mean loss over `data` times a vector."""
+        problem = Problem(model, variables, data, self.curvature, self.damping)
+        return self.solver(problem, vector)
+
+
 Inverse = Callable[[PyTree], PyTree]
 
 

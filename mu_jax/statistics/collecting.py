@@ -58,7 +58,7 @@ def collect(
     """
     batches, mesh, axis = _fit_to_devices(batches, statistic.group_size)
     if mesh is not None:
-        variables, resume = _on(mesh, (variables, resume))
+        variables, resume = on_mesh(mesh, (variables, resume))
     start = statistic.init(variables)
     if resume is not None:
         start.merge(resume)
@@ -84,7 +84,7 @@ def _step(statistic: Statistic | MeshStatistic) -> Callable:
     return step
 
 
-def _on(mesh: Mesh, tree: PyTree) -> PyTree:
+def on_mesh(mesh: Mesh, tree: PyTree) -> PyTree:
     """Let arrays that lie elsewhere lie on every device of the mesh."""
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
     return enter(tree, mesh) if traced else place(tree, mesh)

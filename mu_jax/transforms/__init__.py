@@ -12,6 +12,7 @@ from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.grad_diff import grad_diff
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
+from mu_jax.transforms.influence import InfluenceInfo, influence
 from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
@@ -33,6 +34,7 @@ __all__ = [
     "BlindspotInfo",
     "CodeEraserInfo",
     "IAUInfo",
+    "InfluenceInfo",
     "Info",
     "PDUInfo",
     "SCRUBInfo",
@@ -51,6 +53,7 @@ __all__ = [
     "grad_diff",
     "gradient_ascent",
     "iau",
+    "influence",
     "magnitude_prune",
     "neg_grad_plus",
     "npo",

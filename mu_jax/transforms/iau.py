@@ -16,6 +16,7 @@ from mu_jax.loops import lifting
 from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import bare, on_automatic_axes, reduction
 from mu_jax.model import Model
+from mu_jax.solvers.problem import InverseCurvature
 from mu_jax.statistics import Accumulator, collect, mean_gradient
 from mu_jax.statistics.accumulator import mean_of
 from mu_jax.transforms._shared.transform import Unlearn, method, passes, report
@@ -33,6 +34,7 @@ class IAUInfo(NamedTuple):
       predicted_forget_change, predicted_retain_change: first-order change of the mean losses,
         `<g_f, delta>` and `<g_r, delta>`.
       stale: whether a given full gradient belongs to other variables.
+      solver: what the solver of `inverse_curvature` reports of itself; () without one.
     """
 
     forget_gradient_norm: jax.Array
@@ -43,12 +45,15 @@ class IAUInfo(NamedTuple):
     predicted_forget_change: jax.Array
     predicted_retain_change: jax.Array
     stale: jax.Array
+    solver: Any = ()
 
     def messages(self) -> list[str]:
-        """A sentence if the stored gradient is stale."""
+        """What the solver says, and a sentence if the stored gradient is stale."""
+        own = getattr(self.solver, "messages", None)
+        found = list(own()) if own else []
         if np.any(np.asarray(self.stale)):
-            return ["The full gradient belongs to other variables: compute it again."]
-        return []
+            found.append("The full gradient belongs to other variables: compute it again.")
+        return found
 
 
 @method
@@ -59,6 +64,7 @@ def iau(
     scale_by_fraction: bool = False,
     retain_weight: jax.Array | float = 1.0,
     full_gradient: Accumulator | None = None,
+    inverse_curvature: InverseCurvature | None = None,
 ) -> Unlearn:
     """Influence approximation: one fresh optimizer step on `G = g_retain - g_forget`.
 
@@ -71,14 +77,16 @@ def iau(
     | reference | `iau(model, optax.adam(1e-3))` |
     | scale-aware | `iau(model, optax.sgd(eta), scale_by_fraction=True)` |
     | normalized | `iau(model, mu.edits.normalized(s), scale_by_fraction=True)`, see note |
-    | preconditioned | `iau(model, optax.chain(solve, optax.sgd(1.0)), scale_by_fraction=True)` |
+    | preconditioned | `iau(model, optax.sgd(1.0), scale_by_fraction=True, inverse_curvature=...)` |
     | ascent only | `retain_weight=0` |
 
     Adam's first step moves every weight whose gradient is not 0 by its learning rate, whatever the
     size of the request: tune that rate for each model against a retrained one, or use a
     scale-aware mode, where the step follows rho. A step that is normalized forgets the scale of
-    what it is given, so there rho multiplies the finished update. `solve` is any stateless optax
-    transformation that applies an inverse curvature. Do not use an optimizer with weight decay.
+    what it is given, so there rho multiplies the finished update. Preconditioned, the optimizer
+    takes its step on `(C + damping I)^-1 G` with the curvature C of the retained data; with
+    `optax.sgd(1.0)` that is `mu.influence(model, formula="reweighted_newton")`. Do not use an
+    optimizer with weight decay.
 
     Args:
       model: the model.
@@ -88,6 +96,8 @@ def iau(
       retain_weight: multiplies `g_retain`; 1 in the reference, 0 switches the correction off.
       full_gradient: the stored mean gradient over all training data at these variables; a request
         then needs the forget set only, exactly: `g_retain = (n g - n_f g_f) / (n - n_f)`.
+      inverse_curvature: multiplies G, such as
+        `mu.solvers.InverseCurvature(mu.solvers.conjugate_gradients(), damping=1e-3)`; default none.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key is not used, and
@@ -97,7 +107,8 @@ def iau(
       ValueError: sets that overlap or are empty; a full gradient of other variables.
 
     Cost: one forward and backward pass over retain and forget, or over forget alone with
-    `full_gradient`; memory of two gradients beside the parameters.
+    `full_gradient`; memory of two gradients beside the parameters. With `inverse_curvature` also
+    the products of its solver, each a pass over the retained data.
 
     Differences from the reference program (`Lolo1222/IAU`):
       1. Inference mode (the program never leaves training mode, which its network cannot notice).
@@ -134,6 +145,11 @@ def iau(
         rho = _fraction(part.weight, rest.weight)
         sums = part.sum, part.weight, rest.sum, rest.weight
         direction = _direction(*sums, retain_weight)
+        solver: Any = ()
+        if inverse_curvature is not None:
+            direction, solver = inverse_curvature(model, variables, retain, direction)
+            products = getattr(solver, "products", 0)
+            read = passes(read, _scale(rest.weight, products))
         updates = _fresh_step(optimizer, direction, params)
         if scale_by_fraction:
             updates = _scale(updates, rho)
@@ -145,7 +161,7 @@ def iau(
             (forget, retain),
             steps=1,
             example_passes=read,
-            details=_details(part, rest, updates, retain_weight, rho),
+            details=_details(part, rest, updates, retain_weight, rho)._replace(solver=solver),
         )
 
     return unlearn

@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "teacher_optimizer": lambda setting: _SGD,
     "alpha": lambda setting: 1.3,
     "dampening": lambda setting: 0.7,
+    "damping": lambda setting: 0.3,
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
     "beta": lambda setting: 0.3,

@@ -201,10 +201,10 @@ NUMBERS = (
         ("tests/data/test_checks.py", "tests/transforms/test_magnitude_prune.py"),
     ),
     Mutation(
-        "conjugate gradients in float64 are damped by a float32 weight",
-        "mu_jax/attribution/group_effects.py",
-        "scale = curved.weight.astype(v.dtype) * weight_decay.astype(v.dtype)",
-        "scale = (curved.weight * weight_decay).astype(jnp.float32).astype(v.dtype)",
+        "conjugate gradients in float64 are damped by a float32 number",
+        "mu_jax/statistics/curvature/products.py",
+        "return mean + xp.asarray(l2, mean.dtype) * v",
+        "return mean + xp.asarray(l2, 'float32').astype(mean.dtype) * v",
         ("tests/test_float64.py::test_conjugate_gradients_are_damped_by_the_exact_weight",),
     ),
     Mutation(
