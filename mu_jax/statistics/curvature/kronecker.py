@@ -120,7 +120,7 @@ def kfac(
       >>> [factor.round(4).tolist() for factor in sums[""]]
       [[[[4.0, 0.0], [0.0, 4.0]]], [[[4.0]]], 2.0]
     """
-    _check(labels)
+    check_labels_kind(labels)
 
     names, drawing = layers.names, _Drawing(model, layers, labels, seed, real or _real)
 
@@ -165,7 +165,7 @@ def ekfac(
       T. George, C. Laurent, X. Bouthillier, N. Ballas, P. Vincent. Fast Approximate Natural
       Gradient Descent in a Kronecker-factored Eigenbasis. NeurIPS 2018.
     """
-    _check(labels)
+    check_labels_kind(labels)
 
     drawing = _Drawing(model, layers, labels, seed, real or _real)
 
@@ -273,7 +273,8 @@ def _real(batch: Batch) -> jax.Array | None:
     return (inputs.segment != 0).astype(jnp.float32) if isinstance(inputs, Tokens) else None
 
 
-def _check(labels: str) -> None:
+def check_labels_kind(labels: str) -> None:
+    """Refuse unknown labels."""
     known = get_args(Labels)
     if labels not in known:
         raise ValueError(f"expected labels among {', '.join(known)}, found {labels!r}: choose one")
