@@ -25,7 +25,7 @@ from mu_jax.statistics._engine.chunks import (
     rows_at_once,
     sum_in_chunks,
 )
-from mu_jax.statistics._engine.contractions import squared_norm, sum_copies, sum_factors
+from mu_jax.statistics._engine.contractions import formed, squared_norm, sum_copies, sum_factors
 from mu_jax.statistics._engine.matrices import Convolution, replay
 from mu_jax.statistics._engine.products import Program
 from mu_jax.statistics._engine.taps import gradients, sum_dtype
@@ -33,6 +33,7 @@ from mu_jax.statistics._engine.taps import gradients, sum_dtype
 Array = jax.Array
 PyTree = Any
 
+_GRADIENTS = 2**26  # entries of gradients that are formed at once
 _SMALL = 2**14  # entries; below, one gradient per example costs next to nothing
 
 
@@ -126,6 +127,55 @@ def squared_norms(
     size = length(rows)
     chunks = in_chunks(rows, chunk_size or rows_at_once(program, leaves))
     return norms(rows) if chunks is None else lax.map(norms, chunks).reshape(-1)[:size]
+
+
+def map_gradients(
+    function: Callable[[PyTree], PyTree],
+    losses: Losses,
+    params: PyTree,
+    rows: PyTree,
+    *,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Apply a function to the gradients of some rows at a time; they are never all there at once.
+
+    Args:
+      function: from a tree of gradients `[b, ...]`, shaped like `params` but for the leading axis,
+        to a tree of `[b, ...]`.
+      losses, params, rows, chunk_size: as of `sum_of_squares`.
+
+    Returns:
+      What the function gives, `[B, ...]`, in the order of the rows.
+
+    Cost: one forward and one backward pass; memory of the gradients of one chunk.
+
+    Example:
+      >>> losses = lambda w, rows: jnp.square(rows[0] @ w - rows[1]) / 2
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 3.0])
+      >>> map_gradients(lambda g: g.sum(1), losses, jnp.zeros(2), rows)
+      Array([-1., -9.], dtype=float32)
+    """
+    program, leaves, rows = prepare(losses, params, rows)
+
+    def of_chunk(rows: PyTree) -> PyTree:
+        found, copies = gradients(program, leaves, rows)
+        for leaf, own in found.items():
+            back = program.uses[leaf].back
+            copies[leaf] = jax.vmap(functools.partial(replay, back))(formed(own))
+        shape = (length(rows),)
+        each = [
+            copies.get(k, jnp.zeros(shape + leaf.shape, sum_dtype(leaf)))
+            for k, leaf in enumerate(leaves)
+        ]
+        return function(jax.tree.unflatten(jax.tree.structure(params), each))
+
+    size = length(rows)
+    few = max(1, _GRADIENTS // sum(leaf.size for leaf in leaves))
+    chunks = in_chunks(rows, chunk_size or min(few, rows_at_once(program, leaves)))
+    if chunks is None:
+        return of_chunk(rows)
+    found = lax.map(of_chunk, chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
 
 
 def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
