@@ -35,6 +35,7 @@ def found_of(name, labels="expected"):
     return curvature.kronecker_factors(case.model, case.variables, case.data(), labels=labels)
 
 
+@pytest.mark.quick("dense-model", "convolution-expected")
 @pytest.mark.parametrize("labels", ["model", "expected", "data"])
 @pytest.mark.parametrize("name", CASES)
 def test_factors_are_those_of_a_loop(name, labels):
@@ -49,6 +50,7 @@ def test_factors_are_those_of_a_loop(name, labels):
         np.testing.assert_allclose(own.count, count, **CLOSE)
 
 
+@pytest.mark.quick("dense-model", "convolution-expected")
 @pytest.mark.parametrize("labels", ["model", "expected", "data"])
 @pytest.mark.parametrize("name", CASES)
 def test_eigenvalues_are_those_of_a_loop(name, labels):
@@ -61,6 +63,7 @@ def test_eigenvalues_are_those_of_a_loop(name, labels):
         np.testing.assert_allclose(found.eigenvalues.sum[own][0], squares, **CLOSE)
 
 
+@pytest.mark.quick("convolution")
 @pytest.mark.parametrize("name", CASES)
 def test_the_inverse_is_that_of_the_kronecker_product(name):
     case, found = case_of(name), found_of(name)
@@ -103,6 +106,7 @@ def test_other_leaves_have_the_diagonal_of_the_fisher():
     np.testing.assert_allclose(scale, expected, **CLOSE)
 
 
+@pytest.mark.quick("convolution")
 @pytest.mark.parametrize("name", CASES)
 def test_damping_of_its_own_is_a_tenth_of_the_mean_eigenvalue(name):
     found = found_of(name)
@@ -154,6 +158,7 @@ EXACT = {
 }
 
 
+@pytest.mark.quick("a linear layer and squared errors-kfac")
 @pytest.mark.parametrize("eigenvalues", [False, True], ids=["kfac", "ekfac"])
 @pytest.mark.parametrize("name", EXACT)
 def test_where_the_factors_are_exact(name, eigenvalues):
@@ -165,6 +170,7 @@ def test_where_the_factors_are_exact(name, eigenvalues):
     np.testing.assert_allclose(matrix_of(found, variables.params), expected, **CLOSE)
 
 
+@pytest.mark.slow
 def test_eigenvalues_bring_the_matrix_nearer():
     case, found = case_of("dense"), found_of("dense")
     exact = gauss_newton(case.model, case.variables, case.data())
@@ -176,6 +182,7 @@ def test_eigenvalues_bring_the_matrix_nearer():
     assert full < 0.9 * plain
 
 
+@pytest.mark.slow
 def test_sums_of_parts_are_merged_and_taken_out():
     case, whole = case_of("convolution"), found_of("convolution", "model")
     collect = functools.partial(curvature.kronecker_factors, case.model, case.variables, like=whole)
@@ -196,6 +203,7 @@ def close(found, expected, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_batches_do_not_matter(batch_size):
     case, whole = case_of("convolution"), found_of("convolution", "model")
@@ -206,6 +214,7 @@ def test_batches_do_not_matter(batch_size):
     close(found.eigenvalues.sum, whole.eigenvalues.sum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 def test_meshes_do_not_matter(kind):
     case, whole = case_of("convolution"), found_of("convolution", "model")
@@ -218,6 +227,7 @@ def test_meshes_do_not_matter(kind):
     close(solved, whole.inverse(0.1)(params(case)))
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_from_the_model():
     """The mean over many draws is what is expected."""
     case = case_of("dense")
