@@ -44,6 +44,10 @@ def shared(p, x):
     return jnp.tanh(jnp.tanh(x @ p["u2"] + p["b2"]) @ p["u2"] + p["b2"])
 
 
+def twice(y, b):
+    return jnp.tanh(y + b) * y
+
+
 ALIKE = {
     "a reshaped output": lambda p, x: (x @ p["w"]).reshape(-1, 2, 2) + p["b"].reshape(2, 2),
     "a transposed output": lambda p, x: (x @ p["w"]).T + p["b"][:, None],
@@ -52,9 +56,7 @@ ALIKE = {
 }
 OTHERS = {
     "scaled before": lambda p, x: 2 * (x @ p["w"]) + p["b"],
-    "whose output is read without it": lambda p, x: [
-        jnp.tanh(y + p["b"]) * y for y in [x @ p["w"]]
-    ][0],
+    "whose output is read without it": lambda p, x: twice(x @ p["w"], p["b"]),
     "of one use of two": lambda p, x: jnp.tanh(x @ p["w"] + p["b"]) * (x @ p["w"]).sum(),
     "subtracted": lambda p, x: x @ p["w"] - p["b"],
     "used twice": lambda p, x: (x @ p["w"] + p["b"]) * p["b"],

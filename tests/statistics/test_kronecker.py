@@ -47,7 +47,7 @@ def test_factors_are_those_of_a_loop(name, labels):
         own = found.factors.sum["layers"][layer]
         np.testing.assert_allclose(own.inputs[0], inputs, **CLOSE)
         np.testing.assert_allclose(own.outputs[0], outputs, **CLOSE)
-        np.testing.assert_allclose(own.count, count, **CLOSE)
+        np.testing.assert_allclose(own.positions, count, **CLOSE)
 
 
 @pytest.mark.quick("dense-model", "convolution-expected")
@@ -261,7 +261,7 @@ def test_padding_is_in_no_sum_and_no_count():
     own = mu.collect(kfac, variables, data).sum["layers"]["w"]
     kept = x[real]
     np.testing.assert_allclose(own.inputs[0], kept.T @ kept, **CLOSE)
-    np.testing.assert_allclose(own.count, real.sum(), **CLOSE)
+    np.testing.assert_allclose(own.positions, real.sum(), **CLOSE)
 
 
 def real_positions(batch):

@@ -81,12 +81,12 @@ class FactorSums(NamedTuple):
     Attributes:
       inputs: `sum w a a^T` over examples and positions, [n, i, i].
       outputs: `sum w s s^T`, [n, o, o].
-      count: `sum w`, the weight of all positions, f[].
+      positions: `sum w`, the weight of all of them, f[].
     """
 
     inputs: Array
     outputs: Array
-    count: Array
+    positions: Array
 
 
 def find_layers(program: Program, leaves: Sequence[Array], max_width: int) -> tuple[Layer, ...]:

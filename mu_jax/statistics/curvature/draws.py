@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ def losses(
         return (draw * outputs).reshape(len(outputs), -1).sum(axis=1)
 
     terms = jax.tree.leaves(jax.tree.map(along, drawn, outputs))
-    return sum(terms[1:], terms[0])
+    return functools.reduce(jnp.add, terms)
 
 
 def keys_of(batch: Batch, seed: int) -> jax.Array:
@@ -91,7 +92,11 @@ def _draws(
         some = jnp.ones(targets.shape, bool) if ignored is None else wide(targets) != ignored
         return _of_classes(labels, outputs, some, keys, number)
     _size(outputs)
-    return jax.vmap(lambda *row: _of_any_loss(model, labels, *row, number))(outputs, targets, keys)
+
+    def of_row(output: PyTree, target: PyTree, key: jax.Array) -> PyTree:
+        return _of_any_loss(model, labels, output, target, key, number)
+
+    return jax.vmap(of_row)(outputs, targets, keys)
 
 
 def _of_classes(

@@ -103,8 +103,8 @@ class KroneckerFactors:
                 total = self.eigenvalues.sum[name]
                 found.append(total / self.eigenvalues.weight.astype(total.dtype))
                 continue
-            count = self.factors.sum["layers"][name].count
-            positions = count / self.factors.weight.astype(count.dtype)
+            positions = self.factors.sum["layers"][name].positions
+            positions = positions / self.factors.weight.astype(positions.dtype)
             outer = basis.input_values[:, :, None] * basis.output_values[:, None]
             found.append(positions * jnp.maximum(outer, 0))
         return tuple(found)

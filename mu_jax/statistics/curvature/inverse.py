@@ -78,14 +78,17 @@ class KroneckerInverse:
             found.update(_parts(layer, changed, leaves))
         for leaf, values, damping in zip(self.layers.diagonal, self.diagonal, self.damping[split:]):
             found[leaf] = function(leaves[leaf], values + damping)
-        changed = [found[leaf].astype(leaves[leaf].dtype) for leaf in range(len(leaves))]
-        return jax.tree.unflatten(structure, changed)
+        whole = [found[leaf].astype(leaves[leaf].dtype) for leaf in range(len(leaves))]
+        return jax.tree.unflatten(structure, whole)
 
 
 def _parts(layer: Layer, matrices: jax.Array, leaves: list[jax.Array]) -> dict[int, jax.Array]:
     shape = () if layer.bias is None else leaves[layer.bias].shape
     kernel, bias = layer.part(matrices, shape)
-    return {layer.kernel: kernel} | ({} if layer.bias is None else {layer.bias: bias})
+    found = {layer.kernel: kernel}
+    if layer.bias is not None and bias is not None:
+        found[layer.bias] = bias
+    return found
 
 
 def _rotate(matrices: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:

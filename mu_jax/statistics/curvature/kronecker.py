@@ -95,7 +95,8 @@ def kfac(
         of layers with T positions; default the segments of `mu.data.Tokens`, else none is.
 
     Returns:
-      A `Statistic`; its sums are `{"layers": {name: (inputs, outputs, count)}, "diagonal": {...}}`.
+      A `Statistic`; its sums are `{"layers": {name: (inputs, outputs, positions)}, "diagonal":
+      {name: squares}}`, with A, S and N of each layer by the name of its kernel.
 
     Raises:
       ValueError: unknown labels; layers of another model; a loss whose Hessian is too large.
