@@ -191,6 +191,10 @@ def test_sums_of_parts_are_merged_and_taken_out():
         close(found.factors.sum, expected.factors.sum)
         close(found.eigenvalues.sum, expected.eigenvalues.sum)
         close(found.factors.weight, expected.factors.weight)
+    with pytest.raises(ValueError, match="expected eigenvalues in the same bases, found two"):
+        whole.merge(
+            curvature.kronecker_factors(case.model, case.variables, case.data(rows=slice(3)))
+        )
     plain = [dataclasses.replace(f, eigenvalues=None) for f in (whole, part)]
     alone = curvature.kronecker_factors(
         case.model, case.variables, case.data(rows=slice(2, None)), eigenvalues=False
@@ -262,6 +266,47 @@ def test_padding_is_in_no_sum_and_no_count():
     kept = x[real]
     np.testing.assert_allclose(own.inputs[0], kept.T @ kept, **CLOSE)
     np.testing.assert_allclose(own.positions, real.sum(), **CLOSE)
+
+
+def token_predictor(p, state, inputs):
+    hidden = jnp.tanh(p["embed"][inputs.tokens] @ p["w"] + p["b"])
+    return hidden @ p["head"]
+
+
+@pytest.mark.slow
+def test_draws_of_tokens_have_the_curvature_of_the_loss_on_average():
+    """Rows of different lengths, each many times: the diagonal in the bases is that of C."""
+    rng, words, copies, length = np.random.default_rng(0), 4, 600, 5
+    tokens, lengths = rng.integers(0, words, (2, length)), np.array([5, 3])
+    real = (np.arange(length) < lengths[:, None]).astype(np.int32)
+    each = [np.repeat(x, copies, 0) for x in (tokens, real)]
+    inputs = mu.data.Tokens(each[0], np.tile(np.arange(length), (2 * copies, 1)), each[1])
+    targets = mu.data.TokenTargets(each[0], each[1].astype(np.float32))
+    data = mu.batches(inputs, targets, batch_size=2 * copies)
+    params = {
+        "embed": jnp.asarray(rng.normal(size=(words, 3))),
+        "w": jnp.asarray(rng.normal(size=(3, 3))),
+        "b": jnp.asarray(rng.normal(size=3)),
+        "head": jnp.asarray(rng.normal(size=(3, words))),
+    }
+    model = mu.from_function(token_predictor, mu.token_losses.TokenCrossEntropy())
+    variables = mu.Variables(params)
+    found = curvature.kronecker_factors(model, variables, data)
+    assert found.layers.blocks["embed"] == "diagonal"
+    own = found.factors.sum["layers"]["w"]
+    np.testing.assert_allclose(own.positions, copies * real.sum(), **CLOSE)
+    flat = jax.flatten_util.ravel_pytree
+    matrix, exact = matrix_of(found, params), gauss_newton(model, variables, data)
+    (basis,) = [b for b, x in zip(found.bases, found.layers.layers) if x.bias is not None]
+    for unit in np.eye(4)[:2]:
+        kernel = basis.inputs[0] @ unit[:, None] @ np.eye(3)[:1] @ basis.outputs[0].T
+        tree = jax.tree.map(jnp.zeros_like, params) | {"w": kernel[:3], "b": kernel[3]}
+        vector = flat(tree)[0]
+        np.testing.assert_allclose(vector @ matrix @ vector, vector @ exact @ vector, rtol=0.1)
+    embedding = slice(3, 3 + words * 3)  # behind b, in the order of names
+    np.testing.assert_allclose(
+        np.diag(matrix)[embedding].sum(), np.diag(exact)[embedding].sum(), rtol=0.1
+    )
 
 
 def real_positions(batch):

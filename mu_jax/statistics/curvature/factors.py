@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax._at_once import is_known, to_host
+from mu_jax._at_once import is_known, on_host, to_host
 from mu_jax.data.checks import check_range
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, check_fingerprint, fingerprint
@@ -76,6 +76,12 @@ class KroneckerFactors:
         if self.eigenvalues is None or other.eigenvalues is None:
             return dataclasses.replace(
                 self, factors=factors, bases=eigenbases(self.layers, factors)
+            )
+        own, others = self.eigenvalues.fingerprint, other.eigenvalues.fingerprint
+        if is_known((own, others)) and not np.array_equal(own, others):
+            raise ValueError(
+                "expected eigenvalues in the same bases, found two bases: collect the second "
+                "factors with like= the first"
             )
         merged = self.eigenvalues.merge(other.eigenvalues)
         return dataclasses.replace(self, factors=factors, eigenvalues=merged)
@@ -157,19 +163,23 @@ def _inverse(factors: KroneckerFactors, damping: jax.Array | float) -> Kronecker
 
 @jax.jit
 def _eigenbases(sums: PyTree) -> tuple[Eigenbasis, ...]:
-    def decompose(matrix: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = matrix / count
-        return jnp.linalg.eigh((mean + mean.swapaxes(1, 2)) / 2, symmetrize_input=False)
+    def decompose(total: jax.Array, positions: jax.Array) -> list[jax.Array]:
+        wide = jnp.promote_types(total.dtype, jnp.result_type(float))  # float64 where that is on
+        mean = (total / positions).astype(wide)
+        mean = (mean + mean.swapaxes(1, 2)) / 2
+        return [x.astype(total.dtype) for x in jnp.linalg.eigh(mean, symmetrize_input=False)]
 
     found = []
-    for inputs, outputs, count in sums:
-        (d_a, q_a), (d_s, q_s) = decompose(inputs, count), decompose(outputs, count)
+    for inputs, outputs, positions in sums:
+        (d_a, q_a), (d_s, q_s) = decompose(inputs, positions), decompose(outputs, positions)
         found.append(Eigenbasis(q_a, q_s, d_a, d_s))
     return tuple(found)
 
 
 def eigenbases(layers: KroneckerLayers, factors: Accumulator) -> tuple[Eigenbasis, ...]:
-    """Eigenvectors and eigenvalues of the factors of each layer, in float32, or float64 of such.
+    """Eigenvectors and eigenvalues of the factors of each layer.
+
+    Decomposed in float32, or in float64 where that is on, after symmetrization.
 
     Args:
       layers: of the factors.
@@ -182,7 +192,7 @@ def eigenbases(layers: KroneckerLayers, factors: Accumulator) -> tuple[Eigenbasi
     """
     sums = [factors.sum["layers"][layers.names[layer.kernel]] for layer in layers.layers]
     outputs = [own.outputs for own in sums]
-    if is_known(outputs) and not any(np.any(x) for x in to_host(outputs)):
+    if on_host(outputs) and not any(np.any(x) for x in to_host(outputs)):
         raise ValueError(
             "expected a loss with curvature in the outputs, found none, so that all factors are 0: "
             "take labels='data', or another loss"
