@@ -186,6 +186,7 @@ _SUBPACKAGES = frozenset(
         "edits",
         "ensembles",
         "evaluation",
+        "exact",
         "loops",
         "losses",
         "mesh",

@@ -33,6 +33,8 @@ SLOW_EXAMPLES = (
     *("evaluation.outliers.ensemble_distance", "evaluation.representation.linear_cka"),
     *("probes.relearning.relearning_curve", "probes.worst_case.worst_case_set"),
     *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
+    *("solvers.diagonal.*", "solvers.lissa.*", "solvers.rank_one.*", "solvers.woodbury.woodbury"),
+    *("transforms.influence.influence",),
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
     *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),

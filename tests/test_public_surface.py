@@ -244,9 +244,10 @@ FLOORS = (
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
     {"statistics", "objectives", "edits", "adapters"},
+    {"solvers"},
     {"attribution"},
     {"transforms"},
-    {"combinators", "subspaces", "ensembles", "probes", "suppression"},
+    {"combinators", "exact", "subspaces", "ensembles", "probes", "suppression"},
     {"reporting"},
     {"scoring"},
     {"tuning"},

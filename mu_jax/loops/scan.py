@@ -85,6 +85,19 @@ def record() -> Iterator[list[Program]]:
         _PROGRAMS.reset(token)
 
 
+_REPEATS: contextvars.ContextVar[int] = contextvars.ContextVar("repeats", default=1)
+
+
+@contextlib.contextmanager
+def repeated(times: int) -> Iterator[None]:
+    """Let `record` count programs of this block `times` times: the turns of a loop around them."""
+    token = _REPEATS.set(_REPEATS.get() * times)
+    try:
+        yield
+    finally:
+        _REPEATS.reset(token)
+
+
 def is_recording() -> bool:
     """Whether loops note their programs in place of running."""
     return _PROGRAMS.get() is not None
@@ -99,7 +112,7 @@ def _noted(function: Callable, arguments: tuple, *, times: int, donates: bool) -
     programs = _PROGRAMS.get()
     if programs is not None:
         shapes = jax.tree.map(_abstract, arguments)
-        programs.append(Program(function, shapes, times, donates))
+        programs.append(Program(function, shapes, times * _REPEATS.get(), donates))
     return function(*arguments)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mu_jax._tracing import compiled
 from mu_jax.data.batches import Batches
+from mu_jax.loops.scan import is_recording, repeated
 from mu_jax.mesh.shards import reduction
 from mu_jax.solvers.problem import Problem
 from mu_jax.statistics.accumulator import sum_dtype
@@ -34,9 +35,18 @@ class Rule(Protocol):
         """The next state."""
 
 
-def iterate(problem: Problem, rule: Rule, state: Any) -> Any:
-    """Turn `state = rule.step(state, problem.product(rule.asks(state)))` while it is going."""
+def iterate(problem: Problem, rule: Rule, state: Any, *, turns: int) -> Any:
+    """Turn `state = rule.step(state, problem.product(rule.asks(state)))` while it is going.
+
+    Args:
+      problem, rule: what is multiplied, and what is done with products.
+      state: to start from.
+      turns: how many there are at most, for `mu_jax.loops.scan.record`.
+    """
     data = problem.data
+    if is_recording():
+        with repeated(turns):
+            return rule.step(state, problem.product(rule.asks(state)))
     if isinstance(data, Batches):
         given = problem.variables, data, problem.damping, rule, state
         if data.mesh is not None:

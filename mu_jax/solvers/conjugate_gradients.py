@@ -123,7 +123,8 @@ class conjugate_gradients:
         problem.check(vector)
         inverse = None if self.preconditioner is None else self.preconditioner.prepare(problem)
         rule = _Rule(wide(vector), self.tolerance, self.iterations, self.refresh, inverse)
-        state = iterate(problem, rule, _start(rule))
+        turns = self.iterations + self.iterations // self.refresh + 1
+        state = iterate(problem, rule, _start(rule), turns=turns)
         return Solution(state.x, _info(rule, state))
 
 

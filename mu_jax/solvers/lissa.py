@@ -132,7 +132,7 @@ class lissa:
         rule = _Rule(
             wide(vector), scale, problem.damping, self.tolerance, self.iterations, jnp.array(own)
         )
-        state = iterate(problem, rule, _start(rule))
+        state = iterate(problem, rule, _start(rule), turns=self.iterations)
         return _solution(rule, state, _TURNS if self.scale is None else 0)
 
 
@@ -160,7 +160,7 @@ def largest_eigenvalue(problem: Problem, *, iterations: int = 20) -> jax.Array:
     """
     check_counts(1, iterations=iterations)
     state = _power_start(problem.params)
-    return iterate(problem, _Power(jnp.int32(iterations)), state).value
+    return iterate(problem, _Power(jnp.int32(iterations)), state, turns=iterations).value
 
 
 class _PowerState(NamedTuple):

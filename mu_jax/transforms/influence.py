@@ -167,7 +167,7 @@ def influence(
         data = mix(*readable(forget, retain)) if of_all else retain
         problem = Problem(model, variables, data, curvature, l2 + damping)
         sums = part.sum, part.weight, rest.sum, rest.weight
-        solution = solver(problem, right_hand_side(sums, params, l2))
+        solution = solver(problem, right_hand_side(params, sums, l2))
         updates = _scaled(solution.value, alpha)
         after = model.with_params(variables, edits.apply(params, updates))
         solved = getattr(solution.details, "products", 0)
@@ -197,7 +197,7 @@ def _means(sums: tuple) -> tuple[PyTree, PyTree]:
 
 
 @elementwise
-def _reweighted(xp: Any, sums: tuple, params: PyTree, l2: Any) -> PyTree:
+def _reweighted(xp: Any, params: PyTree, sums: tuple, l2: Any) -> PyTree:
     """`rho (g_f - g_r)`, in which the penalty cancels."""
     del xp, params, l2
     rho = sums[1] / (sums[1] + sums[3])
@@ -205,7 +205,7 @@ def _reweighted(xp: Any, sums: tuple, params: PyTree, l2: Any) -> PyTree:
 
 
 @elementwise
-def _of_retained(xp: Any, sums: tuple, params: PyTree, l2: Any) -> PyTree:
+def _of_retained(xp: Any, params: PyTree, sums: tuple, l2: Any) -> PyTree:
     """`-(g_r + l2 theta)`."""
     pairs = _means(sums)[1], params
     return jax.tree.map(lambda g, p: -(g + xp.asarray(l2, g.dtype) * p.astype(g.dtype)), *pairs)
@@ -215,7 +215,7 @@ def _of_forgotten(number: Callable[[Any, Any], Any]) -> Callable[..., PyTree]:
     """`n_f / number(n_f, n_r) (g_f + l2 theta)`."""
 
     @elementwise
-    def side(xp, sums, params, l2):
+    def side(xp, params, sums, l2):
         share = sums[1] / number(sums[1], sums[3])
 
         def leaf(g, p):
@@ -227,7 +227,7 @@ def _of_forgotten(number: Callable[[Any, Any], Any]) -> Callable[..., PyTree]:
 
 
 class _Formula(NamedTuple):
-    """side: the right-hand side of sums, parameters and l2. of_all: of which data H is."""
+    """side: the right-hand side, of parameters, sums and l2. of_all: whether H is of all data."""
 
     side: Callable[..., PyTree]
     of_all: bool

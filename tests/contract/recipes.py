@@ -24,6 +24,8 @@ from mu_jax.model import path_name
 # One value for each parameter, whichever transform it belongs to. Plain SGD where an optimizer is
 # asked for: Adam divides rounding noise by itself where a gradient is 0.
 _SGD = optax.sgd(0.1)
+# A number of iterations that no rounding changes.
+_SIX_ITERATIONS = mu.solvers.conjugate_gradients(iterations=6, tolerance=0)
 ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "model": lambda setting: setting.model,
     "init": lambda setting: setting.init,
@@ -32,6 +34,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "alpha": lambda setting: 1.3,
     "dampening": lambda setting: 0.7,
     "damping": lambda setting: 0.3,
+    "solver": lambda setting: _SIX_ITERATIONS,
     "sparsity": lambda setting: 0.4,
     "epochs": lambda setting: 2,
     "beta": lambda setting: 0.3,

@@ -109,6 +109,7 @@ PROGRAMS = {
     "gradient_ascent": [(FIT, 2 * 5)],
     "gaussian_amnesiac": [(FIT, 2 * 15)],
     "neg_grad_plus": [(FIT, 2 * 15)],
+    "influence": [(STATISTIC, 5 + 10), (SUM, 2), (STATISTIC, 15 * 105), (SUM, 105)],
     "retrain": [(FIT, 2 * 10)],
     "salun": [(STATISTIC, 5), (SUM, 1), (FIT, 2 * 5), (FIT, 2 * 10)],
     "scrub": [(FIT, 2 * 5), (FIT, 3 * 10)],
@@ -120,7 +121,8 @@ PROGRAMS = {
 def test_programs_of_every_method(method):
     """By 64 rows: 320 to forget are 5 batches, 640 to retain 10; two checkpoints for `dmm`.
 
-    SCRUB goes away for 2 of its 3 epochs; SalUn sums one gradient of the forget set.
+    SCRUB goes away for 2 of its 3 epochs; SalUn sums one gradient of the forget set. Influence
+    takes 100 products with all rows, and one every 25 and at the end for the true residual.
     """
     assert [(programs.name(one), one.times) for one in found(method)] == PROGRAMS[method]
 
