@@ -28,7 +28,7 @@ from mu_jax.statistics import curvature
 PyTree = Any
 GRADIENT, KFAC, EKFAC = "gradient", "K-FAC factors", "EK-FAC eigenvalues"
 GOAL = 2.0
-TARGETS, SCORED, DAMPINGS = 40, 500, (1e-1, 1e-2, 1e-3)
+TARGETS, SCORED, DAMPINGS, SEEDS = 40, 500, (1e-1, 1e-2, 1e-3), range(3)
 
 
 class SmallCNN(nn.Module):
@@ -172,10 +172,10 @@ def exact(case: Trained) -> Callable[[float], np.ndarray]:
     return lambda damping: (own / (np.maximum(values, 0) + damping)) @ theirs.T
 
 
-def ours(case: Trained, damping: float, labels: str = "model", eigenvalues: bool = True) -> Any:
+def ours(case: Trained, damping: float, seed: int, **options: Any) -> Any:
     """Factors over all data and scores, from nothing."""
     factors = curvature.kronecker_factors(
-        case.model, case.variables, case.data, labels=labels, eigenvalues=eigenvalues
+        case.model, case.variables, case.data, seed=seed, **options
     )
     return influence_scores(
         case.model, case.variables, factors, case.scored, case.targets, damping=damping
@@ -183,26 +183,30 @@ def ours(case: Trained, damping: float, labels: str = "model", eigenvalues: bool
 
 
 def scores(name: str) -> str:
-    """Correlation with exact scores, and time, of each way to scores."""
+    """Correlation with exact scores, and time, of each way to scores; means over drawn labels."""
     case = trained(name)
     truth = exact(case)
     ways = {
         "EK-FAC": partial(ours, case),
         "EK-FAC, expected labels": partial(ours, case, labels="expected"),
         "K-FAC": partial(ours, case, eigenvalues=False),
-        "no curvature": lambda damping: truth(1e6),
+        "no curvature": lambda damping, seed: truth(1e6),
     }
     if torch_curvature.AVAILABLE:
         ways["kronfluence: EK-FAC"] = partial(torch_curvature.scores, case)
     lines = [f"\nScores of {SCORED} x {TARGETS} digits, {name}: correlation with exact ones"]
     lines.append(f"  {'damping':38s} " + " ".join(f"{d:>17g}" for d in DAMPINGS))
     for way, compute in ways.items():
-        cells = [_correlations(np.asarray(compute(d)), truth(d)) for d in DAMPINGS]
+        seeds = SEEDS if way.endswith("FAC") else SEEDS[:1]  # the others draw nothing
+        found = {
+            d: [_correlations(np.asarray(compute(d, s)), truth(d)) for s in seeds] for d in DAMPINGS
+        }
+        cells = [np.mean(found[d], axis=0) for d in DAMPINGS]
         lines.append(f"  {way:38s} " + " ".join(f"{p:8.3f}/{s:8.3f}" for p, s in cells))
-    lines.append("  (Pearson / Spearman, means over targets)")
-    timed = {"EK-FAC": partial(ways["EK-FAC"], 1e-2)}
+    lines.append(f"  (Pearson / Spearman, means over targets and {len(SEEDS)} draws of labels)")
+    timed = {"EK-FAC": partial(ways["EK-FAC"], 1e-2, 0)}
     if torch_curvature.AVAILABLE:
-        timed["kronfluence: EK-FAC"] = partial(ways["kronfluence: EK-FAC"], 1e-2)
+        timed["kronfluence: EK-FAC"] = partial(ways["kronfluence: EK-FAC"], 1e-2, 0)
     times = in_turn(timed, repeats=5)
     lines.append(table("  factors and scores, compiled", times, "EK-FAC", {}))
     if torch_curvature.AVAILABLE:

@@ -21,12 +21,13 @@ else:
     AVAILABLE = True
 
 
-def scores(case: Any, damping: float) -> np.ndarray:
+def scores(case: Any, damping: float, seed: int) -> np.ndarray:
     """Factors over all data and scores [n, T], from nothing, as its own scripts ask for them.
 
     Args:
       case: a `benchmarks.curvature.Trained`.
       damping: absolute.
+      seed: of the drawn labels.
     """
 
     class Classification(Task):
@@ -43,7 +44,7 @@ def scores(case: Any, damping: float) -> np.ndarray:
         def compute_measurement(self, batch, model):
             return functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     task = Classification()
     network = _network(case.name, case.model.params(case.variables))
     with tempfile.TemporaryDirectory() as folder:

@@ -232,6 +232,22 @@ def test_meshes_do_not_matter(kind):
 
 
 @pytest.mark.slow
+def test_divided_parameters_and_lists_of_batches_do_not_matter():
+    case, whole = case_of("convolution"), found_of("convolution", "model")
+    mesh = jax.make_mesh((1, 2), ("data", "fsdp"), devices=jax.devices()[:2])
+    variables = mu.shard_params(case.variables, mesh, axis="fsdp", smallest=1)
+    data = mu.shard(case.data(), mesh, axis=("data", "fsdp"))
+    layers = curvature.kronecker_layers(case.model, case.variables, list(case.data()))
+    assert layers == whole.layers
+    found = curvature.kronecker_factors(case.model, variables, data, like=whole)
+    listed = curvature.kronecker_factors(case.model, case.variables, list(case.data()), like=whole)
+    for own in (found, listed):
+        close(own.factors.sum, whole.factors.sum)
+        close(own.eigenvalues.sum, whole.eigenvalues.sum)
+    close(found.inverse(0.1)(variables.params), whole.inverse(0.1)(params(case)))
+
+
+@pytest.mark.slow
 def test_labels_are_drawn_from_the_model():
     """The mean over many draws is what is expected."""
     case = case_of("dense")
