@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mu_jax as mu
@@ -135,6 +136,18 @@ def test_influence_takes_them(solver):
     assert info.details.solver.blocks.of("diagonal") == ["LayerNorm_0/bias", "LayerNorm_0/scale"]
     assert float(info.details.relative_step) > 0
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), after, jitted)
+
+
+@pytest.mark.slow
+def test_iau_takes_them_as_its_inverse_curvature():
+    problem = problem_of()
+    forget, retain = mu.split(problem.data, [1, 5])
+    own = mu.solvers.InverseCurvature(ekfac(), damping=0.01)
+    step = mu.iau(problem.model, optax.sgd(1.0), scale_by_fraction=True, inverse_curvature=own)
+    newton = mu.influence(problem.model, formula="reweighted_newton", solver=ekfac(), damping=0.01)
+    args = jax.random.key(0), problem.variables, forget, retain
+    after, expected = step(*args)[0], newton(*args)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), after, expected)
 
 
 def test_bad_inputs_are_refused():

@@ -38,10 +38,12 @@ class Case(NamedTuple):
         data = mu.batches(*given, batch_size=batch_size, weight=WEIGHT[rows], index=INDEX[rows])
         return data
 
-    def labels(self, seed=0):
-        """The labels that are drawn from the model."""
+    def labels(self, again):
+        """The labels that are drawn from the model, the first or the second time."""
         logits = self.model.apply(self.variables, jnp.asarray(self.inputs))
-        keys = [jax.random.fold_in(jax.random.key(seed), k) for k in INDEX]
+        key = jax.random.key(0)
+        key = jax.random.split(key)[0] if again else key
+        keys = [jax.random.fold_in(key, k) for k in INDEX]
         return [int(jax.random.categorical(key, row)) for key, row in zip(keys, logits)]
 
     def factors(self, example, label):
@@ -134,9 +136,9 @@ def convolution_case():
 CASES = {"dense": dense_case, "convolution": convolution_case}
 
 
-def by_hand(case, labels):
+def by_hand(case, labels, again=False):
     """A, S and N of each layer, and gradients with their weights, by loops."""
-    probabilities, drawn = case.probabilities(), case.labels()
+    probabilities, drawn = case.probabilities(), case.labels(again)
     data = np.asarray(case.data().targets)
     sums, gradients = {}, []
     for example, weight in enumerate(WEIGHT):

@@ -55,9 +55,16 @@ def losses(
     return functools.reduce(jnp.add, terms)
 
 
-def keys_of(batch: Batch, seed: int) -> jax.Array:
-    """The words of a key for each row, of the seed and of the row's id alone: u32[B, ...]."""
+def keys_of(batch: Batch, seed: int, again: bool) -> jax.Array:
+    """The words of a key for each row, of the seed and of the row's id alone: u32[B, ...].
+
+    Args:
+      batch: the rows.
+      seed: of all keys.
+      again: other keys, for a second pass.
+    """
     key = jax.random.key(seed)
+    key = jax.random.split(key)[0] if again else key
     ids = batch.index.astype(jnp.uint32)
     return jax.random.key_data(jax.vmap(lambda row: jax.random.fold_in(key, row))(ids))
 

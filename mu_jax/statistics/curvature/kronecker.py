@@ -152,6 +152,10 @@ def ekfac(
     example i: the diagonal of the Fisher matrix in that basis, which no other diagonal brings
     nearer to the matrix. Its mean replaces the products of the factors' eigenvalues.
 
+    Labels of the model are drawn anew, from `fold_in(split(key(seed))[0], index_i)`: with those
+    that the bases were fitted to, large eigenvalues would come out too large and small ones too
+    small.
+
     Args:
       model, layers, labels, seed, real: as of `kfac`.
 
@@ -168,7 +172,7 @@ def ekfac(
     """
     check_labels_kind(labels)
 
-    drawing = _Drawing(model, layers, labels, seed, real or _real)
+    drawing = _Drawing(model, layers, labels, seed, real or _real, again=True)
 
     def terms(given, batch):
         variables, bases = given
@@ -208,13 +212,14 @@ def _no_eigenvalues(layers: KroneckerLayers, dtypes: list) -> PyTree:
 
 
 class _Drawing(NamedTuple):
-    """Whose gradients are summed, of which labels."""
+    """Whose gradients are summed, of which labels; `again` are labels drawn a second time."""
 
     model: Model
     layers: KroneckerLayers
     labels: Labels
     seed: int
     real: Real
+    again: bool = False
 
     def name(self, what: str) -> str:
         """The definition of a statistic; the labels of the data have no seed."""
@@ -249,7 +254,9 @@ class _Drawing(NamedTuple):
         of_chunk: OfChunk,
         zero: PyTree,
     ) -> PyTree:
-        program, leaves, rows = traced(self.model, self.labels, variables, batch, self.seed, number)
+        program, leaves, rows = traced(
+            self.model, self.labels, variables, batch, self.seed, number, self.again
+        )
         found = find_layers(program, leaves, self.layers.max_width)
         if found != self.layers.layers:
             raise ValueError(

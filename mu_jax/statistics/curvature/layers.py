@@ -103,7 +103,7 @@ def kronecker_layers(
     found: list[tuple[Layer, ...]] = []
 
     def trace(variables, batch):
-        program, leaves, _ = traced(model, "model", variables, counted(model, batch), 0, 0)
+        program, leaves, _ = traced(model, "model", variables, counted(model, batch), 0)
         found.append(find_layers(program, leaves, max_width))
 
     first = jax.eval_shape(data.at, 0) if isinstance(data, Batches) else next(iter(data))
@@ -119,7 +119,13 @@ def kronecker_layers(
 
 
 def traced(
-    model: Model, labels: Labels, variables: PyTree, batch: Any, seed: int, number: Any
+    model: Model,
+    labels: Labels,
+    variables: PyTree,
+    batch: Any,
+    seed: int,
+    number: Any = 0,
+    again: bool = False,
 ) -> tuple[Program, list[jax.Array], Any]:
     """The program of one row's loss, the leaves, and the rows: of `draws.losses`."""
     params, state = model.split(variables)
@@ -127,7 +133,7 @@ def traced(
     def one(params, rows):
         return losses(model, labels, params, state, rows, number)
 
-    return prepare(one, params, (batch, keys_of(batch, seed)))
+    return prepare(one, params, (batch, keys_of(batch, seed, again)))
 
 
 def _names_and_shapes(params: PyTree) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
