@@ -229,7 +229,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
-        "influence": {"damping": 1e-3},
+        "influence": {"damping": 1e-2},
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
         "retrain": recipe,
     }

@@ -326,9 +326,10 @@ def _objective(w: np.ndarray, x: np.ndarray, y: np.ndarray, l2: float, b: np.nda
 def _minimum(x: np.ndarray, y: np.ndarray, l2: float, b: np.ndarray) -> np.ndarray:
     """Newton's method with halved steps; the objective is strongly convex."""
     w = np.zeros(x.shape[1])
+    rounding = 1e-14 * (len(x) + float(np.linalg.norm(b)))  # of a sum of so many terms
     for _ in range(_NEWTON_STEPS):
         gradient = _gradient(w, x, y, l2, b)
-        if np.linalg.norm(gradient) < 1e-12 * max(1.0, np.linalg.norm(b)):
+        if np.linalg.norm(gradient) < rounding:
             break
         step, size = np.linalg.solve(_hessian(w, x, l2), gradient), 1.0
         while size > 1e-3 and _objective(w - size * step, x, y, l2, b) > _objective(w, x, y, l2, b):

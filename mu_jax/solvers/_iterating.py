@@ -15,7 +15,7 @@ from mu_jax._tracing import compiled
 from mu_jax.data.batches import Batches
 from mu_jax.loops.scan import is_recording, repeated
 from mu_jax.mesh.shards import reduction
-from mu_jax.solvers.problem import Problem
+from mu_jax.solvers.problem import Problem, check_repeatable
 from mu_jax.statistics.accumulator import sum_dtype
 from mu_jax.statistics.collecting import on_mesh
 
@@ -52,11 +52,7 @@ def iterate(problem: Problem, rule: Rule, state: Any, *, turns: int) -> Any:
         if data.mesh is not None:
             given = on_mesh(data.mesh, given)
         return _in_one_program((problem.model, problem.curvature), *given)
-    if iter(data) is data:
-        raise ValueError(
-            "expected batches that can be walked through many times, found an iterator: give a "
-            "list, Batches or a Stream"
-        )
+    check_repeatable(data)
     while _going(rule, state):
         state = _step(rule, state, problem.product(_asks(rule, state)))
     return state

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax.data.checks import check_counts, check_range
+from mu_jax.loops.scan import num_batches
 from mu_jax.solvers._iterating import added, iterate, norm, wide
+from mu_jax.solvers._one_batch import fold_products
 from mu_jax.solvers.problem import Problem, Solution
 
 PyTree = Any
@@ -76,6 +78,9 @@ class lissa:
         times what 20 power iterations find.
       tolerance: of the residual relative to v, default 1e-5; 0 runs all iterations.
       iteration: "B" (default) or "A".
+      one_batch: let every product read one batch, in the order of the data, as published programs
+        do. The last iterate is then noisy, batches may need a larger scale than all examples
+        together, and all iterations are run. Default False.
 
     Returns:
       `solver(problem, vector) -> Solution`; its `details` are a `LissaInfo`, which holds the
@@ -84,12 +89,13 @@ class lissa:
     Raises:
       ValueError: an unknown iteration, a vector of other variables, a scale below 0.
 
-    Cost: one pass over the data for each iteration, and 20 for the scale; memory of three trees.
+    Cost: one pass over the data (or one batch) for each iteration, and 20 passes for the scale;
+    memory of three trees.
     Diverges where s is too small or the curvature is negative: it stops, and says so.
 
     Differences from the reference programs (`kohpangwei/influence-release` and its heirs):
-      1. Every product is over all examples; there one batch each, so that the last iterate is
-         noisy and several runs are averaged.
+      1. Every product is over all examples; there one batch each, which is `one_batch=True`, and
+         several runs are averaged.
       2. The default is iteration B.
       3. The scale is computed; there a number to be tried out.
 
@@ -115,6 +121,7 @@ class lissa:
     scale: jax.Array | float | None = None
     tolerance: float = 1e-5
     iteration: Literal["B", "A"] = "B"
+    one_batch: bool = False
 
     def __post_init__(self) -> None:
         check_counts(1, iterations=self.iterations)
@@ -132,8 +139,14 @@ class lissa:
         rule = _Rule(
             wide(vector), scale, problem.damping, self.tolerance, self.iterations, jnp.array(own)
         )
-        state = iterate(problem, rule, _start(rule), turns=self.iterations)
-        return _solution(rule, state, _TURNS if self.scale is None else 0)
+        passes = 0 if self.scale is not None else _TURNS
+        if not self.one_batch:
+            state = iterate(problem, rule, _start(rule), turns=self.iterations)
+            return _solution(rule, state, passes + state.turn)
+        state = fold_products(problem, rule, _start(rule), turns=self.iterations)
+        last = iterate(problem, rule, _before_last(rule, state), turns=1)
+        passes += 1 + self.iterations // (num_batches(problem.data) or 1)
+        return _solution(rule, state._replace(residual=last.residual), passes)
 
 
 _TURNS = 20
@@ -166,7 +179,7 @@ def largest_eigenvalue(problem: Problem, *, iterations: int = 20) -> jax.Array:
 class _PowerState(NamedTuple):
     u: PyTree
     value: jax.Array
-    count: jax.Array
+    turn: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -175,7 +188,7 @@ class _Power:
     iterations: jax.Array
 
     def going(self, state: _PowerState) -> jax.Array:
-        return state.count < self.iterations
+        return state.turn < self.iterations
 
     def asks(self, state: _PowerState) -> PyTree:
         return state.u
@@ -183,7 +196,7 @@ class _Power:
     def step(self, state: _PowerState, product: PyTree) -> _PowerState:
         size = norm(product)
         u = jax.tree.map(lambda x: x / jnp.where(size > 0, size, 1).astype(x.dtype), product)
-        return _PowerState(u, size, state.count + 1)
+        return _PowerState(u, size, state.turn + 1)
 
 
 @jax.jit
@@ -201,7 +214,7 @@ def _power_start(params: PyTree) -> _PowerState:
 class _State(NamedTuple):
     u: PyTree
     residual: jax.Array
-    count: jax.Array
+    turn: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +228,7 @@ class _Rule:
     published: jax.Array
 
     def going(self, state: _State) -> jax.Array:
-        more = state.count < self.iterations
+        more = state.turn < self.iterations
         return more & (state.residual > self.tolerance) & (state.residual < _DIVERGED)
 
     def asks(self, state: _State) -> PyTree:
@@ -228,7 +241,7 @@ class _Rule:
         extra = jnp.asarray(self.damping) * (1 / scale - 1)
         change = added(change, jnp.where(self.published, extra, 0), state.u)
         residual = norm(change) / norm(self.target)
-        return _State(added(state.u, jnp.float32(1), change), residual, state.count + 1)
+        return _State(added(state.u, jnp.float32(1), change), residual, state.turn + 1)
 
 
 @jax.jit
@@ -238,12 +251,19 @@ def _start(rule: _Rule) -> _State:
 
 
 @jax.jit
-def _solution(rule: _Rule, state: _State, turns: int) -> Solution:
+def _before_last(rule: _Rule, state: _State) -> _State:
+    """The end as if one turn were left, which finds its residual over all examples."""
+    last = jnp.asarray(rule.iterations - 1, state.turn.dtype)
+    return state._replace(residual=jnp.ones_like(state.residual), turn=last)
+
+
+@jax.jit
+def _solution(rule: _Rule, state: _State, products: jax.Array | int) -> Solution:
     scale, damping = (jnp.asarray(x, state.residual.dtype) for x in (rule.scale, rule.damping))
     value = jax.tree.map(lambda u: u / scale.astype(u.dtype), state.u)
     details = LissaInfo(
-        iterations=state.count,
-        products=state.count + turns,
+        iterations=state.turn,
+        products=jnp.asarray(products, jnp.int32),
         residual_norm=state.residual,
         scale=scale,
         effective_damping=jnp.where(rule.published, scale, 1) * damping,

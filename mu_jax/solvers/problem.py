@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -85,6 +85,20 @@ class Problem:
         check_vector(self.params, vector)
 
 
+def check_repeatable(*sets: Any) -> None:
+    """Refuse data that can be walked through once only: every product is one walk.
+
+    Raises:
+      ValueError: an iterator.
+    """
+    for data in sets:
+        if isinstance(data, Iterator):
+            raise ValueError(
+                "expected batches that can be walked through many times, found an iterator: give "
+                "a list, Batches or a Stream"
+            )
+
+
 class Solution(NamedTuple):
     """What a solver found.
 
@@ -111,7 +125,7 @@ class InverseCurvature:
 
     Args:
       solver: such as `mu.solvers.conjugate_gradients()`.
-      damping: added to the curvature; default 1e-3, as of `mu.influence`. May be traced.
+      damping: added to the curvature; default 1e-2, as of `mu.influence`. May be traced.
       curvature: "gauss_newton" (default) or "hessian".
 
     Raises:
@@ -119,7 +133,7 @@ class InverseCurvature:
     """
 
     solver: Solver
-    damping: jax.Array | float = 1e-3
+    damping: jax.Array | float = 1e-2
     curvature: Curvature = "gauss_newton"
 
     def __post_init__(self) -> None:

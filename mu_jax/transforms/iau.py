@@ -97,7 +97,7 @@ def iau(
       full_gradient: the stored mean gradient over all training data at these variables; a request
         then needs the forget set only, exactly: `g_retain = (n g - n_f g_f) / (n - n_f)`.
       inverse_curvature: multiplies G, such as
-        `mu.solvers.InverseCurvature(mu.solvers.conjugate_gradients(), damping=1e-3)`; default none.
+        `mu.solvers.InverseCurvature(mu.solvers.conjugate_gradients(), damping=1e-2)`; default none.
 
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key is not used, and

@@ -94,6 +94,19 @@ def test_a_mesh_gives_the_same(name, kind):
     assert_solves(found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_series_of_single_batches_is_the_same_on_a_mesh(kind):
+    devices = jax.devices()[:2]
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(KINDS[kind],), devices=devices)
+    solver = solvers.lissa(iterations=40, scale=20.0, one_batch=True)
+    cases = data(), mu.shard(data(), mesh), list(data())
+    found = [solver(problem(given=each), VECTOR) for each in cases]
+    for other in found[1:]:
+        assert_close(other.value, found[0].value, atol=1e-5)
+        assert other.details.products == 11
+
+
 def test_no_iteration_where_there_is_nothing_to_solve():
     nothing = jax.tree.map(jnp.zeros_like, VECTOR)
     found, info = EXACT(problem(), nothing)

@@ -259,3 +259,34 @@ def test_a_step_that_is_too_small_says_so():
         _, info = mu.iau(MODEL, optax.sgd(0.0))(KEY, VARIABLES, *RAW.sets())
     assert ["Nothing was changed" in str(w.message) for w in caught] == [True]
     assert info.edit.changed == 0
+
+
+# --- with curvature ---
+
+
+SETS = RAW.sets()
+
+
+def preconditioned(damping, sets=SETS):
+    solver = mu.solvers.conjugate_gradients(iterations=6, tolerance=0)
+    inverse = mu.solvers.InverseCurvature(solver, damping=damping)
+    unlearn = mu.iau(MODEL, optax.sgd(1.0), scale_by_fraction=True, inverse_curvature=inverse)
+    after, info = mu.watched(unlearn, False)(KEY, VARIABLES, *sets)
+    return after.params, info.details
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
+def test_curvature_under_vmap_over_the_damping_and_from_streams():
+    dampings = jnp.array([0.3, 1.0])
+    many, _ = jax.jit(jax.vmap(preconditioned))(dampings)
+    for number in range(2):
+        one, _ = preconditioned(float(dampings[number]))
+        assert_close(jax.tree.map(lambda x, k=number: x[k], many), one)
+    streamed, _ = preconditioned(0.3, RAW.streams())
+    assert_close(streamed, preconditioned(0.3)[0])
+
+
+def test_what_the_solver_says_is_a_message():
+    _, details = jax.jit(lambda: preconditioned(0.3))()
+    assert "after 6 iterations" in details.messages()[0]

@@ -115,12 +115,15 @@ BAD = {
     "damping": lambda: mu.influence(RAW.model, damping=-0.1),
     "l2": lambda: mu.influence(RAW.model, l2=float("nan")),
     "inverse curvature": lambda: mu.solvers.InverseCurvature(SOLVER, curvature="fisher"),
-    "iterators": lambda: unlearned(map(iter, map(list, RAW.sets())), formula="retain_newton"),
+    "iterators": lambda: unlearned([iter(list(x)) for x in RAW.sets()]),
+    "an iterator": lambda: unlearned([list(RAW.sets()[0]), iter(list(RAW.sets()[1]))]),
+    "alpha": lambda: mu.influence(RAW.model, alpha=-1.0),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_in_one_sentence(name):
-    with pytest.raises(ValueError, match="expected") as error:
+    says = "an iterator" if "iterator" in name else "expected"
+    with pytest.raises(ValueError, match=says) as error:
         BAD[name]()
     assert is_one_sentence(str(error.value))

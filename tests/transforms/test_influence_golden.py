@@ -5,6 +5,7 @@ They are not to be regenerated from this code: when a test fails, either the cod
 definition was changed on purpose.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -113,6 +114,22 @@ def test_both_iterations_of_lissa(iteration):
     assert_solution(found, GOLDEN[f"lissa/{iteration.lower()}"])
     damping = 0.1 * (scale if iteration == "A" else 1)
     np.testing.assert_allclose(info.effective_damping, damping)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True], ids=["arrays", "list"])
+def test_lissa_that_reads_one_batch_for_each_product(streamed):
+    rows = GOLDEN["lissa/minibatch_rows"].ravel()
+    data = mu.batches(GOLDEN["x"][rows], GOLDEN["y"][rows], batch_size=32)
+    case = dataclasses.replace(problem(), data=list(data) if streamed else data)
+    scale = float(GOLDEN["lissa/hp/minibatch_scale"])
+    solver = solvers.lissa(iterations=15, scale=scale, one_batch=True)
+    found, info = solver(case, tree(GOLDEN["v"]))
+    assert_solution(found, GOLDEN["lissa/minibatch"])
+    rest = optax.tree.sub(tree(GOLDEN["v"]), case.product(found))
+    expected = optax.tree.norm(rest) / np.linalg.norm(GOLDEN["v"])
+    np.testing.assert_allclose(info.residual_norm, expected, rtol=1e-9)
+    assert info.products == 2
 
 
 @pytest.mark.slow

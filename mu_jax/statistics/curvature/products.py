@@ -170,7 +170,9 @@ def _widened(tree: PyTree, params: PyTree) -> PyTree:
 
 @elementwise
 def _damped(xp: Any, vector: PyTree, total: PyTree, weight: jax.Array, l2: Any) -> PyTree:
-    def leaf(v, mean):
-        return mean + xp.asarray(l2, mean.dtype) * v.astype(mean.dtype)
+    return jax.tree.map(lambda v, mean: damped(xp, mean, v, l2), vector, mean_of(total, weight))
 
-    return jax.tree.map(leaf, vector, mean_of(total, weight))
+
+def damped(xp: Any, mean: Any, v: Any, l2: Any) -> Any:
+    """`mean + l2 v` for one leaf, in the type of the mean."""
+    return mean + xp.asarray(l2, mean.dtype) * v.astype(mean.dtype)
