@@ -366,6 +366,8 @@ def test_vectors_and_factors_of_others_are_refused():
                 case.model, other, case.data(), labels="expected", like=found
             )
         )
+    with pytest.raises(ValueError, match="many times, found an iterator: give"):
+        curvature.kronecker_factors(case.model, case.variables, iter(case.data()))
     with pytest.raises(ValueError, match=r"expected damping >= 0, found -1: give"):
         found.inverse(-1.0)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax._at_once import is_known, on_host, to_host
-from mu_jax.data.checks import check_range
+from mu_jax.data.checks import check_range, check_repeatable
 from mu_jax.model import Model
 from mu_jax.statistics.accumulator import Accumulator, check_fingerprint, fingerprint
 from mu_jax.statistics.collecting import collect
@@ -228,7 +228,8 @@ def kronecker_factors(
       which parameters have a diagonal only.
 
     Raises:
-      ValueError: a model without layers, labels that are not known, a sum that is not finite.
+      ValueError: a model without layers, labels that are not known, a sum that is not finite, an
+        iterator.
 
     Cost: one or two passes over the data (`kfac`, `ekfac`), one eigendecomposition of each factor.
 
@@ -242,6 +243,7 @@ def kronecker_factors(
       >>> jax.tree.map(jnp.shape, inverse(variables["params"]))
       {'bias': (3,), 'kernel': (4, 3)}
     """
+    check_repeatable(data)
     layers = like.layers if like else None
     if layers is None:
         layers = kronecker_layers(model, variables, data, max_width=max_width)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from mu_jax.data.batches import Batches
-from mu_jax.data.checks import check_counts, check_params
+from mu_jax.data.checks import check_counts, check_params, check_repeatable
 from mu_jax.loops.labels import counted
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model, path_name
@@ -85,7 +85,8 @@ def kronecker_layers(
       A `KroneckerLayers`; its `blocks` say what stands for each leaf.
 
     Raises:
-      ValueError: a model without any dense or convolution layer of this width.
+      ValueError: a model without any dense or convolution layer of this width; an iterator, which
+        can be walked through once only.
 
     Cost: one trace of the loss of one example.
 
@@ -98,6 +99,7 @@ def kronecker_layers(
       {'bias': 'with kernel', 'kernel': 'kronecker'}
     """
     check_counts(1, max_width=max_width)
+    check_repeatable(data)
     params = model.params(variables)
     check_params(params)
     found: list[tuple[Layer, ...]] = []
