@@ -1,10 +1,10 @@
 """All benchmarks, or those that are named.
 
     python -m benchmarks.run
-    python -m benchmarks.run importance first_call language memory grid convolutions ensemble klom
+    python -m benchmarks.run importance curvature first_call language memory grid convolutions klom
 
 Every ratio is the median over repetitions of the two times in turn, within this one run. With torch
-installed (`pip install .[benchmark]`), PyTorch's times stand beside.
+installed (`pip install .[benchmark]`), PyTorch's and kronfluence's times stand beside.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import jax
 
 from benchmarks import (
+    curvature,
     evaluation,
     first_call,
     importance,
@@ -25,6 +26,7 @@ from benchmarks import (
 
 SECTIONS = {
     "importance": lambda: "\n".join(importance.run(case) for case in importance.CASES),
+    "curvature": curvature.run,
     "first_call": lambda: "\n".join(first_call.run(case) for case in first_call.CASES),
     "language": language.run,
     "memory": scaling.memory,

@@ -33,6 +33,7 @@ SLOW_EXAMPLES = (
     *("evaluation.klom_check.*", "evaluation.klom_intervals.klom_difference"),
     *("evaluation.outliers.ensemble_distance", "evaluation.representation.linear_cka"),
     *("probes.relearning.relearning_curve", "probes.worst_case.worst_case_set"),
+    *("solvers.kronecker.ekfac", "statistics.curvature.factors.kronecker_factors"),
     *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
     *("solvers.diagonal.*", "solvers.lissa.*", "solvers.rank_one.*", "solvers.woodbury.woodbury"),
     *("transforms.influence.influence",),

@@ -8,6 +8,7 @@ from mu_jax.attribution.group_effects import (
     mean_group_effect,
     multiplier,
 )
+from mu_jax.attribution.influence_scores import influence_scores
 from mu_jax.attribution.lasso import lasso
 from mu_jax.attribution.lds import LDS, lds, spearman
 from mu_jax.attribution.linear import ridge_leverages, ridge_without, softmax_without
@@ -30,6 +31,7 @@ __all__ = [
     "grand",
     "group_direction",
     "group_effect",
+    "influence_scores",
     "lasso",
     "lds",
     "mean_group_effect",

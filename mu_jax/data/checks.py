@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -65,6 +66,20 @@ def check_counts(low: int = 0, **values: Any) -> None:
         if given.shape or not float(given).is_integer() or given < low:
             raise ValueError(
                 f"expected {name} as a whole number >= {low}, found {value}: give such a number"
+            )
+
+
+def check_repeatable(*sets: Any) -> None:
+    """Refuse data that can be walked through once only.
+
+    Raises:
+      ValueError: an iterator.
+    """
+    for data in sets:
+        if isinstance(data, Iterator):
+            raise ValueError(
+                "expected batches that can be walked through many times, found an iterator: give "
+                "a list, Batches or a Stream"
             )
 
 

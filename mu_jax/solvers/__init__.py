@@ -2,15 +2,18 @@
 
 from mu_jax.solvers.conjugate_gradients import ConjugateGradientsInfo, conjugate_gradients
 from mu_jax.solvers.diagonal import DiagonalInverse, diagonal
+from mu_jax.solvers.kronecker import Blocks, KroneckerInfo, ekfac, kfac
 from mu_jax.solvers.lissa import LissaInfo, largest_eigenvalue, lissa
 from mu_jax.solvers.problem import InverseCurvature, Preconditioner, Problem, Solution, Solver
 from mu_jax.solvers.rank_one import RankOneInfo, rank_one_reference
 from mu_jax.solvers.woodbury import WoodburyInfo, WoodburyInverse, woodbury
 
 __all__ = [
+    "Blocks",
     "ConjugateGradientsInfo",
     "DiagonalInverse",
     "InverseCurvature",
+    "KroneckerInfo",
     "LissaInfo",
     "Preconditioner",
     "Problem",
@@ -21,6 +24,8 @@ __all__ = [
     "WoodburyInverse",
     "conjugate_gradients",
     "diagonal",
+    "ekfac",
+    "kfac",
     "largest_eigenvalue",
     "lissa",
     "rank_one_reference",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
 from mu_jax.data.checks import check_range
+from mu_jax.data.checks import check_repeatable as check_repeatable
 from mu_jax.model import Model
 from mu_jax.statistics.curvature.products import (
     Curvature,
@@ -83,20 +84,6 @@ class Problem:
           ValueError: another tree, or leaves of other shapes.
         """
         check_vector(self.params, vector)
-
-
-def check_repeatable(*sets: Any) -> None:
-    """Refuse data that can be walked through once only: every product is one walk.
-
-    Raises:
-      ValueError: an iterator.
-    """
-    for data in sets:
-        if isinstance(data, Iterator):
-            raise ValueError(
-                "expected batches that can be walked through many times, found an iterator: give "
-                "a list, Batches or a Stream"
-            )
 
 
 class Solution(NamedTuple):

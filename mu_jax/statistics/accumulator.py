@@ -66,8 +66,13 @@ class Accumulator:
         `mean_rest = (N mean - n mean_part) / (N - n)`; where values cannot be negative, clip what
         rounding leaves below 0.
         """
-        total, weight = _negative((part.sum, part.weight))
-        return self.merge(dataclasses.replace(part, sum=total, weight=weight))
+        return self.merge(part.negative)
+
+    @property
+    def negative(self) -> Accumulator:
+        """The same with the opposite sign: merged with a whole, it takes this part out."""
+        total, weight = _negative((self.sum, self.weight))
+        return dataclasses.replace(self, sum=total, weight=weight)
 
 
 def mean_of(total: PyTree, weight: Any) -> PyTree:

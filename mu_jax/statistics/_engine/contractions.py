@@ -101,7 +101,7 @@ def _sum_formed(power: Power, factors: Factors, weight: Array) -> Array:
             return lax.dynamic_slice_in_dim(x, start, group)
 
         own, w = jax.tree.map(cut, (factors, weight.astype(factors.d.dtype)))
-        gradients, scale = power(_formed(own)), w[:, None, None, None]
+        gradients, scale = power(formed(own)), w[:, None, None, None]
         terms = jnp.where(scale != 0, scale * gradients, 0)
         return functools.reduce(jnp.add, list(terms)) if on_cpu else terms.sum(axis=0)
 
@@ -112,7 +112,7 @@ def _sum_formed(power: Power, factors: Factors, weight: Array) -> Array:
     )
 
 
-def _formed(factors: Factors) -> Array:
+def formed(factors: Factors) -> Array:
     """The gradients [b, n, i, o] themselves."""
     a, d, row, own = factors
     gradients = jnp.einsum("bnti,bnto->bnio", a, d)
@@ -150,7 +150,7 @@ def squared_norm(factors: Factors) -> Array:
     a, d, row, own = factors
     numbers = factors.products * (a.shape[-1] + d.shape[-1]) + factors.lookups**2
     if factors.entries <= numbers:
-        return jnp.sum(jnp.square(_formed(jax.tree.map(lambda x: x[None], factors))))
+        return jnp.sum(jnp.square(formed(jax.tree.map(lambda x: x[None], factors))))
     if factors.lookups == 0:
         return _product_norm(a, d)
     known = row < a.shape[-1]

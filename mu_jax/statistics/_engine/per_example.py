@@ -17,21 +17,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mu_jax import _target as target
-from mu_jax.mesh.shards import vary, varying_axes
-from mu_jax.statistics._engine.contractions import (
-    squared_norm,
-    sum_copies,
-    sum_factors,
+from mu_jax.statistics._engine.chunks import (
+    Losses,
+    in_chunks,
+    length,
+    prepare,
+    rows_at_once,
+    sum_in_chunks,
 )
+from mu_jax.statistics._engine.contractions import formed, squared_norm, sum_copies, sum_factors
 from mu_jax.statistics._engine.matrices import Convolution, replay
-from mu_jax.statistics._engine.products import Program, trace
+from mu_jax.statistics._engine.products import Program
 from mu_jax.statistics._engine.taps import gradients, sum_dtype
 
 Array = jax.Array
 PyTree = Any
-Losses = Callable[[PyTree, PyTree], Array]
 
+_GRADIENTS = 2**26  # entries of gradients that are formed at once
 _SMALL = 2**14  # entries; below, one gradient per example costs next to nothing
 
 
@@ -110,21 +112,70 @@ def squared_norms(
       >>> squared_norms(losses, jnp.zeros(2), rows)
       Array([ 1., 45.], dtype=float32)
     """
-    program, leaves, rows = _prepare(losses, params, rows)
+    program, leaves, rows = prepare(losses, params, rows)
     dtype = functools.reduce(jnp.promote_types, map(sum_dtype, leaves), jnp.float32)
 
     def norms(rows: PyTree) -> Array:
         factors, copies = gradients(program, leaves, rows)
-        total = jnp.zeros(_length(rows), dtype)
+        total = jnp.zeros(length(rows), dtype)
         for own in factors.values():
             total += jax.vmap(squared_norm)(own)
         for gradient in copies.values():
             total += jnp.square(gradient).reshape(len(gradient), -1).sum(axis=1)
         return total
 
-    size = _length(rows)
-    chunks = _chunks(rows, chunk_size or _chunk_size(program, leaves))
+    size = length(rows)
+    chunks = in_chunks(rows, chunk_size or rows_at_once(program, leaves))
     return norms(rows) if chunks is None else lax.map(norms, chunks).reshape(-1)[:size]
+
+
+def map_gradients(
+    function: Callable[[PyTree], PyTree],
+    losses: Losses,
+    params: PyTree,
+    rows: PyTree,
+    *,
+    chunk_size: int | None = None,
+) -> PyTree:
+    """Apply a function to the gradients of some rows at a time; they are never all there at once.
+
+    Args:
+      function: from a tree of gradients `[b, ...]`, shaped like `params` but for the leading axis,
+        to a tree of `[b, ...]`.
+      losses, params, rows, chunk_size: as of `sum_of_squares`.
+
+    Returns:
+      What the function gives, `[B, ...]`, in the order of the rows.
+
+    Cost: one forward and one backward pass; memory of the gradients of one chunk.
+
+    Example:
+      >>> losses = lambda w, rows: jnp.square(rows[0] @ w - rows[1]) / 2
+      >>> rows = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 3.0])
+      >>> map_gradients(lambda g: g.sum(1), losses, jnp.zeros(2), rows)
+      Array([-1., -9.], dtype=float32)
+    """
+    program, leaves, rows = prepare(losses, params, rows)
+
+    def of_chunk(rows: PyTree) -> PyTree:
+        found, copies = gradients(program, leaves, rows)
+        for leaf, own in found.items():
+            back = program.uses[leaf].back
+            copies[leaf] = jax.vmap(functools.partial(replay, back))(formed(own))
+        shape = (length(rows),)
+        each = [
+            copies.get(k, jnp.zeros(shape + leaf.shape, sum_dtype(leaf)))
+            for k, leaf in enumerate(leaves)
+        ]
+        return function(jax.tree.unflatten(jax.tree.structure(params), each))
+
+    size = length(rows)
+    few = max(1, _GRADIENTS // sum(leaf.size for leaf in leaves))
+    chunks = in_chunks(rows, chunk_size or min(few, rows_at_once(program, leaves)))
+    if chunks is None:
+        return of_chunk(rows)
+    found = lax.map(of_chunk, chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
 
 
 def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
@@ -151,7 +202,7 @@ def routes(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:
       >>> routes(losses, {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, jnp.ones((4, 2)))
       {'bias': 'small', 'kernel': 'dense'}
     """
-    program, leaves, _ = _prepare(losses, params, rows)
+    program, leaves, _ = prepare(losses, params, rows)
     words = [_route(program, leaf, array.size) for leaf, array in enumerate(leaves)]
     return jax.tree.unflatten(jax.tree.structure(params), words)
 
@@ -169,98 +220,18 @@ def _route(program: Program, leaf: int, size: int) -> str:
     return "small" if size <= _SMALL else "fallback"
 
 
-def _prepare(losses: Losses, params: PyTree, rows: PyTree) -> tuple[Program, list[Array], PyTree]:
-    """Trace the loss of one row; return it with the leaves, and the rows as arrays."""
-    rows, leaves = jax.tree.map(jnp.asarray, rows), jax.tree.leaves(params)
-    for leaf in leaves:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise ValueError(
-                f"Expected floating-point parameters, found a leaf of {jnp.result_type(leaf)}: "
-                "keep what is not differentiated out of `params`."
-            )
-    lengths = {x.shape[:1] for x in jax.tree.leaves(rows)}
-    if len(lengths) != 1 or () in lengths or (0,) in lengths:
-        raise ValueError(
-            f"Expected rows with one common, positive leading axis, found {sorted(lengths)}: give "
-            "every array one entry per example."
-        )
-    # Inside shard_map, the gradient with respect to parameters that do not vary over the mesh is
-    # summed over devices: examples of different devices would be added before they are squared.
-    varying = varying_axes((leaves, rows))
-    leaves = [vary(jnp.asarray(leaf), varying) for leaf in leaves]
-    params = jax.tree.unflatten(jax.tree.structure(params), leaves)
-    program = trace(losses, params, jax.tree.map(lambda x: x[:1], rows))
-    shapes = [getattr(value, "shape", None) for value in program.jaxpr.out_avals]
-    if shapes != [(1,)]:
-        raise ValueError(
-            f"Expected one loss per row, shape (1,) for one row, found {shapes}: return losses "
-            "before any mean or sum over examples."
-        )
-    return program, leaves, rows
-
-
-def _n_bytes(x: Array) -> int:
-    return x.size * x.dtype.itemsize
-
-
-def _length(rows: PyTree) -> int:
-    return jax.tree.leaves(rows)[0].shape[0]
-
-
-def _chunk_size(program: Program, leaves: list[Array]) -> int:
-    """How many rows to process at once.
-
-    Time on a CPU is lost to memory: a chunk that stays in the caches can halve it. Each chunk adds
-    a pass over the parameters, so large networks get large chunks; tables of which rows are looked
-    up do not count as such.
-    """
-    uses = program.uses.values()
-    row = sum(use.entries * use.result.dtype.itemsize for each in uses for use in each.all)
-    row += sum(_n_bytes(leaves[leaf]) for leaf in program.copied)
-    tables = {leaf for leaf, each in program.uses.items() if each.lookups}
-    passed = sum(_n_bytes(x) for leaf, x in enumerate(leaves) if leaf not in tables)
-    budget = 2**22 if target.platform() == "cpu" else 2**30
-    return max(1, (budget + 2 * passed) // max(row, 1))
-
-
-def _chunks(rows: PyTree, chunk_size: int) -> PyTree | None:
-    """Rows as [chunks, rows, ...], the last row repeated to fill up; None if one chunk does."""
-    size = _length(rows)
-    n_chunks = -(-size // chunk_size)
-    if n_chunks == 1:
-        return None
-    chunk_size = -(-size // n_chunks)
-    if size % chunk_size:
-        index = jnp.minimum(jnp.arange(n_chunks * chunk_size), size - 1)
-        rows = jax.tree.map(lambda x: x[index], rows)
-    return jax.tree.map(lambda x: x.reshape(n_chunks, chunk_size, *x.shape[1:]), rows)
-
-
 def _sum(
-    power: Callable, losses: Losses, params: PyTree, rows: PyTree, weight: Array, chunk_size
+    power: Callable, losses: Losses, params: PyTree, rows: PyTree, weight: Array, size: int | None
 ) -> PyTree:
-    program, leaves, rows = _prepare(losses, params, rows)
-    weight = jnp.asarray(weight)
-    if weight.shape != (_length(rows),):
-        raise ValueError(
-            f"Expected one weight per row, shape ({_length(rows)},), found {weight.shape}: use 0 "
-            "for padding."
-        )
+    program, leaves, rows = prepare(losses, params, rows)
 
-    def add(total: list[Array], chunk: tuple[PyTree, Array]) -> tuple[list[Array], None]:
-        rows, weight = chunk
+    def terms(rows: PyTree, weight: Array) -> list[Array]:
         factors, copies = gradients(program, leaves, rows)
-        terms = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
+        found = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
         for leaf, own in factors.items():
-            terms[leaf] = replay(program.uses[leaf].back, sum_factors(power, own, weight))
-        return [x + terms[k] if k in terms else x for k, x in enumerate(total)], None
+            found[leaf] = replay(program.uses[leaf].back, sum_factors(power, own, weight))
+        return [found.get(leaf, x) for leaf, x in enumerate(zero)]
 
     zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]
-    zero = [vary(x, varying_axes(weight)) for x in zero]
-    chunks = _chunks((rows, weight), chunk_size or _chunk_size(program, leaves))
-    if chunks is None:
-        total, _ = add(zero, (rows, weight))
-    else:
-        filled = jnp.arange(chunks[1].size).reshape(chunks[1].shape) < len(weight)
-        total, _ = lax.scan(add, zero, (chunks[0], jnp.where(filled, chunks[1], 0)))
+    total = sum_in_chunks(program, leaves, rows, weight, terms, zero, size)
     return jax.tree.unflatten(jax.tree.structure(params), total)
