@@ -79,7 +79,7 @@ from mu_jax.transforms import (
     scrub,
     simnpo,
     ssd,
-    task_vector,
+    task_negation,
     undial,
     wga,
 )
@@ -167,7 +167,7 @@ __all__ = [
     "ssd",
     "stream",
     "supervised",
-    "task_vector",
+    "task_negation",
     "through",
     "tune",
     "undial",
@@ -186,6 +186,7 @@ _SUBPACKAGES = frozenset(
         "evaluation",
         "loops",
         "losses",
+        "merging",
         "mesh",
         "models",
         "objectives",
@@ -202,11 +203,13 @@ _SUBPACKAGES = frozenset(
     }
 )
 _LATE = {"tune": "tuning"}  # functions of the upper floors, which load when they are touched
-_FORMER = {"checkpoints": "store"}  # names that code outside this repository may still use
+# Names that code outside this repository may still use.
+_FORMER = {"checkpoints": "store", "task_vector": "task_negation"}
 
 
 def __getattr__(name: str) -> Any:
-    name = _FORMER.get(name, name)
+    if name in _FORMER:
+        return getattr(importlib.import_module(__name__), _FORMER[name])
     if name in _SUBPACKAGES:
         return importlib.import_module(f"mu_jax.{name}")
     if name in _LATE:

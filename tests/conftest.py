@@ -36,7 +36,7 @@ SLOW_EXAMPLES = (
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
     *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
-    *("transforms.task_vector.task_vector", "transforms.undial.undial", "transforms.wga.wga"),
+    *("transforms.task_negation.task_negation", "transforms.undial.undial", "transforms.wga.wga"),
 )
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -95,7 +95,7 @@ METHODS: dict[str, Build] = {
     "neg_grad_plus": _fitted(mu.neg_grad_plus),
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
-    "task_vector": _fitted(mu.task_vector),
+    "task_negation": _fitted(mu.task_negation),
     "retrain": _retrain,
 }
 

@@ -25,7 +25,7 @@ from mu_jax.transforms.satimp import satimp
 from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
-from mu_jax.transforms.task_vector import task_vector
+from mu_jax.transforms.task_negation import task_negation
 from mu_jax.transforms.undial import undial
 from mu_jax.transforms.wga import wga
 
@@ -64,7 +64,7 @@ __all__ = [
     "scrub",
     "simnpo",
     "ssd",
-    "task_vector",
+    "task_negation",
     "undial",
     "wga",
 ]

@@ -83,7 +83,7 @@ SMALL = {
         "salun": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "neg_grad_plus": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "retrain": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
-        "task_vector": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "task_negation": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
     },
 }
 PARAMETERS = 9 * (3 * 4 + 4 * 8) + 2 * (4 + 8) + 8 * 3 + 3
@@ -112,7 +112,7 @@ PROGRAMS = {
     "retrain": [(FIT, 2 * 10)],
     "salun": [(STATISTIC, 5), (SUM, 1), (FIT, 2 * 5), (FIT, 2 * 10)],
     "scrub": [(FIT, 2 * 5), (FIT, 3 * 10)],
-    "task_vector": [(FIT, 2 * 5)],
+    "task_negation": [(FIT, 2 * 5)],
 }
 
 
