@@ -21,7 +21,7 @@ _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_CLASSIFICATION_ONLY = ("dmm",)  # its attribution is of margins
+_CLASSIFICATION_ONLY = ("dmm", "fisher_forgetting")  # attributes margins; a sum over classes
 ATTRIBUTION = {
     "checkpoints": 20,
     "retain_only": True,
@@ -222,6 +222,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "ssd": {"alpha": 10.0, "dampening": 1.0},
         "iau": {"optimizer": "adam", "learning_rate": 1e-3},
         "dmm": {"attribution": dict(ATTRIBUTION), **adam},
+        "fisher_forgetting": {"alpha": 1e-6},
         "finetune": {**fit, "weight_decay": recipe["weight_decay"]},
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
         "blindspot": {**adam, "teacher_epochs": few},

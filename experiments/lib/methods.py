@@ -89,6 +89,7 @@ METHODS: dict[str, Build] = {
     "iau": _iau,
     "dmm": _dmm,
     "finetune": _fitted(mu.finetune),
+    "fisher_forgetting": lambda task, arguments, _: mu.fisher_forgetting(task.model, **arguments),
     "gradient_ascent": _fitted(mu.gradient_ascent),
     "blindspot": _blindspot,
     "gaussian_amnesiac": _fitted(mu.gaussian_amnesiac),

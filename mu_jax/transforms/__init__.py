@@ -8,6 +8,7 @@ from mu_jax.transforms.concept_noise import concept_noise
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.dpo import dpo
 from mu_jax.transforms.finetune import finetune
+from mu_jax.transforms.fisher_forgetting import FisherForgettingInfo, fisher_forgetting
 from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.grad_diff import grad_diff
 from mu_jax.transforms.gradient_ascent import gradient_ascent
@@ -32,6 +33,7 @@ from mu_jax.transforms.wga import wga
 __all__ = [
     "BlindspotInfo",
     "CodeEraserInfo",
+    "FisherForgettingInfo",
     "IAUInfo",
     "Info",
     "PDUInfo",
@@ -47,6 +49,7 @@ __all__ = [
     "dmm",
     "dpo",
     "finetune",
+    "fisher_forgetting",
     "gaussian_amnesiac",
     "grad_diff",
     "gradient_ascent",

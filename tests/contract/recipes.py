@@ -39,6 +39,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "tolerance": lambda setting: 1.0,
     "strength": lambda setting: 0.4,
     "layer": lambda setting: "logits",
+    "head": lambda setting: _last_matrix(setting).removesuffix("/kernel"),
     "scale": lambda setting: 1.5,
     "delta": lambda setting: 0.1,
     "beta1": lambda setting: 2.0,
