@@ -138,19 +138,28 @@ def _chosen(names: list[str], chosen: Callable[[str], bool] | PyTree) -> list[bo
     return found
 
 
-def _check_alike(first: PyTree, second: PyTree) -> None:
-    """Refuse trees of other leaves, by the first that differs."""
+def unlike(first: PyTree, second: PyTree) -> str:
+    """Where two trees first have other leaves, in words such as "(2,) and no leaf at 'w'".
+
+    Nothing where names and shapes are the same.
+    """
     shapes, others = (
         {path_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (first, second)
     )
     for name in [*shapes, *others]:
         if shapes.get(name) != others.get(name):
-            found = " and ".join(str(each.get(name, "no leaf")) for each in (shapes, others))
-            raise ValueError(
-                f"expected two trees with the same leaves, found {found} at {name!r}: give "
-                "parameters of one model"
-            )
+            found = (str(each.get(name, "no leaf")) for each in (shapes, others))
+            return f"{' and '.join(found)} at {name!r}"
+    return ""
+
+
+def _check_alike(first: PyTree, second: PyTree) -> None:
+    """Refuse trees of other leaves, by the first that differs."""
+    if found := unlike(first, second):
+        raise ValueError(
+            f"expected two trees with the same leaves, found {found}: give parameters of one model"
+        )
 
 
 def trim(vectors: PyTree, keep: jax.Array | float = 0.2) -> PyTree:

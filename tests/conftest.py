@@ -34,7 +34,7 @@ SLOW_EXAMPLES = (
     *("probes.relearning.relearning_curve", "probes.worst_case.worst_case_set"),
     *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
-    *("transforms.fisher_forgetting.fisher_forgetting",),
+    *("transforms.fisher_forgetting.fisher_forgetting", "transforms.ntk_scrub.ntk_scrub"),
     *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
     *("transforms.task_negation.task_negation", "transforms.undial.undial", "transforms.wga.wga"),

@@ -16,6 +16,7 @@ from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
+from mu_jax.transforms.ntk_scrub import NTKScrubInfo, ntk_scrub
 from mu_jax.transforms.o3 import o3
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.pdu import PDUInfo, pdu
@@ -36,6 +37,7 @@ __all__ = [
     "FisherForgettingInfo",
     "IAUInfo",
     "Info",
+    "NTKScrubInfo",
     "PDUInfo",
     "SCRUBInfo",
     "SSDInfo",
@@ -57,6 +59,7 @@ __all__ = [
     "magnitude_prune",
     "neg_grad_plus",
     "npo",
+    "ntk_scrub",
     "o3",
     "oracle_matching",
     "pdu",
