@@ -54,7 +54,7 @@ def count_classes(outputs: PyTree, targets: PyTree) -> int:
     Raises:
       ValueError: outputs that are no logits of two classes or more, or targets that are no labels.
     """
-    shape = getattr(outputs, "shape", ())
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
     logits = len(shape) == 2 and shape[1] > 1
     whole = jnp.issubdtype(getattr(targets, "dtype", float), jnp.integer)
     labels = whole and targets.shape == shape[:1]

@@ -90,7 +90,7 @@ def task_negation(
       >>> jnp.diag(unlearned.params).round(1)
       Array([ 2. ,  2. , -0.1], dtype=float32)
     """
-    each = scale if isinstance(scale, Mapping) else {"scale": scale}
+    each: Any = scale if isinstance(scale, Mapping) else {"scale": scale}
     check_range(0, **each)
     negative = jax.tree.map(operator.neg, dict(scale) if isinstance(scale, Mapping) else scale)
 

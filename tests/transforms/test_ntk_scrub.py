@@ -20,6 +20,7 @@ def call(sets, model=CHOSEN.model, **options):
     return unlearn(KEY, CHOSEN.variables, *sets)
 
 
+@pytest.mark.slow
 def test_a_weight_counts_like_a_copy():
     forget, retain = CHOSEN.sets()
     heavy = retain.replace(weight=jnp.ones(16).at[0].set(3.0))
@@ -50,6 +51,7 @@ def test_the_initial_parameters_change_the_scale_alone():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_leaves_are_in_no_system():
     unlearn = mu.ntk_scrub(CHOSEN.model, CHOSEN.init(jax.random.key(8)))
     masked = mu.watched(mu.masked(unlearn, lambda name: name == "head"), False)
