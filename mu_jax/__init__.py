@@ -71,6 +71,7 @@ from mu_jax.transforms import (
     dmm,
     dpo,
     finetune,
+    fisher_forgetting,
     gaussian_amnesiac,
     grad_diff,
     gradient_ascent,
@@ -80,6 +81,7 @@ from mu_jax.transforms import (
     magnitude_prune,
     neg_grad_plus,
     npo,
+    ntk_scrub,
     o3,
     oracle_matching,
     pdu,
@@ -92,7 +94,7 @@ from mu_jax.transforms import (
     simnpo,
     ssd,
     synflow_prune,
-    task_vector,
+    task_negation,
     undial,
     unsir,
     wga,
@@ -141,6 +143,7 @@ __all__ = [
     "dpo",
     "effect",
     "finetune",
+    "fisher_forgetting",
     "fit",
     "fit_phases",
     "from_function",
@@ -162,6 +165,7 @@ __all__ = [
     "masked",
     "neg_grad_plus",
     "npo",
+    "ntk_scrub",
     "o3",
     "oracle_matching",
     "outputs",
@@ -188,7 +192,7 @@ __all__ = [
     "stream",
     "supervised",
     "synflow_prune",
-    "task_vector",
+    "task_negation",
     "through",
     "tune",
     "undial",
@@ -209,6 +213,7 @@ _SUBPACKAGES = frozenset(
         "exact",
         "loops",
         "losses",
+        "merging",
         "mesh",
         "models",
         "objectives",
@@ -227,11 +232,13 @@ _SUBPACKAGES = frozenset(
     }
 )
 _LATE = {"tune": "tuning"}  # functions of the upper floors, which load when they are touched
-_FORMER = {"checkpoints": "store"}  # names that code outside this repository may still use
+# Names that code outside this repository may still use.
+_FORMER = {"checkpoints": "store", "task_vector": "task_negation"}
 
 
 def __getattr__(name: str) -> Any:
-    name = _FORMER.get(name, name)
+    if name in _FORMER:
+        return getattr(importlib.import_module(__name__), _FORMER[name])
     if name in _SUBPACKAGES:
         return importlib.import_module(f"mu_jax.{name}")
     if name in _LATE:

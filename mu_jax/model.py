@@ -324,6 +324,16 @@ def path_name(path: Sequence[Any]) -> str:
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
+def lies_in(name: str, layer: str) -> bool:
+    """Whether a parameter's name is that of a layer, or of a leaf inside it.
+
+    Example:
+      >>> [lies_in(name, "head") for name in ("head/kernel", "net/head", "head.bias", "heads/bias")]
+      [True, True, True, False]
+    """
+    return f"/{layer}/".replace(".", "/") in f"/{name}/".replace(".", "/")
+
+
 def flat_names(tree: PyTree) -> dict[str, jax.Array]:
     """Flatten sown activations to `{path: array}`; a tuple of one call loses its index."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -38,11 +38,12 @@ SLOW_EXAMPLES = (
     *("solvers.diagonal.*", "solvers.lissa.*", "solvers.rank_one.*", "solvers.woodbury.woodbury"),
     *("transforms.influence.influence",),
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
+    *("transforms.fisher_forgetting.fisher_forgetting", "transforms.ntk_scrub.ntk_scrub"),
     *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
     *("objectives.relabel.relabeled", "transforms.bad_teacher.bad_teacher"),
     *("transforms.random_labels.random_labels", "transforms.unsir.unsir"),
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
-    *("transforms.task_vector.task_vector", "transforms.undial.undial", "transforms.wga.wga"),
+    *("transforms.task_negation.task_negation", "transforms.undial.undial", "transforms.wga.wga"),
 )
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -162,6 +162,7 @@ def test_subpackages_load_when_touched():
     for name in SUBPACKAGES:
         assert getattr(mu, name) is importlib.import_module(f"mu_jax.{name}")
     assert mu.checkpoints is mu.store
+    assert mu.task_vector is mu.task_negation
 
 
 def test_the_wheel_installs_the_library_alone():
@@ -244,7 +245,7 @@ FLOORS = (
     },
     {"loops", "mesh", "models"},
     {"store"},  # stands on arrays and the loop alone, so that ensembles and versions are kept alike
-    {"statistics", "objectives", "edits", "adapters", "entries", "pruning"},
+    {"statistics", "objectives", "edits", "merging", "adapters", "entries", "pruning"},
     {"solvers"},
     {"attribution"},
     {"transforms"},

@@ -25,7 +25,8 @@ _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epoch
 _FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
 _FROM_ONE |= {"noise_images", "copies", "samples_per_class"}
-_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "unsir")  # of margins, softmaxes and classes
+# Of margins, softmaxes and classes.
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "fisher_forgetting", "unsir")
 LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
@@ -231,6 +232,7 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "ssd": {"alpha": 10.0, "dampening": 1.0},
         "iau": {"optimizer": "adam", "learning_rate": 1e-3},
         "dmm": {"attribution": dict(ATTRIBUTION), **adam},
+        "fisher_forgetting": {"alpha": 1e-6},
         "finetune": {**fit, "weight_decay": recipe["weight_decay"]},
         "gradient_ascent": {**fit, "learning_rate": rate / 20},
         "bad_teacher": adam,

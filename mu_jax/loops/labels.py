@@ -10,7 +10,7 @@ import numpy as np
 
 from mu_jax._at_once import as_array
 from mu_jax._tracing import cached
-from mu_jax.data.batches import Batch, Batches, is_concrete
+from mu_jax.data.batches import Batch, Batches, describe, is_concrete
 from mu_jax.data.rows import shapes_of_rows
 from mu_jax.data.tokens import Tokens, parts_of
 from mu_jax.losses import reads_classes, refuse_labels
@@ -51,6 +51,28 @@ def weights_of(examples: Any) -> jax.Array:
     if isinstance(examples, Batches):
         return examples.weight
     return as_array(np.ones(examples.num_examples, np.float32))
+
+
+def count_classes(outputs: PyTree, targets: PyTree) -> int:
+    """The number of classes, for methods that need some; a regression is refused.
+
+    Args:
+      outputs: logits f[B, C]. targets: int[B], or nothing where no label is read.
+
+    Raises:
+      ValueError: outputs that are no logits of two classes or more, or targets that are no labels.
+    """
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
+    logits = len(shape) == 2 and shape[1] > 1
+    whole = jnp.issubdtype(getattr(targets, "dtype", float), jnp.integer)
+    labels = whole and targets.shape == shape[:1]
+    if not logits or (jax.tree.leaves(targets) and not labels):
+        raise ValueError(
+            "expected logits [examples, classes] of two classes or more and integer labels, found "
+            f"outputs {describe(outputs)} and targets {describe(targets)}: give a classifier, "
+            "since the method needs classes"
+        )
+    return outputs.shape[1]
 
 
 def check_labels(model: Model, variables: PyTree, **sets: Any) -> None:

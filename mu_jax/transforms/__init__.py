@@ -10,6 +10,7 @@ from mu_jax.transforms.concept_noise import concept_noise
 from mu_jax.transforms.dmm import dmm
 from mu_jax.transforms.dpo import dpo
 from mu_jax.transforms.finetune import finetune
+from mu_jax.transforms.fisher_forgetting import FisherForgettingInfo, fisher_forgetting
 from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.grad_diff import grad_diff
 from mu_jax.transforms.gradient_ascent import gradient_ascent
@@ -19,6 +20,7 @@ from mu_jax.transforms.l1_sparse import l1_sparse
 from mu_jax.transforms.magnitude_prune import magnitude_prune
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
+from mu_jax.transforms.ntk_scrub import NTKScrubInfo, ntk_scrub
 from mu_jax.transforms.o3 import o3
 from mu_jax.transforms.oracle_matching import oracle_matching
 from mu_jax.transforms.pdu import PDUInfo, pdu
@@ -31,7 +33,7 @@ from mu_jax.transforms.scrub import SCRUBInfo, scrub
 from mu_jax.transforms.simnpo import simnpo
 from mu_jax.transforms.ssd import SSDInfo, ssd
 from mu_jax.transforms.synflow_prune import synflow_prune
-from mu_jax.transforms.task_vector import task_vector
+from mu_jax.transforms.task_negation import task_negation
 from mu_jax.transforms.undial import undial
 from mu_jax.transforms.unsir import UNSIRInfo, unsir
 from mu_jax.transforms.wga import wga
@@ -39,9 +41,11 @@ from mu_jax.transforms.wga import wga
 __all__ = [
     "BlindspotInfo",
     "CodeEraserInfo",
+    "FisherForgettingInfo",
     "IAUInfo",
     "InfluenceInfo",
     "Info",
+    "NTKScrubInfo",
     "PDUInfo",
     "PruneInfo",
     "RandomLabelsInfo",
@@ -59,6 +63,7 @@ __all__ = [
     "dmm",
     "dpo",
     "finetune",
+    "fisher_forgetting",
     "gaussian_amnesiac",
     "grad_diff",
     "gradient_ascent",
@@ -68,6 +73,7 @@ __all__ = [
     "magnitude_prune",
     "neg_grad_plus",
     "npo",
+    "ntk_scrub",
     "o3",
     "oracle_matching",
     "pdu",
@@ -80,7 +86,7 @@ __all__ = [
     "simnpo",
     "ssd",
     "synflow_prune",
-    "task_vector",
+    "task_negation",
     "undial",
     "unsir",
     "wga",

@@ -41,7 +41,9 @@ oracle_matching: Space = {"learning_rate": _RATE}
 magnitude_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
 synflow_prune: Space = {"sparsity": Uniform(0.1, 0.95)}
 retrain: Space = {}  # the reference itself: by the recipe of the first training, nothing to choose
-task_vector: Space = {**_FIT, "scale": Log(0.1, 100.0)}
+fisher_forgetting: Space = {"alpha": Log(1e-9, 1e-4)}
+ntk_scrub: Space = {"weight_decay": Log(1e-3, 1.0)}
+task_negation: Space = {**_FIT, "scale": Log(0.1, 100.0)}
 o3: Space = {**_FIT, "penalty": Log(0.01, 1.0)}
 concept_noise: Space = {"noise": Log(0.01, 1.0)}
 

@@ -29,6 +29,10 @@ _SIX_ITERATIONS = mu.solvers.conjugate_gradients(iterations=6, tolerance=0)
 ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "model": lambda setting: setting.model,
     "init": lambda setting: setting.init,
+    "initial": lambda setting: setting.init(jax.random.key(8)),
+    "weight_decay": lambda setting: 5.0,  # well conditioned: rounding is not amplified
+    # As many products on every mesh: a tolerance may be met one iteration earlier or later.
+    "solver": lambda setting: mu.solvers.conjugate_gradients(iterations=8, tolerance=0.0),
     "optimizer": lambda setting: _SGD,
     "teacher_optimizer": lambda setting: _SGD,
     "alpha": lambda setting: 1.3,
@@ -43,6 +47,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "tolerance": lambda setting: 1.0,
     "strength": lambda setting: 0.4,
     "layer": lambda setting: "logits",
+    "head": lambda setting: _last_matrix(setting).removesuffix("/kernel"),
     "scale": lambda setting: 1.5,
     "delta": lambda setting: 0.1,
     "beta1": lambda setting: 2.0,

@@ -18,7 +18,7 @@ METHODS: dict[str, Callable[..., mu.Transform]] = {
     name: getattr(mu, name)
     for name in (
         *("npo", "simnpo", "grad_diff", "wga", "satimp", "ce_u", "undial", "pdu", "rmu"),
-        *("code_eraser", "task_vector", "finetune", "gradient_ascent", "ssd", "iau"),
+        *("code_eraser", "task_negation", "finetune", "gradient_ascent", "ssd", "iau"),
     )
 }
 OWN = {"clip": 1.0, "sam": 0.0}  # most norm of a gradient; rho of SAM on the forget term

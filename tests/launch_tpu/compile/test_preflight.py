@@ -77,6 +77,7 @@ SMALL = {
             "batch_size": 16,
         },
         "finetune": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 4, "batch_size": 16},
+        "fisher_forgetting": {"alpha": 1e-6},
         "gradient_ascent": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "gaussian_amnesiac": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "random_labels": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
@@ -86,7 +87,7 @@ SMALL = {
         "neg_grad_plus": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "unsir": {"optimizer": "sgd", "learning_rate": 1e-3, "copies": 4},
         "retrain": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
-        "task_vector": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "task_negation": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
     },
 }
 PARAMETERS = 9 * (3 * 4 + 4 * 8) + 2 * (4 + 8) + 8 * 3 + 3
@@ -109,6 +110,7 @@ PROGRAMS = {
     "blindspot": [(FIT, 2 * 10), (FIT, 3 * 15)],
     "dmm": [(ROWS, 2 * 15), (ROWS, 15), (FIT, 2 * 15)],
     "finetune": [(FIT, 4 * 10)],
+    "fisher_forgetting": [(STATISTIC, 10), (SUM, 1)],
     "gradient_ascent": [(FIT, 2 * 5)],
     "gaussian_amnesiac": [(FIT, 2 * 15)],
     "neg_grad_plus": [(FIT, 2 * 15)],
@@ -119,7 +121,7 @@ PROGRAMS = {
     "random_labels": [(FIT, 2 * 15)],
     "bad_teacher": [(FIT, 2 * 8)],
     "scrub": [(FIT, 2 * 5), (FIT, 3 * 10)],
-    "task_vector": [(FIT, 2 * 5)],
+    "task_negation": [(FIT, 2 * 5)],
 }
 
 
