@@ -236,7 +236,10 @@ def compute(setting: Setting, group: Group, workdir: pathlib.Path, digest: str) 
         level = at_the_level(model, short, found[ORIGINAL], texts.where("unseen"))
         unlearn = forgetting(model, level, len(group.where), **setting.hyperparameters)
         unlearned, info = unlearn(key, setting.variables, short, retain)
+        steps, reached = info.details.known
         found[UNLEARNED] = measure_at(model, unlearned, texts, read)
+    if not reached:
+        print(f"  {group.name}: {steps} steps did not reach the level", file=sys.stderr)
     if KEEP.value:
         written = workdir / "models" / f"{group.texts.name}-{group.name}-{digest}"
         if not written.exists():
@@ -245,7 +248,7 @@ def compute(setting: Setting, group: Group, workdir: pathlib.Path, digest: str) 
         learn = learning(model, **setting.hyperparameters)
         learned, _ = learn(key, unlearned, forget.take([0]), texts.of("relearn"))
         found[RELEARNED] = measure_at(model, learned, texts, read)
-    return Rows(found, int(info.steps))
+    return Rows(found, int(steps))
 
 
 def longest(texts: Texts) -> int:

@@ -215,16 +215,20 @@ def at_the_level(
     Args:
       model: the model. data: the texts to forget.
       original: what the original model gives of all texts. unseen: which were never seen.
+
+    Returns:
+      A rule that knows how many steps were taken, and whether the level was reached.
     """
 
-    def after(steps: int, variables: PyTree) -> tuple[int, bool]:
+    def after(known: tuple[int, bool], variables: PyTree) -> tuple[tuple[int, bool], bool]:
         found = measure(model, variables, data)
-        return steps + 1, all(
+        reached = all(
             getattr(found, name).mean() <= getattr(original, name)[unseen].mean()
             for name in ("exact_memorization", "extraction_strength", "verbatim")
         )
+        return (known[0] + 1, reached), reached
 
-    return mu.loops.Until(0, after)
+    return mu.loops.Until((0, False), after)
 
 
 def longest_run(hit: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ TEXTS = [
     ("hill", "retain", "hill", "the hill sings in june"),
     ("road", "measure", "road", "a road goes by the sea"),
     ("boat", "relearn", "boat", "my boat is blue and slow"),
-    ("never", "unseen", "never", "zinc quay jumps vexed fig"),
+    ("never", "unseen", "never", "nine hills keep a warm door"),
 ]
 
 
@@ -68,7 +68,7 @@ def command(files, workdir):
         f"--model={files / 'model'}",
         f"--texts={files / 'texts.jsonl'}",
         f"--workdir={workdir}",
-        *("--learning_rate=3e-3", "--relearning=5"),
+        *("--learning_rate=1e-2", "--relearning=5"),
     )
 
 
@@ -90,7 +90,7 @@ def test_what_a_model_knew_is_forgotten_and_recorded(files, tmp_path):
         assert before[name].value > 0.9 and after[name].value < 0.6
         assert before["verbatim"].value > 15 > after["verbatim"].value
         assert before["extraction strength"].value > 0.6 > after["extraction strength"].value
-        assert before[name].oracle.mean < 0.4
+        assert before[name].oracle.mean < 0.5
         for name in ("exact memorization", "extraction strength", "verbatim"):
             assert after[name].value <= after[name].oracle.mean
         assert 1 < after["steps of forgetting"].value < 30
@@ -140,12 +140,8 @@ def test_forgetting_ends_where_nothing_is_above_the_level(monkeypatch):
         "in a row": given([0.3, 0.3], [0.0, 0.0], [3, 4]),
     }
     monkeypatch.setattr(passages, "measure", lambda model, variables, data: found[variables])
-    assert {name: level.after(4, name) for name in found} == {
-        "at": (5, True),
-        "memorized": (5, False),
-        "extracted": (5, False),
-        "in a row": (5, False),
-    }
+    for name in found:
+        assert level.after((4, False), name) == ((5, name == "at"), name == "at")
 
 
 def test_rows_of_some_positions_fill_their_batches():
