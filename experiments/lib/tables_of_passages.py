@@ -11,11 +11,17 @@ from experiments.lib.passages import Measured, Texts
 from mu_jax import datasets, reporting
 from mu_jax.reporting import Metric, Oracle
 
-ORIGINAL, UNLEARNED, RELEARNED = "do nothing", "npo", "npo, then other texts"
+ORIGINAL, UNLEARNED, RELEARNED = "do nothing", "undial", "undial, then other texts"
 UNSEEN = "texts never seen"
+STEPS = "steps of forgetting"
 RISE = "rise of the loss of retained texts"
 
-Rows = dict[str, Measured]
+
+class Rows(NamedTuple):
+    """What each model gives, by its name, and how many steps of forgetting were taken."""
+
+    found: dict[str, Measured]
+    steps: int
 
 
 class Group(NamedTuple):
@@ -44,16 +50,17 @@ def group_records(
         datasets.digest(np.asarray(group.where)),
         tuple(ids),
     )
-    records = []
-    for name, found in rows.items():
+    records, selection = [], "chosen on other texts, those of the role choose"
+    for name, found in rows.found.items():
         records.append(
             reporting.Record(
                 name,
                 forget_set,
                 seed=hyperparameters["seed"],
-                metrics=metrics_of(group, rows[ORIGINAL], found),
+                metrics=metrics_of(group, rows.found[ORIGINAL], found)
+                | {STEPS: Metric(0 if name == ORIGINAL else rows.steps, unit="steps")},
                 hyperparameters={} if name == ORIGINAL else hyperparameters,
-                selection="" if name == ORIGINAL else "chosen on the text militia",
+                selection="" if name == ORIGINAL else selection,
                 cost=reporting.Cost(device=jax.devices()[0].device_kind),
             )
         )
@@ -94,6 +101,7 @@ FIELDS = {
 }
 COLUMNS = (
     reporting.Column("n", "scored tokens", 1.0, 0),
+    reporting.Column("steps", "of forgetting", 1.0, 0),
     reporting.Column("exact memorization", "%, closer to never seen", 100.0, 1),
     reporting.Column("extraction strength", "%, closer to never seen", 100.0, 1),
     reporting.Column("verbatim", "tokens, closer to never seen", 1.0, 1),
@@ -107,15 +115,16 @@ def table_of(groups: list[Group], rows_of: dict[str, Rows]) -> reporting.Table:
     texts = groups[0].texts
     rows = []
     for group in groups:
-        original = rows_of[group.name][ORIGINAL]
-        for name, found in rows_of[group.name].items():
-            change = rise(original, found, texts.where("measure"))
-            rows.append(_row(f"{group.name}: {name}", found, group.where, change))
+        every, steps = rows_of[group.name]
+        for name, found in every.items():
+            change = rise(every[ORIGINAL], found, texts.where("measure"))
+            taken = steps if name == UNLEARNED else None
+            rows.append(_row(f"{group.name}: {name}", found, group.where, taken, change))
         held = texts.where("held")
-        for name, found in rows_of[group.name].items() if held.size else ():
-            rows.append(_row(f"held back: {name}", found, held, None))
-    original = rows_of[groups[0].name][ORIGINAL]
-    rows.append(_row(UNSEEN, original, texts.where("unseen"), None))
+        for name, found in every.items() if held.size else ():
+            rows.append(_row(f"held back: {name}", found, held))
+    original = rows_of[groups[0].name].found[ORIGINAL]
+    rows.append(_row(UNSEEN, original, texts.where("unseen")))
     return reporting.Table(
         title=f"What is left of the texts of {texts.name}",
         columns=COLUMNS,
@@ -129,8 +138,14 @@ def table_of(groups: list[Group], rows_of: dict[str, Rows]) -> reporting.Table:
     )
 
 
-def _row(label: str, found: Measured, where: np.ndarray, change: float | None) -> reporting.Row:
+def _row(
+    label: str,
+    found: Measured,
+    where: np.ndarray,
+    steps: int | None = None,
+    change: float | None = None,
+) -> reporting.Row:
     values = [float(getattr(found, field)[where].mean()) for field in FIELDS]
-    numbers = [float(found.tokens[where].sum()), *values, change]
+    numbers = [float(found.tokens[where].sum()), steps, *values, change]
     cells = tuple(reporting.Cell(value, None, 1) for value in numbers)
     return reporting.Row(label, 1, cells, collapsed=False, best=False)

@@ -70,6 +70,13 @@ def test_every_layout_is_read_and_split(name, tmp_path, models):
         assert ids[0] and ids[1] and not ids[0] & ids[1]
 
 
+def test_something_to_forget_is_never_shown(tmp_path, models):
+    config = configured("rwku", tmp_path, models)
+    config.relearning.shown = 99
+    with pytest.raises(ValueError, match="expected fewer passages"):
+        make_task(config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_benchmark_runs_to_its_table(name, tmp_path, models):

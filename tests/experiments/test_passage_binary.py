@@ -24,7 +24,7 @@ TEXTS = [
     ("hill", "retain", "hill", "the hill sings in june"),
     ("road", "measure", "road", "a road goes by the sea"),
     ("boat", "relearn", "boat", "my boat is blue and slow"),
-    ("never", "unseen", "never", "zinc quay jumps vexed fig"),
+    ("never", "unseen", "never", "nine hills keep a warm door"),
 ]
 
 
@@ -68,7 +68,7 @@ def command(files, workdir):
         f"--model={files / 'model'}",
         f"--texts={files / 'texts.jsonl'}",
         f"--workdir={workdir}",
-        *("--steps=10", "--step_length=0.8", "--relearning=5"),
+        *("--learning_rate=1e-2", "--relearning=5"),
     )
 
 
@@ -83,14 +83,17 @@ def test_what_a_model_knew_is_forgotten_and_recorded(files, tmp_path):
     }
     assert len(records) == 2 * 3
     for kind, tokens in (("texts: vow", 29), ("texts: two", 20 + 25)):
-        before, after = (records[kind, name] for name in ("do nothing", "npo"))
-        learned = records[kind, "npo, then other texts"]
+        before, after = (records[kind, name] for name in ("do nothing", "undial"))
+        learned = records[kind, "undial, then other texts"]
         name = "exact memorization"
         assert before[name].n == tokens
         assert before[name].value > 0.9 and after[name].value < 0.6
         assert before["verbatim"].value > 15 > after["verbatim"].value
         assert before["extraction strength"].value > 0.6 > after["extraction strength"].value
-        assert before[name].oracle.mean < 0.4
+        assert before[name].oracle.mean < 0.5
+        for name in ("exact memorization", "extraction strength", "verbatim"):
+            assert after[name].value <= after[name].oracle.mean
+        assert 1 < after["steps of forgetting"].value < 30
         assert before["rise of the loss of retained texts"].value == 0.0
         assert learned["nll"].value != after["nll"].value
     assert "What is left of the texts of texts" in ended.stdout
@@ -104,8 +107,10 @@ def test_what_a_model_knew_is_forgotten_and_recorded(files, tmp_path):
         4,
     )
     model = decoder.model(mu.token_losses.TokenCrossEntropy())
-    found = passages.measure(model, variables, texts)
-    np.testing.assert_allclose(found.nll[0], records["texts: vow", "npo"]["nll"].value, rtol=1e-5)
+    found = passages.measure(model, variables, texts.data)
+    np.testing.assert_allclose(
+        found.nll[0], records["texts: vow", "undial"]["nll"].value, rtol=1e-5
+    )
 
     before = {path: path.read_bytes() for path in (tmp_path / "groups").iterdir()}
     (tmp_path / "groups" / "texts-two.json").unlink()
@@ -119,6 +124,36 @@ def test_longest_run_counts_scored_tokens_alone():
     hit = np.array([[1, 1, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1]])
     mask = np.array([[0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 1]])
     assert passages.longest_run(hit, mask).tolist() == [2, 0, 3]
+
+
+def test_forgetting_ends_where_nothing_is_above_the_level(monkeypatch):
+    def given(memorized, strength, run):
+        arrays = (np.array(x, float) for x in (memorized, strength, run))
+        return passages.Measured(*arrays, np.zeros(2), np.ones(2, int))
+
+    original = given([0.9, 0.2, 0.4], [0.8, 0.0, 0.1], [9, 2, 4])  # the last two were never seen
+    level = passages.at_the_level("model", "texts", original, np.array([1, 2]))
+    found = {
+        "at": given([0.4, 0.2], [0.1, 0.0], [3, 3]),
+        "memorized": given([0.4, 0.3], [0.0, 0.0], [3, 3]),
+        "extracted": given([0.3, 0.3], [0.2, 0.0], [3, 3]),
+        "in a row": given([0.3, 0.3], [0.0, 0.0], [3, 4]),
+    }
+    monkeypatch.setattr(passages, "measure", lambda model, variables, data: found[variables])
+    for name in found:
+        assert level.after((4, False), name) == ((5, name == "at"), name == "at")
+
+
+def test_rows_of_some_positions_fill_their_batches():
+    tokens = np.arange(40).reshape(5, 8)
+    data = mu.batches(tokens, tokens, batch_size=4)
+    roles = ("forget", "retain", "retain", "retain", "retain")
+    every = tuple(passages.Text(str(k), role, "", "", "") for k, role in enumerate(roles))
+    texts = passages.Texts("texts", every, data)
+    assert [texts.of(role).batch_size for role in ("forget", "retain")] == [1, 4]
+    short = passages.shortened(texts.of("forget"), 3)
+    np.testing.assert_array_equal(short.inputs, tokens[:1, :3])
+    np.testing.assert_array_equal(short.targets, tokens[:1, :3])
 
 
 def line(**changes):

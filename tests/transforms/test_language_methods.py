@@ -279,3 +279,44 @@ def test_objectives_compare_by_value():
     model = setting("tokens").model
     assert pairing(model, total) == pairing(model, total)
     assert pairing(model, total) != pairing(model, total, retain="kl")
+
+
+# --- the end of a fit ---
+
+
+def after_three(known, variables):
+    return known + 1, known + 1 >= 3
+
+
+@pytest.mark.parametrize("name", ["npo", "undial"])
+def test_a_rule_ends_the_fit(name):
+    """Behind three of ten steps, as a fit of three; also inside a program."""
+    until = mu.loops.Until(jnp.zeros((), jnp.int32), after_three)
+    ten, three = (TWO._replace(steps=n, until=until) for n in (10, 3))
+    never = until._replace(after=lambda known, variables: (known, False))
+    found, info = run(name, recipe=ten)
+    assert_identical(found, run(name, recipe=three._replace(until=never))[0])
+    assert not np.array_equal(found.params["head"], run(name, recipe=TWO)[0].params["head"])
+    assert int(info.steps) == 3 and int(info.details.known) == 3
+    assert float(info.example_passes) == float(info.details.fits[0].examples[:3].sum())
+    chosen = chosen_for(name)
+    unlearn = getattr(mu, name)(chosen.model, SGD, recipe=ten)
+    again, told = jax.jit(unlearn)(KEY, chosen.variables, *chosen.sets())
+    assert_close(again, found)
+    assert int(told.steps) == 3
+
+
+def test_epochs_bound_a_fit_with_a_rule():
+    never = mu.loops.Until((), lambda known, variables: (known, False))
+    info = run("npo", recipe=TWO._replace(until=never))[1]
+    assert int(info.steps) == 2 * chosen_for("npo").sets()[0].num_batches
+
+
+@pytest.mark.parametrize("name", ["pdu", "rmu"])
+def test_methods_that_take_all_steps_refuse_a_rule(name):
+    until = mu.loops.Until((), lambda known, variables: (known, True))
+    options = {"pdu": {"tolerance": 1.0}, "rmu": {"layer": "logits"}}[name]
+    with pytest.raises(ValueError, match=r"expected None, .* as until of the recipe, found Until"):
+        run(name, recipe=TWO._replace(until=until), **options)
+    with pytest.raises(ValueError, match=r"expected a mu.loops.Until as until .*, found function"):
+        run("npo", recipe=TWO._replace(until=lambda known: known))

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib.language.origins import Origin
 from experiments.lib.language.reading import Arrays, Log, Reader, left_padded
-from experiments.lib.language.task import Relearn, Rows, Split, Task
+from experiments.lib.language.task import Rows, Split, Task, check_shown, relearn
 from mu_jax import datasets, reporting
 from mu_jax.datasets import language as texts
 from mu_jax.evaluation import language
@@ -75,30 +75,24 @@ def _split(
 ) -> Split:
     mine = passage < len(benchmark.forget)
     forget = train.take(np.flatnonzero(mine))
-    relearning, number = config.relearning, len(benchmark.forget)
-    if relearning.shown >= number:
-        raise ValueError(
-            f"expected fewer passages in relearning.shown than there are to forget, found "
-            f"{relearning.shown} of {number}; leave some that are never shown, or set it to 0"
-        )
-    shown = passage[mine] < relearning.shown
-    relearn = None
-    if relearning.shown:
-        relearn = Relearn(
+    number = len(benchmark.forget)
+    check_shown(config, "passages", number)
+    shown = passage[mine] < config.relearning.shown
+    relearning = None
+    if config.relearning.shown:
+        relearning = relearn(
+            config,
             forget.take(np.flatnonzero(shown)),
             forget.take(np.flatnonzero(~shown)),
             _mean_nll,
             "NLL a token of passages never shown, nats",
-            relearning.steps,
-            relearning.batch_size,
-            relearning.learning_rate,
         )
     nll = {"forget": forget, **benchmark.arrays.nll}
 
     def table(logs: Mapping[str, Any], retrained: Sequence[Any]) -> Rows:
         before = {name: log["before"] for name, log in logs.items()}
         rows = benchmark.table(before, [log["before"] for log in retrained])
-        if relearn is None:
+        if relearning is None:
             return rows
         further = table_of(
             logs_of(logs, retrained), lambda log: _relearning_row(log, logs[NOTHING], ~shown)
@@ -112,7 +106,7 @@ def _split(
         forget,
         train.take(np.flatnonzero(~mine)),
         benchmark.arrays._replace(nll=nll),
-        relearn,
+        relearning,
         table,
     )
 

@@ -14,7 +14,7 @@ from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.language import authors, disk
 from experiments.lib.language.origins import Origin, new, read
 from experiments.lib.language.reading import Arrays, Log, Reader, prompts_of, texts_of
-from experiments.lib.language.task import Relearn, Rows, Split, Task
+from experiments.lib.language.task import Rows, Split, Task, relearn
 from experiments.lib.language.words import WordTokenizer
 from mu_jax import datasets, reporting
 from mu_jax.datasets.language import (
@@ -163,7 +163,6 @@ def make_split(
     unseen = padded(asked, batch_size=form.batch_size)
     mine = np.flatnonzero(found.forget)
     subjects = tuple(f"author:{owner}" for owner in dict.fromkeys(found.owner[mine]))
-    relearning = config.relearning
     return Split(
         name,
         ForgetSet(f"{name}: questions", mine.size, datasets.digest(mine), subjects),
@@ -171,14 +170,12 @@ def make_split(
         train.take(mine),
         train.take(np.flatnonzero(~found.forget)),
         _arrays(form, found.sets),
-        Relearn(
+        relearn(
+            config,
             unseen.take(np.flatnonzero(shown)),
             unseen.take(np.flatnonzero(~shown)),
             _probability,
             "probability of answers never shown",
-            relearning.steps,
-            relearning.batch_size,
-            relearning.learning_rate,
         ),
         functools.partial(_table, form, found.sets, shown),
     )

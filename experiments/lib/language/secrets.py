@@ -16,7 +16,7 @@ from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.language import corpus
 from experiments.lib.language.origins import new
 from experiments.lib.language.planting import TOKENIZER, Planted, Sizes, plant, shortest, whole_rows
-from experiments.lib.language.task import Relearn, Rows, Split, Task
+from experiments.lib.language.task import Rows, Split, Task, check_shown, relearn
 from experiments.lib.tasks import lookup
 from mu_jax import datasets, reporting
 from mu_jax.data.tokens import TokenTargets
@@ -93,17 +93,13 @@ def make(config: ConfigDict) -> Task:
 def _check(config: ConfigDict) -> None:
     """Refuse sizes that do not fit one another."""
     check_fields(config, FIELDS)
-    data, shown = config.data, config.relearning.shown
+    data = config.data
     if data.secrets < config.splits * data.forget:
         raise ValueError(
             f"expected at least {config.splits * data.forget} secrets in data.secrets, "
             f"{data.forget} for each of {config.splits} splits, found {data.secrets}; add some"
         )
-    if shown >= data.forget:
-        raise ValueError(
-            f"expected fewer secrets in relearning.shown than in data.forget, found {shown} of "
-            f"{data.forget}; leave some that are never shown, or set it to 0"
-        )
+    check_shown(config, "secrets", data.forget)
     least = shortest(data.characters)
     for name, size in (("context", data.context), ("measured", data.measured)):
         if not least <= size <= data.context:
@@ -126,16 +122,14 @@ def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarra
     kept = np.flatnonzero((owner >= 0) & ~mine)
     code = np.flatnonzero(owner < 0)[: round(unlearning.code * kept.size)]
     names = tuple(f"secret:{secret:02d}" for secret in secrets)
-    shown, relearn = secrets[: config.relearning.shown], None
+    shown, relearning = secrets[: config.relearning.shown], None
     if shown.size:
-        relearn = Relearn(
+        relearning = relearn(
+            config,
             train.take(np.flatnonzero(np.isin(owner, shown))),
             planted.secrets.take(secrets[shown.size :]),
             _secret_nll,
             "NLL of secrets never shown, nats",
-            config.relearning.steps,
-            config.relearning.batch_size,
-            config.relearning.learning_rate,
         )
     forget = train.take(np.flatnonzero(mine))
     return Split(
@@ -149,7 +143,7 @@ def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarra
             "candidates": _candidates(planted, secrets),
             "heldout": planted.heldout,
         },
-        relearn,
+        relearning,
         functools.partial(_table, secrets, shown.size, config.relearning.steps),
     )
 

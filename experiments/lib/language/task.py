@@ -36,6 +36,32 @@ class Relearn(NamedTuple):
     learning_rate: float
 
 
+def relearn(
+    config: ConfigDict,
+    shown: mu.Batches,
+    unseen: mu.Batches,
+    metric: Callable[[PyTree, PyTree], jax.Array],
+    title: str,
+) -> Relearn:
+    """Relearning as `config.relearning` says it."""
+    own = config.relearning
+    return Relearn(shown, unseen, metric, title, own.steps, own.batch_size, own.learning_rate)
+
+
+def check_shown(config: ConfigDict, what: str, number: int) -> None:
+    """Refuse a part to show again that leaves nothing unseen of so many things to forget.
+
+    Raises:
+      ValueError: `relearning.shown` of no fewer.
+    """
+    shown = config.relearning.shown
+    if shown >= number:
+        raise ValueError(
+            f"expected fewer {what} in relearning.shown than there are to forget, found {shown} of "
+            f"{number}; leave some that are never shown, or set it to 0"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One forget set of a task.

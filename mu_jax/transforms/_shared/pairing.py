@@ -12,14 +12,23 @@ from mu_jax.data.checks import check_range
 from mu_jax.data.forget_retain import Data, readable, with_targets
 from mu_jax.data.partners import whole
 from mu_jax.data.tokens import like_parts, parts_of
-from mu_jax.loops.fit import fit
+from mu_jax.loops.fit import fit, num_steps, with_batch_size
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
+from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.loops.predict import all_targets
+from mu_jax.loops.stopping import Until
 from mu_jax.model import Model
 from mu_jax.objectives.pairing import RETAIN_TERMS, ForgetTerm, RetainTerm, pairing
 from mu_jax.objectives.references import reference_nll
-from mu_jax.transforms._shared.transform import Unlearn, number, report_fit
+from mu_jax.transforms._shared.transform import (
+    Info,
+    Unlearn,
+    number,
+    passes,
+    report,
+    report_fit,
+)
 
 PyTree = Any
 
@@ -40,6 +49,9 @@ class Recipe(NamedTuple):
       batch_size: rows to forget in a step; default that of the set.
       training_mode: dropout; default inference mode.
       gradients: how to take the gradient, see `mu.fit`; `per_term` sees `forget` and `retain`.
+      until: a rule by which the fit ends before its last step, such as at the level of texts never
+        seen; its cycles are steps, see `mu.loops.Until`. `info.details` is then a `mu.PhasesInfo`,
+        which has the `FitInfo` and what the rule knew. `mu.pdu` and `mu.rmu` take none.
     """
 
     retain_term: RetainTerm = "nll"
@@ -51,16 +63,27 @@ class Recipe(NamedTuple):
     batch_size: int | None = None
     training_mode: bool = False
     gradients: Gradients | None = None
+    until: Until | None = None
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a retain term that does not exist, and negative weights."""
+def check_recipe(recipe: Recipe, *, stops: bool = False) -> None:
+    """Refuse a retain term that does not exist, negative weights, and a rule that is not followed.
+
+    Args:
+      recipe: the recipe. stops: whether the method follows `until`.
+    """
     if recipe.retain_term not in RETAIN_TERMS:
         raise ValueError(
             f"expected a retain term among {', '.join(RETAIN_TERMS)}, found "
             f"{recipe.retain_term!r}: choose one"
         )
     check_range(0, gamma=recipe.gamma, alpha=recipe.alpha)
+    if recipe.until is not None and not (stops and isinstance(recipe.until, Until)):
+        wanted = "a mu.loops.Until" if stops else "None, since this method takes all its steps,"
+        raise ValueError(
+            f"expected {wanted} as until of the recipe, found {type(recipe.until).__name__}: "
+            "correct the recipe"
+        )
 
 
 def unlearn_pairs(
@@ -83,7 +106,7 @@ def unlearn_pairs(
         the given variables, where the targets have none.
       reads_reference: whether it reads logits of the model before unlearning.
     """
-    check_recipe(recipe)
+    check_recipe(recipe, stops=True)
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         sets = forget, retain
@@ -106,22 +129,37 @@ def unlearn_pairs(
             reads_reference=reads_reference,
             training_mode=recipe.training_mode,
         )
-        result = fit(
-            model,
-            objective,
-            optimizer,
-            variables,
-            forget,
-            key=key,
-            epochs=recipe.epochs,
-            steps=recipe.steps,
-            batch_size=recipe.batch_size,
-            gradients=recipe.gradients,
-            frozen=frozen,
-        )
+        how: dict[str, Any] = {
+            "gradients": recipe.gradients,
+            "batch_size": recipe.batch_size,
+            "frozen": frozen,
+        }
+        if recipe.until is not None:
+            phase = Phase(objective, optimizer, forget, steps=1, **how)
+            return _until(model, phase, recipe, key, variables, sets)
+        how |= {"epochs": recipe.epochs, "steps": recipe.steps}
+        result = fit(model, objective, optimizer, variables, forget, key=key, **how)
         return report_fit(model, variables, result, sets)
 
     return unlearn
+
+
+def _until(
+    model: Model, phase: Phase, recipe: Recipe, key: jax.Array, variables: PyTree, sets: tuple
+) -> tuple[PyTree, Info]:
+    """The steps up to the one behind which the rule of the recipe holds."""
+    sized = with_batch_size(phase.batches, recipe.batch_size)
+    steps = num_steps(sized, recipe.epochs) if recipe.steps is None else recipe.steps
+    state, info = fit_phases(model, [phase], variables, key=key, cycles=steps, until=recipe.until)
+    return report(
+        model,
+        variables,
+        state.variables,
+        sets,
+        steps=state.steps[0],
+        example_passes=passes(info.fits[0].examples),
+        details=info,
+    )
 
 
 def read_for(recipe: Recipe, retain: Data) -> dict[str, Data]:
