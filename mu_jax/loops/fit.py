@@ -19,10 +19,12 @@ from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
 from mu_jax.loops import lifting
 from mu_jax.loops.averaging import check_start, with_average, without_average
+from mu_jax.loops.bounds import refuse_unbounded
 from mu_jax.loops.gradients import Gradients, StepTerms, Terms, plain, total
+from mu_jax.loops.masks import checked_mask, chosen
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import bare, on_automatic_axes
-from mu_jax.model import Model, path_name
+from mu_jax.model import Model
 
 PyTree = Any
 
@@ -47,6 +49,14 @@ class Objective(Protocol):
         program.
         """
         return False
+
+    @property
+    def bounded(self) -> bool | None:
+        """Whether the weighted sum has a lower bound; None: if no term has a negative scale.
+
+        `mu.fit` refuses optimizers without a learning rate for an objective that has none.
+        """
+        return None
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
@@ -137,7 +147,10 @@ def fit(
       model: says which part of the variables is trained.
       objective: see `Objective`.
       optimizer: any optax optimizer; to freeze whole leaves, use `mu.masked`. With
-        `mu.loops.average_weights` in its chain the result is the mean of the parameters.
+        `mu.loops.average_weights` in its chain the result is the mean of the parameters, and with
+        `optax.contrib.schedule_free` the parameters that it says to evaluate. Those without a
+        learning rate (`optax.contrib.prodigy`, `dadapt_adamw`, `dog`, `dowg`, `mechanize`, `cocob`,
+        `momo`) need an objective with a lower bound, and `dog` and `mechanize` some 300 steps.
       variables: where to start.
       batches: `Batches`, a `Stream`, or a re-iterable of `Batch`.
       key: a PRNG key.
@@ -156,7 +169,8 @@ def fit(
       `(state, info)`: `state.variables` is the result.
 
     Raises:
-      ValueError: an iterable whose length is not known, without `steps`; a mask of another shape.
+      ValueError: an iterable whose length is not known, without `steps`; a mask of another shape;
+        an optimizer without a learning rate for an objective that is not bounded below.
 
     Note: a last batch with fewer examples is filled up with rows of weight 0. They take no part in
     any loss, but in training mode a batch normalization sees them; where that matters choose a
@@ -189,7 +203,8 @@ def fit(
         shuffle=shuffle,
         update_mask=update_mask,
     )
-    return with_average(model, last), trimmed(info, stop)
+    mask = checked_mask(update_mask, model.params(last.variables))
+    return with_average(model, last, mask), trimmed(info, stop)
 
 
 def with_batch_size(batches: Any, batch_size: int | None) -> Any:
@@ -260,7 +275,8 @@ def advance(
     """
     state = carry[0]
     params = model.params(state.variables)
-    mask = None if update_mask is None else _checked(update_mask, params)
+    mask = checked_mask(update_mask, params)
+    refuse_unbounded(objective, state.opt_state, state.variables, batches, frozen or {}, state.key)
     batches = _alike(batches, objective, gradients)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
@@ -301,28 +317,6 @@ def _alike(batches: Any, objective: Objective, gradients: Gradients | None) -> A
 
 
 _FEW_ROWS = 64
-
-
-def _checked(mask: PyTree, params: PyTree) -> PyTree:
-    """The mask of the trained leaves as arrays, each of the shape of its leaf or of a number."""
-
-    def leaf(path, param, mask):
-        if param is None:  # not trained
-            return None
-        found = jnp.shape(mask)
-        if found not in ((), param.shape):
-            raise ValueError(
-                f"expected an update_mask of shape {param.shape} or () for "
-                f"{path_name(path)!r}, found {found}: give one entry per parameter, or one per leaf"
-            )
-        return at_once.as_array(mask, bool)
-
-    return jax.tree_util.tree_map_with_path(leaf, params, mask, is_leaf=lambda x: x is None)
-
-
-def _choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
-    """Entries of the tree where the mask is true, those of the other tree elsewhere."""
-    return tree if mask is None else jax.tree.map(jnp.where, mask, tree, other)
 
 
 def initial_state(optimizer: optax.GradientTransformation, params: PyTree) -> optax.OptState:
@@ -377,17 +371,17 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         key = jax.random.fold_in(state.key, state.step)
 
         def terms(params, batch, names):
-            chosen = minimized if names is None else _only(minimized, names)
-            found, variables = chosen(model.join(params, rest), batch, frozen, key)
+            picked = minimized if names is None else _only(minimized, names)
+            found, variables = picked(model.join(params, rest), batch, frozen, key)
             found = found if names is None else {name: found[name] for name in names}
             return found, model.split(variables)[1]
 
         grads, found, moved = take(StepTerms(terms, key), params, batch)
-        loss, grads = total(found), _choose(mask, grads, optax.tree.zeros_like(grads))
+        loss, grads = total(found), chosen(mask, grads, optax.tree.zeros_like(grads))
         value = loss.astype(_loss_dtype(params))
         updates, opt_state = update(values, grads, state.opt_state, params, value)
         # Chosen after the addition: adding 0 would turn -0.0 into 0.0.
-        params = _choose(mask, optax.apply_updates(params, updates), params)
+        params = chosen(mask, optax.apply_updates(params, updates), params)
         row = FitInfo(loss, optax.tree.norm(grads), batch.weight.sum())
         info = FitInfo(
             *(old.at[state.step].set(new.astype(old.dtype)) for old, new in zip(info, row))

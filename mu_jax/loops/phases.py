@@ -31,6 +31,7 @@ from mu_jax.loops.fit import (
 )
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.lifting import OtherTypes
+from mu_jax.loops.masks import checked_mask
 from mu_jax.loops.scan import is_recording
 from mu_jax.loops.stopping import Progress, Until, after_cycle, before
 from mu_jax.mesh.shards import enter
@@ -200,7 +201,9 @@ def fit_phases(
         carry, records, progress = _by_turns(model, phases, carry, stops, ends, done)
     fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
     known = () if progress is None else progress.known
-    return with_averages(models, carry[0]), PhasesInfo(fits, records, known)
+    params = (model.params(carry[0].variables) for model in models)
+    masks = [checked_mask(phase.update_mask, own) for phase, own in zip(phases, params)]
+    return with_averages(models, carry[0], masks), PhasesInfo(fits, records, known)
 
 
 def _check_starts(phases: tuple[Phase, ...], state: PhasesState, stops: np.ndarray) -> None:
