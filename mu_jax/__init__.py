@@ -10,7 +10,7 @@ from typing import Any
 
 from mu_jax._nnx import from_nnx
 from mu_jax._version import __version__
-from mu_jax.combinators import chain, masked, scaled, through, watched
+from mu_jax.combinators import chain, masked, refreshed, scaled, through, watched
 from mu_jax.data import (
     Batch,
     Batches,
@@ -152,6 +152,7 @@ __all__ = [
     "pdu",
     "progress",
     "refresh_statistics",
+    "refreshed",
     "restrict",
     "resumable",
     "retrain",
