@@ -33,26 +33,26 @@ def refresh_statistics(
     nothing of them.
 
     Args:
-        model: the model; without statistics nothing changes.
-        variables: where to start.
-        batches: examples, usually the retain set.
-        key: shuffles, and drives dropout.
-        epochs: passes over the batches.
+      model: the model; without statistics nothing changes.
+      variables: where to start.
+      batches: examples, usually the retain set.
+      key: shuffles, and drives dropout.
+      epochs: passes over the batches.
 
-      Returns:
-        The variables with their statistics moved.
+    Returns:
+      The variables with their statistics moved.
 
-      Cost: one forward pass per example and epoch.
+    Cost: one forward pass per example and epoch.
 
-      Example:
-        >>> import mu_jax as mu
-        >>> move = lambda params, state, x, key: (x, 0.5 * state + 0.5 * x.mean())
-        >>> model = mu.from_function(
-        ...     lambda params, state, x: x - state, mu.losses.squared_error, predict_train=move)
-        >>> data = mu.batches(jnp.full(4, 8.0), jnp.zeros(4), batch_size=2)
-        >>> variables = mu.Variables((), jnp.zeros(()))
-        >>> refresh_statistics(model, variables, data, key=jax.random.key(0)).state
-        Array(6., dtype=float32)
+    Example:
+      >>> import mu_jax as mu
+      >>> move = lambda params, state, x, key: (x, 0.5 * state + 0.5 * x.mean())
+      >>> model = mu.from_function(
+      ...     lambda params, state, x: x - state, mu.losses.squared_error, predict_train=move)
+      >>> data = mu.batches(jnp.full(4, 8.0), jnp.zeros(4), batch_size=2)
+      >>> variables = mu.Variables((), jnp.zeros(()))
+      >>> refresh_statistics(model, variables, data, key=jax.random.key(0)).state
+      Array(6., dtype=float32)
     """
     params, state = model.split(variables)
     start = (state, jnp.zeros((), jnp.int32))
