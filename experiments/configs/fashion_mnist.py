@@ -51,5 +51,6 @@ def get_config() -> config_dict.ConfigDict:
             blindspot=dict(teacher_epochs=2, **fit),
             gaussian_amnesiac=dict(**fit),
         ),
+        requests=("random:0.1:seed=1", "nearest:0.05:id=6", "class:3"),
         selection="beginnings, not tuned",
     )
