@@ -104,7 +104,7 @@ def _scales(
 
     def probe(variables, batch, large, key):
         both = small | large
-        given = treedef.unflatten([both[n] for n in range(len(leaves))])
+        given = jax.tree.unflatten(treedef, [both[n] for n in range(len(leaves))])
         terms, _ = objective(variables, batch, given, key)
         found.update({name: term.scale for name, term in terms.items()})
 

@@ -169,10 +169,10 @@ def _merge(merged: _Merged, batch: Pairs, rows: jax.Array) -> _Merged:
     apart = {name: batch[name].astype(jnp.float32) - old for name, old in merged.values.items()}
     values = {}
     for name, old in merged.values.items():
-        between = 0.0
-        if _is_var(name):
-            between = (1 - share) * apart[f"{name.removesuffix('var')}mean"] ** 2
-        values[name] = old + share * (apart[name] + between)
+        moved = apart[name]
+        if _is_var(name):  # and the variance between the batches
+            moved += (1 - share) * apart[f"{name.removesuffix('var')}mean"] ** 2
+        values[name] = old + share * moved
     return _Merged(values, total)
 
 

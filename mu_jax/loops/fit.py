@@ -37,7 +37,9 @@ class Objective(Protocol):
     and arrays as arguments: other numbers compile nothing. `frozen` is a dict of named trees
     (teachers, masks, targets) that are read and never trained. The variables come back with their
     statistics moved, or as they were. It may have a method `only(names) -> Objective`, of some of
-    its terms, that spares seams such as `sam(rho, term="forget")` computing the others.
+    its terms, that spares seams such as `sam(rho, term="forget")` computing the others. It may have
+    an attribute `bounded`, whether its weighted sum has a lower bound; without one it has if no
+    term has a negative scale. `mu.fit` refuses optimizers without a learning rate where it has not.
     """
 
     @property
@@ -49,14 +51,6 @@ class Objective(Protocol):
         program.
         """
         return False
-
-    @property
-    def bounded(self) -> bool | None:
-        """Whether the weighted sum has a lower bound; None: if no term has a negative scale.
-
-        `mu.fit` refuses optimizers without a learning rate for an objective that has none.
-        """
-        return None
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
