@@ -29,9 +29,10 @@ SSD, plain IAU and NegGrad+ forget too much of these neighbors, and fine-tuning 
 rate of training is a partial retraining. The search prints the best setting on each kind too: with
 small steps every method comes within a point of retraining on random sets, and leaves a class in
 place. The grids of SSD, IAU and fine-tuning were widened once, when optima lay on an edge; the
-rates of Blindspot, SCRUB and SalUn still lie on one, and so does the fraction of SalUn. In these records retrained models stand beside themselves, so
-that the floor of the gap is not known: five settings of Blindspot lie between 0.59 and 0.83, which
-is little to tell them apart. `configs/digits.py` has what was chosen by KLoM instead.
+rates of Blindspot, SCRUB and SalUn still lie on one, and so does the fraction of SalUn. In these
+records retrained models stand beside themselves, so that the floor of the gap is not known: five
+settings of Blindspot lie between 0.59 and 0.83, which is little to tell them apart.
+`configs/digits.py` has what was chosen by KLoM instead.
 """
 
 from ml_collections import config_dict
