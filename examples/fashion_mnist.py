@@ -5,7 +5,6 @@ python -m examples.fashion_mnist [FOLDER of the four IDX files, as they are dist
 
 import functools
 import sys
-from pathlib import Path
 
 import jax
 import optax
@@ -26,17 +25,18 @@ NETWORK = nn.Sequential(
 
 def main(folder=FOLDER, images=5000, trials=40):
     """Choose the numbers of NegGrad+ on four retrained models, report on four others."""
-    files = (sorted(Path(folder).glob(f"{part}-*-ubyte.gz")) for part in ("train", "t10k"))
-    rows = [mu.datasets.from_idx(*pair, ids=mu.datasets.by_position).read() for pair in files]
-    data, test = (mu.batches(part.inputs, part.targets, batch_size=250) for part in rows)
-    train_set = data.take(slice(0, images))
+    load = functools.partial(mu.datasets.load, "fashion_mnist", data_dir=folder)
+    train_set, test = (
+        mu.batches(part.inputs, part.targets, batch_size=250, index=part.index)
+        for part in (load("train", limit=images), load("test"))
+    )
     forget, retain = mu.split(train_set, range(images // 10))
     model = mu.from_linen(NETWORK, mu.losses.cross_entropy)
     objective, adam = mu.supervised(model), optax.adam(3e-3)
 
     def train(examples, seed):
         key = jax.random.key(seed)
-        start = NETWORK.init(key, data.inputs[:1])
+        start = NETWORK.init(key, test.inputs[:1])
         recipe = {"key": key, "epochs": 10, "batch_size": 50}
         return mu.fit(model, objective, adam, start, examples, **recipe)[0].variables
 

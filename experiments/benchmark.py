@@ -11,6 +11,12 @@ Then every method of the configuration unlearns the set from the same N original
 divergence of the margins of N unlearned models from those of the oracles, per example; the table
 has its 95th percentile over each split. Ensembles are kept in the workdir and reused; a run that
 was stopped goes on where it was.
+
+Beside `results.jsonl` it writes `table.md`, the page of the data set: one table of all methods and
+all forget sets, with intervals and the run time as a share of that of retraining, and under it the
+order of the methods on each forget set with the interval of every step. `docs/classification.md`
+shows these pages. The forget sets are those of the configuration (its field `requests`), unless
+--requests names others.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -26,11 +33,12 @@ from experiments.lib import tables
 from experiments.lib.command_line import define_config, define_workdir, start
 from experiments.lib.ids import named_set
 from experiments.lib.methods import make_checked_task
+from experiments.lib.overview import overview
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
 from experiments.lib.rows import study
-from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.running import exit_with_sentence, write_config, write_records, write_text
 from experiments.lib.tasks import Task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
@@ -38,9 +46,10 @@ FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to run.")
 REQUESTS = flags.DEFINE_multi_string(
     "requests",
-    ["random:100:seed=1", "nearest:50:id=6", "class:3"],
+    None,
     "What to forget, one table each: class:3, random:50:seed=1, nearest:50:id=6, ids:1,5,9, a file "
-    "of ids, or sets.npz:name. Repeat the flag for several.",
+    "of ids, or sets.npz:name. Repeat the flag for several. Default: those of the configuration, "
+    "else random:100:seed=1, nearest:50:id=6 and class:3.",
     flag_values=FLAGS,
 )
 MODELS = define_count(FLAGS, "models", 64, "Models N of each row; KLoM needs 20 and wants 100.")
@@ -52,14 +61,15 @@ ORACLES = flags.DEFINE_string(
 )
 WORKDIR = define_workdir(FLAGS, "runs/benchmark", "Where ensembles and results go.")
 FEWEST = 20
+USUAL = ("random:100:seed=1", "nearest:50:id=6", "class:3")
 
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
-        run(CONFIG.value, REQUESTS.value)
+        run(CONFIG.value, REQUESTS.value or CONFIG.value.get("requests") or USUAL)
 
 
-def run(config, requests: list[str]) -> None:
+def run(config, requests: Sequence[str]) -> None:
     start = time.monotonic()
     if MODELS.value < FEWEST:
         raise ValueError(
@@ -67,8 +77,9 @@ def run(config, requests: list[str]) -> None:
             "raise --models"
         )
     workdir = check_workdir(
-        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
+        WORKDIR.value, files=("config.json", "results.jsonl", "table.md"), folders=("ensembles",)
     )
+    _check_requests(requests)
     task = make_checked_task(config, "classification")
     wanted = {request: read_ids(task, request) for request in requests}
     oracles = {request: _loaded(task, ids) for request, ids in wanted.items()}
@@ -76,11 +87,13 @@ def run(config, requests: list[str]) -> None:
     originals = train_population(
         task, workdir / "ensembles", "originals", models=MODELS.value, seed=ORIGINALS
     )
-    records = []
+    records, orders = [], []
     for request, ids in wanted.items():
         print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
-        records += run_request(task, request, ids, originals, workdir, oracles[request])
+        found, order = run_request(task, request, ids, originals, workdir, oracles[request])
+        records, orders = [*records, *found], [*orders, order]
         write_records(workdir / "results.jsonl", records)
+        write_text(workdir / "table.md", page(task, records, orders))
     print(reporting.render(records, width=114))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
 
@@ -92,11 +105,27 @@ def run_request(
     originals: Population,
     workdir: pathlib.Path,
     oracles: np.ndarray | None,
-) -> list[reporting.Record]:
-    """Records of one forget set; prints in which order the methods come."""
+) -> tuple[list[reporting.Record], str]:
+    """Records of one forget set, and in which order the methods come, which is printed too."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
-    print("\n" + tables.ordering(found, request), flush=True)
-    return tables.records(found, named_set(task, request, ids))
+    order = tables.ordering(found, request)
+    print("\n" + order, flush=True)
+    return tables.records(found, named_set(task, request, ids)), order
+
+
+def page(task: Task, records: Sequence[reporting.Record], orders: Sequence[str]) -> str:
+    """The page of a data set as Markdown: the table, and the order on every forget set."""
+    title = f"{task.config.dataset}, {task.train.num_examples:,} training examples"
+    table = reporting.render([overview(records, title)], markdown=True)
+    return "\n".join([table, "", *(f"```text\n{order}\n```\n" for order in orders)])
+
+
+def _check_requests(requests: Sequence[str]) -> None:
+    if isinstance(requests, str) or not all(isinstance(each, str) for each in requests):
+        raise ValueError(
+            f"expected a list of texts for requests in the configuration, found {requests!r}; "
+            'write ("class:3",)'
+        )
 
 
 def _loaded(task: Task, ids: np.ndarray) -> np.ndarray | None:

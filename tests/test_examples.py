@@ -68,18 +68,23 @@ def test_a_script_ends_with_a_model_closer_to_the_retrained_ones(script, row, ca
     assert gap(found, row) < gap(found, "do nothing") + (floor if script in RANDOM else 0)
 
 
-def write_idx(path, array):
-    """A gzipped IDX file of bytes, as the files of MNIST and its kin."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+def write_fashion_mnist(folder, images, labels, train):
+    """Gzipped IDX files of the names of Fashion-MNIST, the first `train` rows for training."""
+    for part, rows in (("train", slice(0, train)), ("t10k", slice(train, None))):
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            array = array[rows].astype(np.uint8)
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            path = folder / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.tobytes()))
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:expected .* examples in fashion_mnist:UserWarning")
 def test_files_of_fashion_mnist_give_a_tuned_method(tmp_path):
     digits = load_digits()
-    for part, rows in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", digits.images[rows] * 255 / 16)
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", digits.target[rows])
+    large = np.kron(digits.images * 255 / 16, np.ones((1, 3, 3)))
+    images = np.pad(large, ((0, 0), (2, 2), (2, 2)))
+    write_fashion_mnist(tmp_path, images, digits.target, train=1500)
     found = importlib.import_module("examples.fashion_mnist").main(tmp_path, 1000, trials=8)
     assert gap(found.score, "chosen") < gap(found.score, "do nothing")
 

@@ -62,6 +62,14 @@ def train_population(
     return _stored(task, directory, label, compute, models, examples, recipe(task, examples, seed))
 
 
+def training_seconds(
+    task: Task, directory: pathlib.Path, examples: mu.Batches, *, seed: int
+) -> float | None:
+    """Seconds that a model of a population has taken to train; None where none is known."""
+    identity = recipe(task, examples, seed)
+    return ensembles.seconds_per_model(directory, identity, examples, everything(task))
+
+
 class Subsets(NamedTuple):
     """As `Population`, and masks bool[N, n]: the training examples that each model has seen."""
 

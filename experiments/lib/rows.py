@@ -27,6 +27,7 @@ from experiments.lib.populations import (
     everything,
     positions,
     train_population,
+    training_seconds,
 )
 from experiments.lib.running import stage
 from experiments.lib.tasks import Task, read_ids, split
@@ -104,7 +105,12 @@ def study(
         task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
     ).outputs
     rows = [
-        Row(RETRAIN, retrained[models:]),
+        Row(
+            RETRAIN,
+            retrained[models:],
+            wall_s=training_seconds(task, directory, retain, seed=ORACLES),
+            passes=task.config.training.epochs * retain.num_examples,
+        ),
         Row(NOTHING, originals.outputs, wall_s=0.0),
         constant(task, retain, models),
         *unlearn_all(task, ids, originals, directory),

@@ -58,6 +58,11 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     _replace(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text in place of what was there, all or nothing."""
+    _replace(path, text)
+
+
 def _replace(path: pathlib.Path, text: str) -> None:
     """Process 0 writes for all: a bucket takes one write a second of one object."""
     if jax.process_index() == 0:

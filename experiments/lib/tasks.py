@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib import configurations, own_tasks
 from experiments.lib.shapes import shapes_of_outputs
-from mu_jax import datasets, models
+from mu_jax import datasets, models, tuning
 
 PyTree = Any
 
@@ -277,7 +277,11 @@ def retrain(task: Task, retain: mu.Batches) -> mu.Transform:
 
 
 def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransformation:
-    """The optimizer of the recipe: weight decay on the gradient, a schedule to the last step."""
+    """The optimizer of the recipe: weight decay on the gradient, a schedule to the last step.
+
+    With `training.base_width` the numbers of the recipe are those of a network of that width, and
+    `mu.tuning.across_widths` has them at `training.width`; weight decay is AdamW's then.
+    """
     training = task.config.training
     if not retrains(task):
         raise ValueError(
@@ -287,9 +291,30 @@ def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransf
     steps = training.epochs * examples.replace(batch_size=training.batch_size).num_batches
     make_schedule = lookup(SCHEDULES, training.get("schedule", "cosine"), "schedule")
     schedule = make_schedule(training.learning_rate, steps)
+    if training.get("base_width"):
+        return _across_widths(training, schedule)
     return optax.chain(
         optax.add_decayed_weights(training.weight_decay),
         make_optimizer(training.optimizer, schedule),
+    )
+
+
+def _across_widths(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if training.optimizer != "adamw":
+        raise ValueError(
+            "expected the optimizer adamw for training.base_width, whose rules are of AdamW, found "
+            f"{training.optimizer!r}; choose it, or leave out training.base_width"
+        )
+    if not training.get("width"):
+        raise ValueError(
+            "expected the width of the model as training.width beside training.base_width, found "
+            "none; add it"
+        )
+    return tuning.across_widths(
+        training.width,
+        training.base_width,
+        learning_rate=schedule,
+        weight_decay=training.weight_decay,
     )
 
 

@@ -15,7 +15,7 @@ from mu_jax.data.id_table import IdTable
 
 # Names that need no preparation by somebody else.
 _BUILT_IN = ("digits", "digits_regression", "diabetes")
-_LOCAL = ("agedb", "electricity", "mucac", "mufac", "sts_b", "sts_b_glove")
+_LOCAL = ("agedb", "electricity", "fashion_mnist", "mucac", "mufac", "sts_b", "sts_b_glove")
 
 
 def data_root(data_dir: str | os.PathLike[str] | None) -> Path:

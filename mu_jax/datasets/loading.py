@@ -11,6 +11,7 @@ from mu_jax.datasets import faces, text
 from mu_jax.datasets.digits_regression import digits_regression
 from mu_jax.datasets.electricity import electricity
 from mu_jax.datasets.examples import DatasetInfo, Examples, Source
+from mu_jax.datasets.fashion_mnist import fashion_mnist
 from mu_jax.datasets.folders import data_root, id_file, open_builder
 from mu_jax.datasets.layout import check_split, find_layout, targets_and_ids
 from mu_jax.datasets.local_copy import LocalCopy
@@ -27,10 +28,10 @@ def load(
     """Reads a split into memory.
 
     `digits` and `diabetes` are made from scikit-learn when they are not on disk yet, and
-    `digits_regression` in memory. `agedb`, `electricity`, `mucac`, `mufac`, `sts_b` and
-    `sts_b_glove` are read from a copy in the layout of its distribution, in a folder of that name
-    or in `data_dir` itself; the functions of those names in
-    `mu_jax.datasets.faces`, `.electricity` and `.text` say more. Every other name is looked up
+    `digits_regression` in memory. `agedb`, `electricity`, `fashion_mnist`, `mucac`, `mufac`,
+    `sts_b` and `sts_b_glove` are read from a copy in the layout of its distribution, in a folder
+    of that name or in `data_dir` itself; the functions of those names in `mu_jax.datasets.faces`,
+    `.electricity`, `.fashion_mnist` and `.text` say more. Every other name is looked up
     under `data_dir` and must have been prepared by TFDS as array_record. Nothing is downloaded and
     TensorFlow is not needed.
 
@@ -220,4 +221,6 @@ def _open_local(name: str, data_dir: str | os.PathLike[str] | None, label: str) 
             return text.sts_b_glove(root, label)
         case "electricity":
             return electricity(root, label)
+        case "fashion_mnist":
+            return fashion_mnist(root, label)
     return None

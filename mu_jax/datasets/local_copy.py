@@ -67,10 +67,18 @@ def make_copy(name: str, splits: dict[str, Source], **description: Any) -> Local
     return LocalCopy(DatasetInfo(name=name, split_sizes=sizes, **fields), splits)
 
 
-def find_folder(root: Path, folders: Iterable[str], files: Sequence[str]) -> Path:
-    """The first of the folders under `root`, or `root` itself, that holds all of the files."""
+def find_folder(
+    root: Path, folders: Iterable[str], files: Sequence[str], *, endings: Sequence[str] = ("",)
+) -> Path:
+    """The first of the folders under `root`, or `root` itself, that holds all of the files.
+
+    A file is there if it is so with one of the `endings`, as `.gz`.
+    """
     candidates = [*(root / folder for folder in folders), root]
-    missing = {c: [file for file in files if not (c / file).exists()] for c in candidates}
+    missing = {
+        c: [f for f in files if not any((c / f"{f}{ending}").exists() for ending in endings)]
+        for c in candidates
+    }
     folder = min(candidates, key=lambda candidate: len(missing[candidate]))
     if not missing[folder]:
         return folder

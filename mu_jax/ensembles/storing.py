@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,53 @@ def stored(
         blocks = folder / "blocks"
         wanted = range(-(-models // block))
         missing = sorted(set(wanted) - set(commits.numbers(blocks)))
-        program = jax.jit(compute)
+        program = jax.jit(compute).lower(numbers, *frozen).compile() if missing else None
         for number in missing:
-            result = program(jnp.arange(block, dtype=jnp.int32) + number * block, *frozen)
+            first, start = number * block, time.monotonic()
+            members = jnp.arange(block, dtype=jnp.int32) + first
+            result = jax.block_until_ready(program(members, *frozen))  # type: ignore[misc]
+            seconds = time.monotonic() - start
             # In a bucket another process may have stored the same block meanwhile.
             with contextlib.suppress(FileExistsError):
-                commits.write(blocks, number, pack(result), {"first": number * block})
+                commits.write(blocks, number, pack(result), {"first": first, "seconds": seconds})
             if progress is not None:
                 progress(min(models, (number + 1) * block), models)
     like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     pick = pick or (lambda tree: tree)
     parts = [pick(_read(blocks, number, like)) for number in wanted]
     return jax.tree.map(lambda *xs: np.concatenate(xs)[:models], *parts)
+
+
+def seconds_per_model(
+    directory: str | os.PathLike[str], recipe: Mapping[str, Any], *frozen: PyTree
+) -> float | None:
+    """What a model of a stored ensemble has cost when it was computed, in seconds.
+
+    The mean over the blocks, each one program of several models, without its compilation. It is a
+    time of that machine in that hour.
+
+    Args:
+      directory, recipe, frozen: as for `stored`.
+
+    Returns:
+      Seconds; None where nothing is stored, or by a version that kept no time.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> seconds_per_model(folder, {"what": "multiples"}) is None
+      True
+      >>> _ = stored(folder, {"what": "multiples"}, lambda numbers: 2 * numbers, 3)
+      >>> seconds_per_model(folder, {"what": "multiples"}) > 0
+      True
+    """
+    folder, _ = _identify(directory, recipe, frozen)
+    if not files.is_file(folder / _RECORD):
+        return None
+    blocks, size = folder / "blocks", _block_size(folder / _RECORD)
+    kept = [commits.read_metadata(blocks, number) for number in commits.numbers(blocks)]
+    seconds = [float(each["seconds"]) for each in kept if "seconds" in each]
+    return sum(seconds) / len(seconds) / size if seconds else None
 
 
 def _identify(directory: Any, recipe: Mapping[str, Any], frozen: tuple) -> tuple[Path, dict]:

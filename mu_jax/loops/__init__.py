@@ -2,6 +2,7 @@
 
 from mu_jax.loops.averaging import AverageState, average_weights
 from mu_jax.loops.batch_stats import refresh_statistics
+from mu_jax.loops.exact_statistics import exact_statistics
 from mu_jax.loops.fit import FitInfo, FitState, Objective, fit
 from mu_jax.loops.gradients import (
     Gradients,
@@ -37,6 +38,7 @@ __all__ = [
     "Term",
     "Until",
     "average_weights",
+    "exact_statistics",
     "fit",
     "fit_phases",
     "fold",

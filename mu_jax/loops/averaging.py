@@ -1,4 +1,7 @@
-"""Weight averaging: the running mean of the parameters along a fit is its result."""
+"""Weight averaging: the running mean of the parameters along a fit is its result.
+
+A schedule-free optimizer ends likewise, at its own mean; see `mu_jax.loops.schedule_free`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import optax
 from mu_jax import _at_once as at_once
 from mu_jax.data.batches import is_concrete
 from mu_jax.data.checks import check_counts
+from mu_jax.loops import schedule_free
 from mu_jax.model import Model
 
 PyTree = Any
@@ -150,7 +154,16 @@ def _averages(opt_states: PyTree) -> list[AverageState]:
 
 
 def check_start(opt_state: optax.OptState, steps: Any) -> None:
-    """Refuse an average that begins behind the last step, where both can be seen."""
+    """Refuse an average that begins behind the last step, where both can be seen.
+
+    Refused is also a second mean: that of a schedule-free optimizer, whose parameters on the way
+    are not those to evaluate.
+    """
+    if _averages(opt_state) and schedule_free.holds_schedule_free(opt_state):
+        raise ValueError(
+            "expected one mean of the parameters, found average_weights beside a schedule-free "
+            "optimizer, which returns its own: leave out one of them"
+        )
     for state in _averages(opt_state):
         if not (is_concrete(state.start) and is_concrete(steps)):
             continue
@@ -163,7 +176,11 @@ def check_start(opt_state: optax.OptState, steps: Any) -> None:
 
 
 def averaged(
-    model: Model, variables: PyTree, before: PyTree, opt_state: optax.OptState
+    model: Model,
+    variables: PyTree,
+    before: PyTree,
+    opt_state: optax.OptState,
+    mask: PyTree | None = None,
 ) -> tuple[PyTree, optax.OptState]:
     """The end of a fit: the variables with the mean, and a state that keeps the parameters.
 
@@ -172,7 +189,11 @@ def averaged(
       variables: at the end, which get the mean.
       before: at the end, without the means of other phases.
       opt_state: of the optimizer; without an average nothing changes.
+      mask: which entries of the parameters may change, bools.
     """
+    if schedule_free.holds_schedule_free(opt_state):
+        result, kept = schedule_free.evaluated(model.params(before), opt_state, mask)
+        return model.with_params(variables, result), kept
     if not _averages(opt_state):
         return variables, opt_state
     last = result = model.params(before)
@@ -199,6 +220,9 @@ def going_on(
     model: Model, variables: PyTree, opt_state: optax.OptState
 ) -> tuple[PyTree, optax.OptState]:
     """The inverse of `averaged`: the parameters at the last step, from which a fit goes on."""
+    current, opt_state = schedule_free.going_on(opt_state)
+    if current is not None:
+        return model.with_params(variables, current), opt_state
     kept = [state.current for state in _averages(opt_state) if jax.tree.leaves(state.current)]
     if not kept:
         return variables, opt_state
@@ -211,9 +235,9 @@ def going_on(
 State = TypeVar("State", bound=Any)
 
 
-def with_average(model: Model, state: State) -> State:
+def with_average(model: Model, state: State, mask: PyTree | None = None) -> State:
     """The end of a fit: where its optimizer averages the parameters, their mean is the result."""
-    variables, opt_state = averaged(model, state.variables, state.variables, state.opt_state)
+    variables, opt_state = averaged(model, state.variables, state.variables, state.opt_state, mask)
     return state._replace(variables=variables, opt_state=opt_state)
 
 
@@ -223,11 +247,11 @@ def without_average(model: Model, state: State) -> State:
     return state._replace(variables=variables, opt_state=opt_state)
 
 
-def with_averages(models: Sequence[Model], state: State) -> State:
+def with_averages(models: Sequence[Model], state: State, masks: Sequence[PyTree | None]) -> State:
     """`with_average` of phases: each optimizer state of its own phase's model."""
     variables, opt_states = state.variables, []
-    for model, opt_state in zip(models, state.opt_states):
-        variables, own = averaged(model, variables, state.variables, opt_state)
+    for model, opt_state, mask in zip(models, state.opt_states, masks):
+        variables, own = averaged(model, variables, state.variables, opt_state, mask)
         opt_states.append(own)
     return state._replace(variables=variables, opt_states=tuple(opt_states))
 

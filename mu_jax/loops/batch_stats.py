@@ -29,7 +29,8 @@ def refresh_statistics(
 
     After an edit of the weights the running statistics still belong to the old ones, and hold what
     the forget set left in them. Forward passes in training mode over the retain set replace them:
-    with momentum m, a share `m^steps` of the old ones remains.
+    with momentum m, a share `m^steps` of the old ones remains. `mu.loops.exact_statistics` leaves
+    nothing of them.
 
     Args:
       model: the model; without statistics nothing changes.

@@ -19,6 +19,7 @@ from mu_jax.data.blocks import alike, at_least
 from mu_jax.data.checks import check_params
 from mu_jax.loops import lifting, update_masks
 from mu_jax.loops.averaging import check_start, with_average, without_average
+from mu_jax.loops.bounds import refuse_unbounded
 from mu_jax.loops.gradients import Gradients, StepTerms, Terms, plain, total
 from mu_jax.loops.scan import fold, num_batches
 from mu_jax.mesh.shards import bare, on_automatic_axes
@@ -36,7 +37,9 @@ class Objective(Protocol):
     (teachers, masks, targets) that are read and never trained; its entry `step` is the number of
     the step, i32[], for what follows a schedule. The variables come back with their statistics
     moved, or as they were. It may have a method `only(names) -> Objective`, of some of its terms,
-    that spares seams such as `sam(rho, term="forget")` computing the others.
+    that spares seams such as `sam(rho, term="forget")` computing the others. It may have an
+    attribute `bounded`, whether its weighted sum has a lower bound; without one it has if no
+    term has a negative scale. `mu.fit` refuses optimizers without a learning rate where it has not.
     """
 
     @property
@@ -138,7 +141,10 @@ def fit(
       model: says which part of the variables is trained.
       objective: see `Objective`.
       optimizer: any optax optimizer; to freeze whole leaves, use `mu.masked`. With
-        `mu.loops.average_weights` in its chain the result is the mean of the parameters.
+        `mu.loops.average_weights` in its chain the result is the mean of the parameters, and with
+        `optax.contrib.schedule_free` the parameters that it says to evaluate. Those without a
+        learning rate (`optax.contrib.prodigy`, `dadapt_adamw`, `dog`, `dowg`, `mechanize`, `cocob`,
+        `momo`) need an objective with a lower bound, and `dog` and `mechanize` some 300 steps.
       variables: where to start.
       batches: `Batches`, a `Stream`, or a re-iterable of `Batch`.
       key: a PRNG key.
@@ -157,7 +163,8 @@ def fit(
       `(state, info)`: `state.variables` is the result.
 
     Raises:
-      ValueError: an iterable whose length is not known, without `steps`; a mask of another shape.
+      ValueError: an iterable whose length is not known, without `steps`; a mask of another shape;
+        an optimizer without a learning rate for an objective that is not bounded below.
 
     Note: a last batch with fewer examples is filled up with rows of weight 0. They take no part in
     any loss, but in training mode a batch normalization sees them; where that matters choose a
@@ -190,7 +197,8 @@ def fit(
         shuffle=shuffle,
         update_mask=update_mask,
     )
-    return with_average(model, last), trimmed(info, stop)
+    mask = update_masks.checked(update_mask, model, model.params(last.variables))
+    return with_average(model, last, mask), trimmed(info, stop)
 
 
 def with_batch_size(batches: Any, batch_size: int | None) -> Any:
@@ -262,6 +270,8 @@ def advance(
     state = carry[0]
     params = model.params(state.variables)
     mask = update_masks.checked(update_mask, model, params)
+    given = {**(frozen or {}), "step": state.step}
+    refuse_unbounded(objective, state.opt_state, state.variables, batches, given, state.key)
     batches = _alike(batches, objective, gradients)
     epochs = 1  # read for iterables alone, whose bounds are numbers
     if not isinstance(stop, jax.core.Tracer):
@@ -357,8 +367,8 @@ def _fit_step(model: Model, objective: Objective, update: Update, gradients: Gra
         given = {**frozen, "step": state.step}
 
         def terms(params, batch, names):
-            chosen = minimized if names is None else _only(minimized, names)
-            found, variables = chosen(model.join(params, rest), batch, given, key)
+            picked = minimized if names is None else _only(minimized, names)
+            found, variables = picked(model.join(params, rest), batch, given, key)
             found = found if names is None else {name: found[name] for name in names}
             return found, model.split(variables)[1]
 

@@ -15,6 +15,7 @@ from mu_jax import _at_once as at_once
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches
+from mu_jax.loops import update_masks
 from mu_jax.loops.averaging import check_start, with_averages, without_averages
 from mu_jax.loops.fit import (
     FitInfo,
@@ -200,7 +201,11 @@ def fit_phases(
         carry, records, progress = _by_turns(model, phases, carry, stops, ends, done)
     fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
     known = () if progress is None else progress.known
-    return with_averages(models, carry[0]), PhasesInfo(fits, records, known)
+    masks = [
+        update_masks.checked(phase.update_mask, model, model.params(carry[0].variables))
+        for phase, model in zip(phases, models)
+    ]
+    return with_averages(models, carry[0], masks), PhasesInfo(fits, records, known)
 
 
 def _check_starts(phases: tuple[Phase, ...], state: PhasesState, stops: np.ndarray) -> None:

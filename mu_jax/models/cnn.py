@@ -77,7 +77,8 @@ class ConvBatchNorm(nn.Module):
 class CNN(nn.Module):
     """Stages of 3x3 convolution, batch normalization and ReLU, the mean over pixels, a linear head.
 
-    Every stage but the first halves height and width by its stride. Sows `stage_<i>` after each
+    Every stage but the first halves height and width by its stride, and the first one too with
+    `first_stride=2`. Sows `stage_<i>` after each
     stage and `features` before the head.
 
     Attributes:
@@ -87,6 +88,7 @@ class CNN(nn.Module):
         dtype: type of the computation; None takes that of inputs and parameters. Parameters and
             statistics are float32, logits at least float32.
         convolution: a drop-in for `jax.lax.conv_general_dilated`; None chooses by backend.
+        first_stride: stride of the first stage; 2 computes a quarter of it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -101,6 +103,7 @@ class CNN(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike | None = None
     convolution: Callable[..., jax.Array] | None = None
+    first_stride: int = 1
 
     @nn.compact
     def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
@@ -109,7 +112,7 @@ class CNN(nn.Module):
         for stage, width in enumerate(self.features):
             layer = ConvBatchNorm(
                 width,
-                stride=1 if stage == 0 else 2,
+                stride=self.first_stride if stage == 0 else 2,
                 dtype=self.dtype,
                 convolution=self.convolution,
                 name=f"conv_{stage}",

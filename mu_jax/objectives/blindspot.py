@@ -74,6 +74,11 @@ class blindspot:
         """Where both models are in inference mode: see `Objective`."""
         return not (self.training_mode or self.teacher_in_training_mode)
 
+    @property
+    def bounded(self) -> bool:
+        """True: distances, none of which is raised."""
+        return True
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -55,6 +55,11 @@ class matching:
         """In inference mode alone: see `Objective`."""
         return not self.training_mode
 
+    @property
+    def bounded(self) -> bool:
+        """True: distances, none of which is raised."""
+        return True
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -1,5 +1,6 @@
-"""Evaluations that train: relearning, and the search for worst-case forget sets."""
+"""Evaluations that train, and those along a line: relearning, worst cases, connectivity."""
 
+from mu_jax.probes.connectivity import Connectivity, barrier, linear_mode_connectivity
 from mu_jax.probes.relearning import (
     AnamnesisIndex,
     Relearned,
@@ -17,12 +18,15 @@ from mu_jax.probes.worst_case import WorstCaseSet, project_capped_simplex, worst
 
 __all__ = [
     "AnamnesisIndex",
+    "Connectivity",
     "RelearnTime",
     "Relearned",
     "WorstCaseSet",
     "absolute_error",
     "anamnesis_index",
+    "barrier",
     "correctness",
+    "linear_mode_connectivity",
     "median_relearn_time",
     "project_capped_simplex",
     "relearn",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,18 +13,15 @@ import optax
 from jax.typing import ArrayLike
 
 from mu_jax import losses
-from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.evaluation.accuracy import as_float
 from mu_jax.loops.fit import fit
-from mu_jax.loops.gradients import Term, Terms, plain
-from mu_jax.loops.scan import fold
-from mu_jax.mesh.shards import on_automatic_axes
+from mu_jax.loops.gradients import Terms, plain
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
+from mu_jax.probes._metrics import Metric, mean_metric
 
 PyTree = Any
-Metric = Callable[[PyTree, PyTree], jax.Array]
 Direction = Literal["rise", "fall"]
 
 
@@ -162,7 +159,7 @@ def relearn(
         frozen={"evaluation": examples},
         gradients=_report_metric,
     )
-    last = _evaluate(model, metric, state.variables, examples)
+    last = mean_metric(model, metric, state.variables, examples)
     return Relearned(state.variables, jnp.append(info.loss, last.sum / last.weight))
 
 
@@ -184,7 +181,7 @@ class _Recorded:
         loss = supervised(self.model, training_mode=self.training_mode)
         found, moved = loss(variables, batch, {}, key)
         fixed = jax.lax.stop_gradient(variables)
-        metric = _evaluate(self.model, self.metric, fixed, frozen["evaluation"])
+        metric = mean_metric(self.model, self.metric, fixed, frozen["evaluation"])
         return {**found, "metric": metric}, moved
 
 
@@ -192,29 +189,6 @@ def _report_metric(terms, params, batch):
     """`plain`, but what a fit records as its loss is the metric alone."""
     grads, found, aux = plain(terms, params, batch)
     return grads, {"metric": found["metric"]}, aux
-
-
-def _evaluate(model: Model, metric: Metric, variables: PyTree, examples: Batches) -> Term:
-    zero = jnp.zeros((), float)
-    return Term(*fold(_metric_sums(model, metric), (zero, zero), examples, variables))
-
-
-@cached(maxsize=64)
-def _metric_sums(model: Model, metric: Metric) -> Callable:
-    def step(sums, batch, variables):
-        values = metric(model.apply(variables, batch.inputs), batch.targets)
-        if values.shape != batch.weight.shape:
-            raise ValueError(
-                f"expected one number per example, shape {batch.weight.shape}, found shape "
-                f"{values.shape}: give a metric that does not reduce over the batch"
-            )
-        added = losses.weighted_sum(values.astype(float), batch.weight)
-        return sums[0] + added, sums[1] + losses.total_weight(batch.weight)
-
-    def step_anywhere(sums, batch, variables):
-        return on_automatic_axes(step, sums, batch, variables, like=sums)
-
-    return step_anywhere
 
 
 class RelearnTime(NamedTuple):

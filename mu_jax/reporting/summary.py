@@ -70,6 +70,7 @@ COSTS = {
     "peak_bytes": Column("peak memory", "MiB, lower is better", 2**-20, 1),
 }
 GAP = Column("average gap", "points, lower is better", decimals=2)
+SHARE = Column("of retraining", "% of its run time, lower is better", 1e2, 1)
 RANKED = 2  # after the reference and the baseline
 
 
@@ -102,7 +103,8 @@ def summarize(
         gap_metrics: names averaged in the gap; None takes the columns whose unit is "fraction"
             and whose direction is "closer to retrain". One of another unit counts relative to the
             retrained models.
-        costs: fields of `Cost` to show, each where any record has it.
+        costs: fields of `Cost` to show, each where any record has it; with `wall_s` of the
+            retrained models, the run time as a share of theirs as well.
         reference: method name of the retrained models.
         baseline: method name of the untouched model.
 
@@ -182,6 +184,8 @@ def _table(
     columns = [_metric_column(name, kind) for name, kind in shown.items()]
     columns += [GAP] if gap_names else []
     columns += [COSTS.get(name, Column(name, "lower is better")) for name in costs]
+    whole = _mean(run.cost.wall_s for run in retrained) if "wall_s" in costs else None
+    columns += [SHARE] if whole else []
     floor = _mean(_gap(run, retrained, gap_names) for run in retrained)
     rows, equal = [], []
     for setting in settings:
@@ -189,6 +193,7 @@ def _table(
         cells = [_metric_cell(setting, name) for name in shown]
         cells += [_cell(gaps)] if gap_names else []
         cells += [_cell(getattr(run.cost, name) for run in setting.runs) for name in costs]
+        cells += [_cell(share_of(run, whole) for run in setting.runs)] if whole else []
         doubtful = bool(setting.doubtful(shown))
         rank = _rank(setting, gaps, special, floor, doubtful=doubtful)
         equal += [setting.label] if rank == (RANKED, floor) else []
@@ -302,6 +307,11 @@ def _metric_cell(setting: Setting, name: str) -> Cell:
         return cell
     metric = setting.runs[0].metrics[name]
     return cell._replace(low=metric.low, high=metric.high)
+
+
+def share_of(run: Record, whole: float | None) -> float | None:
+    """The run time as a share of `whole` seconds; None where either is not known."""
+    return None if run.cost.wall_s is None or not whole else run.cost.wall_s / whole
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -95,6 +95,10 @@ class _Capped:
     def rows_are_independent(self) -> bool:
         return not self.training_mode
 
+    @property
+    def bounded(self) -> bool:
+        return True
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -98,7 +98,7 @@ def neg_grad_plus(
         sizes = _weight(model, forget_set), _weight(model, retain_set)
         result = fit(
             model,
-            _Contrast(model, training_mode),
+            _Contrast(model, training_mode, cap is not None),
             optimizer,
             variables,
             marked_mix(forget_set, retain_set),
@@ -139,10 +139,15 @@ class _Contrast:
 
     model: Model
     training_mode: bool
+    is_capped: bool
 
     @property
     def rows_are_independent(self) -> bool:
         return not self.training_mode
+
+    @property
+    def bounded(self) -> bool | None:
+        return True if self.is_capped else None
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

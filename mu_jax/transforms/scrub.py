@@ -199,6 +199,10 @@ class _Distil:
     def rows_are_independent(self) -> bool:
         return not self.training_mode
 
+    @property
+    def bounded(self) -> bool:
+        return not self.away
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -132,3 +133,16 @@ def test_a_damaged_block_is_named_and_computed_again_once_it_is_gone(tmp_path):
         ensembles.stored(tmp_path, RECIPE, multiples, 3, block=2)
     shutil.rmtree(block)
     np.testing.assert_array_equal(ensembles.stored(tmp_path, RECIPE, multiples, 3), [0, 1, 2])
+
+
+def test_the_seconds_of_a_model_are_kept_with_its_block(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 6))
+    own = types.SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("mu_jax.ensembles.storing.time", own)
+    assert ensembles.seconds_per_model(tmp_path, RECIPE, DATA) is None
+    ensembles.stored(tmp_path, RECIPE, compute, 3, DATA, block=2)
+    assert ensembles.seconds_per_model(tmp_path, RECIPE, DATA) == 3.0
+    ensembles.stored(tmp_path, RECIPE, compute, 3, DATA, block=2)
+    assert ensembles.seconds_per_model(tmp_path, RECIPE, DATA) == 3.0
+    other = RECIPE | {"epochs": 2}
+    assert ensembles.seconds_per_model(tmp_path, other, DATA) is None

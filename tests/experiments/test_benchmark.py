@@ -161,6 +161,15 @@ def test_ensemble_trains_reuses_and_exports(tmp_path):
 def test_bad_input_is_one_line(tmp_path):
     workdir = f"--workdir={tmp_path}/b"
     assert "at least 20 models" in refused("benchmark", workdir, "--models=5", *SMALL)
+    listed = tmp_path / "listed.py"
+    listed.write_text(
+        "from experiments.configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config()\n"
+        "    config.requests = 'class:3'\n"
+        "    return config\n"
+    )
+    assert "a list of texts for requests" in refused("benchmark", workdir, f"--config={listed}")
     assert "both" in refused("ensemble", workdir, "--request=class:3", "--fraction=0.5", *SMALL)
     assert not (tmp_path / "b").exists()
 
@@ -179,6 +188,10 @@ def test_the_benchmark_from_end_to_end_and_with_loaded_oracles(tmp_path):
         "constant",
         *digits.get_config().methods,
     }
+    page = (tmp_path / "b/table.md").read_text()
+    assert page.count("(the floor)") == 2 and "| do nothing | 1 |" in page
+    (retrained,) = (r for r in records if r.method == "retrain" and r.forget_set.kind == "class:3")
+    assert retrained.cost.wall_s > 0 and retrained.cost.forward == 20 * (120 - 8)
     exported = f"--export={tmp_path}/oracles.npz"
     ensemble = [f"--workdir={tmp_path}/e", "--models=30", "--request=class:3", *SMALL]
     assert run("ensemble", *ensemble, exported).returncode == 0

@@ -395,3 +395,21 @@ def test_an_interval_that_would_not_cover_is_a_dash_in_brackets_with_its_reason(
     assert reporting.from_json(reporting.to_json(one)) == one
     with pytest.raises(ValueError, match="leave out either"):
         Metric(2.0, low=1.0, high=3.0, no_interval=why)
+
+
+def test_run_time_is_shown_as_a_share_of_that_of_the_retrained_models():
+    timed = [
+        record("retrain", 0, 0.96, 0.02, cost=Cost(wall_s=4.0)),
+        record("retrain", 1, 0.96, 0.02, cost=Cost(wall_s=6.0)),
+        record("do nothing", 0, 0.98, 0.99, cost=Cost(wall_s=0.0)),
+        record("ssd", 0, 0.94, 0.04, cost=Cost(wall_s=0.5)),
+        record("blindspot", 0, 0.94, 0.04),
+    ]
+    (table,) = reporting.summarize(timed)
+    assert [column.name for column in table.columns][-2:] == ["run time", "of retraining"]
+    shares = {row.label: row.cells[-1].mean for row in table.rows}
+    assert shares == {"retrain": 1.0, "do nothing": 0.0, "ssd": 0.1, "blindspot": None}
+    assert rows_of(reporting.render(timed))["ssd"][-1] == "10.0"
+    untimed = [each for each in study() if each.method != "retrain"]
+    names = [column.name for column in reporting.summarize(untimed)[0].columns]
+    assert "run time" in names and "of retraining" not in names

@@ -80,14 +80,15 @@ def from_idx(
     Raises:
         ValueError: a file of another kind, or one that is cut off.
     """
-    pixels, classes = (_read_idx(files.absolute(path)) for path in (images, labels))
+    pixels, classes = (read_idx(files.absolute(path)) for path in (images, labels))
     scale = 255.0 if pixels.dtype == np.uint8 else 1.0
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     records = _Arrays(pixels, classes.astype(np.int32), scale)
     return rows_of(records, inputs=0, target=1, ids=ids, subjects=subjects)
 
 
-def _read_idx(path: Any) -> np.ndarray:
+def read_idx(path: Any) -> np.ndarray:
+    """The array of one IDX file, gzipped or not."""
     with files.reading(path) as file:
         data = file.read()
     try:
