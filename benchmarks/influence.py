@@ -4,10 +4,10 @@
     python -m benchmarks.influence docs/influence.svg
 
 Logistic regression with an l2 penalty on pairs of digits, in float64: convex, so that retraining
-has one answer, which Newton's method finds to rounding. For k = 1, 2, 4, ... rows of one digit the
-script measures how far each step ends from the retrained parameters. An error of second order has
-slope 2 on logarithmic axes; a step without curvature misses a share of the move itself, which has
-slope 1. The published rank-one recursion is given the best step size for every k.
+has one answer, which Newton's method finds to rounding. For k = 1, 2, 4, ... near copies of one
+image the script measures how far each step ends from the retrained parameters. An error of second
+order has slope 2 on logarithmic axes; a step without curvature misses a share of the move itself,
+which has slope 1. The published rank-one recursion is given the best step size for every k.
 
 It takes about a minute on two cores and prints slopes over four pairs of digits.
 """

@@ -208,6 +208,20 @@ NUMBERS = (
         ("tests/test_float64.py::test_conjugate_gradients_are_damped_by_the_exact_weight",),
     ),
     Mutation(
+        "conjugate gradients go on where there is no curvature",
+        "mu_jax/solvers/conjugate_gradients.py",
+        "stopped = ~(curvature > 0)",
+        "stopped = ~(curvature == curvature)",
+        ("tests/solvers/test_solvers.py::test_negative_curvature_stops_and_says_so",),
+    ),
+    Mutation(
+        "the bound of a certified removal is of the removed rows",
+        "mu_jax/exact/certified.py",
+        "norm = _spectral_norm(kept)",
+        "norm = _spectral_norm(gone)",
+        ("tests/exact/test_certified.py::test_all_heads_read_the_same_retained_rows",),
+    ),
+    Mutation(
         "a penalty beside the mean counts as one beside the sum",
         "mu_jax/attribution/linear.py",
         "    if mean:\n        penalty = l2 * (len(x)",
