@@ -106,6 +106,19 @@ def test_what_is_pruned_stays_0_in_every_later_member(mesh, optimizer, name):
     assert_only(after, jax.tree.map(np.logical_not, zeros), pruned)
 
 
+def test_explicit_axes_without_jit():
+    salient = mu.salient(mu.gradient_ascent(MODEL, OPTIMIZERS["momentum"]), 0.5)
+    patched = mu.low_rank(mu.finetune(MODEL, OPTIMIZERS["momentum"]), mu.subspaces.SaRA(2.0))
+    chain = mu.chain(mu.magnitude_prune(MODEL, 0.5), salient, patched)
+    expected, _ = chain(KEY, START, *RAW.sets(batch_size=8))
+    start, sets = placed("explicit")
+    found, _ = chain(KEY, start, *sets)
+    assert_close(found, expected, rtol=1e-4)
+    for name, leaf in found.params.items():
+        assert leaf.sharding.is_equivalent_to(start.params[name].sharding, leaf.ndim)
+        np.testing.assert_array_equal(leaf == 0, expected.params[name] == 0)
+
+
 def test_a_fit_learns_with_the_held_entries_where_they_are():
     mask = salient_entries(0.4)
     tune = mu.finetune(MODEL, OPTIMIZERS["adamw"], epochs=3)

@@ -104,6 +104,10 @@ def on_automatic_axes(function: Callable[..., PyTree], *args: PyTree, like: PyTr
     mesh = explicit_mesh(like)
     if mesh is None:
         return function(*args)
+    leaves = jax.tree.leaves(args)
+    if at_once.is_known(args) and any(jax.typeof(x).sharding.mesh.empty for x in leaves):
+        # Outside `jit` an array of one device cannot enter a mesh.
+        return jax.jit(lambda args, like: on_automatic_axes(function, *args, like=like))(args, like)
     where = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, like)
     return jax.sharding.auto_axes(function, out_sharding=where)(*enter(args, mesh))
 

@@ -13,7 +13,7 @@ from mu_jax._at_once import as_array
 from mu_jax._callables import with_numbers, without_numbers
 from mu_jax._tracing import cached
 from mu_jax.adapters.lifting import Adapted
-from mu_jax.loops.update_masks import Masks, restored
+from mu_jax.loops.update_masks import restored
 from mu_jax.model import Model
 from mu_jax.reparameterized import reparameterized
 from mu_jax.subspaces.lora import LoRA
@@ -112,18 +112,20 @@ def merge(model: Model, variables: Any, subspace: Subspace) -> PyTree:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["subspace", "masks"], meta_fields=[]
+    jax.tree_util.register_dataclass, data_fields=["subspace", "masks"], meta_fields=["names"]
 )
 @dataclasses.dataclass(frozen=True)
 class Held:
     """A subspace in which some entries keep every bit.
 
     Args:
-      subspace: any other. masks: True where an entry may move, by the names of the leaves.
+      subspace: any other.
+      names: of leaves. masks: of each, True where an entry may move.
     """
 
     subspace: Subspace
-    masks: Masks
+    names: tuple[str, ...]
+    masks: tuple[jax.Array, ...]
 
     def init(self, key: jax.Array, params: PyTree) -> PyTree:
         """Those of the subspace."""
@@ -131,7 +133,8 @@ class Held:
 
     def expand(self, z: PyTree, params: PyTree) -> PyTree:
         """The parameters at z, with those at the start where the masks are False."""
-        return restored(params, self.subspace.expand(z, params), self.masks)
+        masks = dict(zip(self.names, self.masks, strict=True))
+        return restored(params, self.subspace.expand(z, params), masks)
 
 
 def _without_names(subspace: Any) -> Any:

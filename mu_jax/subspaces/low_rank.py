@@ -93,7 +93,7 @@ def low_rank(
     def method(model: Model) -> Unlearn:
         def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
             masks = masks_in_force(model)
-            own = Held(inside, masks) if masks else inside
+            own = Held(inside, tuple(masks), tuple(masks.values())) if masks else inside
             start = attach(jax.random.fold_in(key, 0), model, variables, own)
             inner = transform.method(lifted(model, own))
             found, info = inner(jax.random.fold_in(key, 1), start, forget, retain)

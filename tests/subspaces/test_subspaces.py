@@ -12,7 +12,7 @@ from small_models import setting
 from trees import assert_close, assert_identical, is_one_sentence
 
 import mu_jax as mu
-from mu_jax.subspaces import SSF, FLoRA, LoRA, SaRA, attach, lifted, merge
+from mu_jax.subspaces import SSF, FLoRA, Held, LoRA, SaRA, attach, lifted, merge
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
@@ -228,3 +228,5 @@ def test_equal_subspaces_are_one_model_whatever_their_numbers_and_names():
     model = setting("raw").model
     assert lifted(model, FLoRA(2, 4.0)) == lifted(model, FLoRA(2, 8.0, lambda name: True))
     assert lifted(model, FLoRA(2)) != lifted(model, FLoRA(3))
+    first, second = (Held(FLoRA(2), ("head",), (mask,)) for mask in (jnp.ones(3), jnp.zeros(3)))
+    assert lifted(model, first) == lifted(model, second)
