@@ -30,7 +30,7 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "initial": lambda setting: setting.init(jax.random.key(8)),
     "weight_decay": lambda setting: 5.0,  # well conditioned: rounding is not amplified
     # As many products on every mesh: a tolerance may be met one iteration earlier or later.
-    "solver": lambda setting: mu.solvers.conjugate_gradients(iterations=8, tolerance=0.0),
+    "solver": lambda setting: mu.solvers.conjugate_gradients(iterations=4, tolerance=0.0),
     "optimizer": lambda setting: _SGD,
     "teacher_optimizer": lambda setting: _SGD,
     "alpha": lambda setting: 1.3,
