@@ -34,7 +34,8 @@ SLOW_EXAMPLES = (
     *("probes.relearning.relearning_curve", "probes.worst_case.worst_case_set"),
     *("scoring.score.score", "statistics.projections.Projection", "transforms.ce_u.ce_u"),
     *("transforms.code_eraser.code_eraser", "transforms.dmm.dmm", "transforms.dpo.dpo"),
-    *("transforms.grad_diff.grad_diff", "transforms.pdu.pdu", "transforms.rmu.rmu"),
+    *("transforms.grad_diff.grad_diff", "transforms.laf.laf", "transforms.pdu.pdu"),
+    "transforms.rmu.rmu",
     *("transforms.salun.salun", "transforms.satimp.satimp", "transforms.simnpo.simnpo"),
     *("transforms.task_vector.task_vector", "transforms.undial.undial", "transforms.wga.wga"),
 )

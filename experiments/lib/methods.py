@@ -95,6 +95,9 @@ METHODS: dict[str, Build] = {
     "neg_grad_plus": _fitted(mu.neg_grad_plus),
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
+    "boundary_expand": _fitted(mu.boundary_expand),
+    "boundary_shrink": _fitted(mu.boundary_shrink),
+    "laf": _fitted(mu.laf),
     "task_vector": _fitted(mu.task_vector),
     "retrain": _retrain,
 }

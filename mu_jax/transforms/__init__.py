@@ -2,6 +2,8 @@
 
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
+from mu_jax.transforms.boundary_expand import boundary_expand
+from mu_jax.transforms.boundary_shrink import BoundaryShrinkInfo, boundary_shrink
 from mu_jax.transforms.ce_u import ce_u
 from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
 from mu_jax.transforms.concept_noise import concept_noise
@@ -12,7 +14,9 @@ from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
 from mu_jax.transforms.grad_diff import grad_diff
 from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
+from mu_jax.transforms.laf import LAFInfo, laf
 from mu_jax.transforms.magnitude_prune import magnitude_prune
+from mu_jax.transforms.modhifi import ModHiFiInfo, modhifi
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
 from mu_jax.transforms.o3 import o3
@@ -31,9 +35,12 @@ from mu_jax.transforms.wga import wga
 
 __all__ = [
     "BlindspotInfo",
+    "BoundaryShrinkInfo",
     "CodeEraserInfo",
     "IAUInfo",
     "Info",
+    "LAFInfo",
+    "ModHiFiInfo",
     "PDUInfo",
     "SCRUBInfo",
     "SSDInfo",
@@ -41,6 +48,8 @@ __all__ = [
     "Transform",
     "UnlearningWarning",
     "blindspot",
+    "boundary_expand",
+    "boundary_shrink",
     "ce_u",
     "code_eraser",
     "concept_noise",
@@ -51,7 +60,9 @@ __all__ = [
     "grad_diff",
     "gradient_ascent",
     "iau",
+    "laf",
     "magnitude_prune",
+    "modhifi",
     "neg_grad_plus",
     "npo",
     "o3",
