@@ -18,10 +18,11 @@ from experiments.lib import configurations
 
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
+_OBJECTS |= {"alignment_optimizer", "vae_optimizer", "new_row"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_CLASSIFICATION_ONLY = ("dmm",)  # its attribution is of margins
+_CLASSIFICATION_ONLY = ("dmm", "modhifi")  # attribution of margins; class unlearning
 ATTRIBUTION = {
     "checkpoints": 20,
     "retain_only": True,
@@ -227,5 +228,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "blindspot": {**adam, "teacher_epochs": few},
         "gaussian_amnesiac": adam,
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
+        "modhifi": {"share": 0.1},
         "retrain": recipe,
     }

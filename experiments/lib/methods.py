@@ -40,6 +40,10 @@ def _ssd(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transfor
     return mu.ssd(task.model, **arguments)
 
 
+def _modhifi(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    return mu.modhifi(task.model, **arguments)
+
+
 def _iau(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.iau(task.model, **_with_optimizer(arguments))
 
@@ -98,6 +102,7 @@ METHODS: dict[str, Build] = {
     "boundary_expand": _fitted(mu.boundary_expand),
     "boundary_shrink": _fitted(mu.boundary_shrink),
     "laf": _fitted(mu.laf),
+    "modhifi": _modhifi,
     "task_vector": _fitted(mu.task_vector),
     "retrain": _retrain,
 }

@@ -240,7 +240,8 @@ def check_classes(outputs: PyTree, labels: PyTree) -> None:
     Raises:
       ValueError: outputs or labels of a regression, of one class, or of several positions.
     """
-    shape, kind = getattr(outputs, "shape", ()), getattr(labels, "dtype", float)
+    shape: tuple[int, ...] = getattr(outputs, "shape", ())
+    kind = getattr(labels, "dtype", float)
     classes = len(shape) == 2 and shape[1] > 1 and jnp.issubdtype(kind, jnp.integer)
     if not classes or labels.shape != shape[:1]:
         raise ValueError(

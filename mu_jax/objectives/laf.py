@@ -14,8 +14,8 @@ from mu_jax.data.partners import partners
 from mu_jax.loops.gradients import Term, Terms
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
-from mu_jax.models import autoencoder
-from mu_jax.models.autoencoder import Decoder
+from mu_jax.objectives import autoencoder
+from mu_jax.objectives.autoencoder import Decoder
 from mu_jax.statistics.layers import Layer, with_inputs
 
 PyTree = Any
@@ -45,7 +45,7 @@ class Embedding:
         """
         rows = jax.tree.leaves(inputs)[0].shape[0]
         found = self._found(variables, inputs)
-        if getattr(found, "shape", ())[:1] not in ((rows,), (1,)):
+        if getattr(found, "shape", ())[:1] != (rows,):
             raise ValueError(
                 f"expected an embedding of each of the {rows} rows, found {describe(found)}: let "
                 "embed(variables, inputs) return an array [rows, numbers]"

@@ -215,7 +215,7 @@ def find_head(
     else:
         layer = named_layer(find_layers(model, variables, inputs), names[0])
         check_last(model, variables, inputs, layer)
-    shape = getattr(jax.eval_shape(model.apply, *given), "shape", ())
+    shape: tuple[int, ...] = getattr(jax.eval_shape(model.apply, *given), "shape", ())
     if len(shape) != 2 or shape[1] != layer.shape[2] or shape[1] < 2:
         raise ValueError(
             f"expected a dense layer whose outputs are the logits, found {layer.name!r} with "

@@ -18,8 +18,8 @@ from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.mesh.shards import bare
 from mu_jax.model import Model, Variables, from_function
-from mu_jax.models import autoencoder
-from mu_jax.models.autoencoder import Decoder
+from mu_jax.objectives import autoencoder
+from mu_jax.objectives.autoencoder import Decoder
 from mu_jax.objectives.laf import Embedding, alignment, extractor, reconstruction
 from mu_jax.statistics.layers import example_inputs, last_layer
 from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report, total

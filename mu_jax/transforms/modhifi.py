@@ -198,7 +198,7 @@ def _chosen(
     model: Model, variables: PyTree, data: Any, names: Sequence[str] | None
 ) -> tuple[Layer, ...]:
     """The layers to edit; of a restricted model those that may change alone."""
-    structure = jax.tree.structure(variables)
+    structure: Any = jax.tree.structure(variables)
     numbers = model.params(jax.tree.unflatten(structure, range(structure.num_leaves)))
     trained = {leaf: path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(numbers)}
     every = find_layers(model, variables, example_inputs(data))
