@@ -23,7 +23,7 @@ HEADS = {
 }
 
 
-@pytest.mark.quick("*-False", "raw-True", "linen-True")
+@pytest.mark.quick("raw-False", "nnx-False", "linen-True")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", HEADS)
 def test_the_additional_logit_is_that_of_a_column_of_the_head(name, training):

@@ -43,9 +43,8 @@ def test_no_label_is_read_and_what_lies_behind_the_embedding_stays():
     assert (expected.params["hidden"] != before["hidden"]).all()
 
 
-@pytest.mark.parametrize(
-    "embed", ["hidden", pytest.param(lambda v, x: hidden(*v, x), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("embed", ["hidden", lambda v, x: hidden(*v, x)], ids=["name", "function"])
 def test_the_embedding_is_by_default_the_input_of_the_last_layer(embed):
     assert_close(unlearned(NAMED, embed=embed), unlearned(), rtol=1e-4)
 
