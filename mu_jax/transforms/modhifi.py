@@ -75,8 +75,8 @@ def modhifi(
 
     No label, loss or gradient is used. The program of the paper is not public, and its text does
     not fix steps 2 and 3: the rule is a reconstruction, which may change. Forgetting at the output
-    is not forgetting: probe the layer before. The fit of step 3 rebuilds the whole output, and where
-    few channels are removed it brings back most of what was forgotten.
+    is not forgetting: probe the layer before. The fit of step 3 rebuilds the whole output, and
+    where few channels are removed it brings back most of what was forgotten.
 
     Args:
       model: any model with dense layers or convolutions.
