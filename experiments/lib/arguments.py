@@ -18,6 +18,7 @@ from experiments.lib import configurations
 
 # What the binaries make themselves, from a model, a store and a configuration.
 _OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
+_OBJECTS |= {"alignment_optimizer", "vae_optimizer", "new_row"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
 _OBJECTS |= {"label_rule", "noise_optimizer", "repair_optimizer"}
 _OBJECTS |= {"inverse_curvature", "solver"}
@@ -26,7 +27,7 @@ _FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
 _FROM_ONE |= {"noise_images", "copies", "samples_per_class"}
 # Of margins, softmaxes and classes.
-_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "fisher_forgetting", "unsir")
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "fisher_forgetting", "modhifi", "unsir")
 LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
@@ -242,5 +243,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "neg_grad_plus": {**fit, "forget_weight": 0.05},
         "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
         "l1_sparse": {**fit, "gamma": 5e-4},
+        "modhifi": {"share": 0.1},
         "retrain": recipe,
     }

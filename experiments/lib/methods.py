@@ -40,6 +40,10 @@ def _ssd(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transfor
     return mu.ssd(task.model, **arguments)
 
 
+def _modhifi(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    return mu.modhifi(task.model, **arguments)
+
+
 def _iau(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
     return mu.iau(task.model, **_with_optimizer(arguments))
 
@@ -119,6 +123,10 @@ METHODS: dict[str, Build] = {
     "scrub": _fitted(mu.scrub),
     "salun": _fitted(mu.salun),
     "l1_sparse": _fitted(mu.l1_sparse),
+    "boundary_expand": _fitted(mu.boundary_expand),
+    "boundary_shrink": _fitted(mu.boundary_shrink),
+    "laf": _fitted(mu.laf),
+    "modhifi": _modhifi,
     "task_negation": _fitted(mu.task_negation),
     "unsir": _fitted(mu.unsir),
     "influence": _influence,

@@ -14,7 +14,7 @@ import numpy as np
 from mu_jax import _at_once as at_once
 from mu_jax.data.batches import Batch, is_concrete
 from mu_jax.data.checks import check_params
-from mu_jax.mesh.shards import reduction
+from mu_jax.mesh.shards import bare, reduction
 
 PyTree = Any
 
@@ -141,6 +141,28 @@ class Statistic:
     def replace(self, **changes: Any) -> Statistic:
         """A copy with other fields."""
         return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumOf(Statistic):
+    """A statistic whose sum has a shape of its own, not that of the parameters.
+
+    Attributes:
+      like: `variables -> tree`, arrays of the shapes and types of the sum; None: the parameters.
+    """
+
+    like: Callable[[PyTree], PyTree] | None = None
+
+    def init(self, variables: PyTree) -> Accumulator:
+        """The empty sum, in float32 or wider."""
+        empty = super().init(variables)
+        shapes = empty.sum if self.like is None else jax.eval_shape(self.like, bare(variables))
+        zeros = at_once.zeros(jax.tree.map(_widened, shapes))
+        return dataclasses.replace(empty, sum=zeros)
+
+
+def _widened(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, sum_dtype(leaf.dtype))
 
 
 def sum_dtype(dtype: Any) -> Any:

@@ -4,6 +4,8 @@ from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.bad_teacher import bad_teacher
 from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
+from mu_jax.transforms.boundary_expand import boundary_expand
+from mu_jax.transforms.boundary_shrink import BoundaryShrinkInfo, boundary_shrink
 from mu_jax.transforms.ce_u import ce_u
 from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
 from mu_jax.transforms.concept_noise import concept_noise
@@ -17,7 +19,9 @@ from mu_jax.transforms.gradient_ascent import gradient_ascent
 from mu_jax.transforms.iau import IAUInfo, iau
 from mu_jax.transforms.influence import InfluenceInfo, influence
 from mu_jax.transforms.l1_sparse import l1_sparse
+from mu_jax.transforms.laf import LAFInfo, laf
 from mu_jax.transforms.magnitude_prune import magnitude_prune
+from mu_jax.transforms.modhifi import ModHiFiInfo, modhifi
 from mu_jax.transforms.neg_grad_plus import neg_grad_plus
 from mu_jax.transforms.npo import npo
 from mu_jax.transforms.ntk_scrub import NTKScrubInfo, ntk_scrub
@@ -40,11 +44,14 @@ from mu_jax.transforms.wga import wga
 
 __all__ = [
     "BlindspotInfo",
+    "BoundaryShrinkInfo",
     "CodeEraserInfo",
     "FisherForgettingInfo",
     "IAUInfo",
     "InfluenceInfo",
     "Info",
+    "LAFInfo",
+    "ModHiFiInfo",
     "NTKScrubInfo",
     "PDUInfo",
     "PruneInfo",
@@ -57,6 +64,8 @@ __all__ = [
     "UnlearningWarning",
     "bad_teacher",
     "blindspot",
+    "boundary_expand",
+    "boundary_shrink",
     "ce_u",
     "code_eraser",
     "concept_noise",
@@ -70,7 +79,9 @@ __all__ = [
     "iau",
     "influence",
     "l1_sparse",
+    "laf",
     "magnitude_prune",
+    "modhifi",
     "neg_grad_plus",
     "npo",
     "ntk_scrub",

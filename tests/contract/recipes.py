@@ -54,6 +54,11 @@ ARGUMENTS: dict[str, Callable[[Setting], Any]] = {
     "penalty": lambda setting: 0.6,
     "copies": lambda setting: 1,
     "noise_images": lambda setting: 4,  # with the retained rows, a batch of all examples
+    "epsilon": lambda setting: 0.25,
+    "kl_weight": lambda setting: 0.3,
+    "share": lambda setting: 0.5,
+    "factor": lambda setting: 0.3,
+    "clip": lambda setting: (-3.0, 3.0),
     "earlier": lambda setting: [setting.init(jax.random.key(8)).adapters],
     "oracles": lambda setting: jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *(setting.init(jax.random.key(i)) for i in (8, 9))

@@ -67,7 +67,7 @@ def trace(losses: Callable, params: PyTree, row: PyTree) -> Program:
     planner, leaves = _Planner(), jax.tree.leaves(params)
     on_row: list[Known] = [True] * len(jax.tree.leaves(row))
     # A leaf without entries is as good as none: no kernel and no gradient.
-    known: list[Known] = [Origin(k) if jnp.size(x) else False for k, x in enumerate(leaves)]
+    known: list[Known] = [Origin(k) if x.size else False for k, x in enumerate(leaves)]
     plan, outputs = planner.plan(jaxpr, [*known, *on_row])
     planner.refuse(outputs)
     products: dict[int, list[Product]] = {}

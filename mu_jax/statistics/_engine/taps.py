@@ -62,6 +62,22 @@ def gradients(
     return lax.map(of_row, rows) if program.one_by_one else jax.vmap(of_row)(rows)
 
 
+def recorded(
+    program: Program, values: Sequence[Array], numbers: Sequence[int]
+) -> tuple[list[Array], dict[int, Array]]:
+    """Run the program as it is; return its outputs, and a[n, t, i] of products by their number.
+
+    Args:
+      values: the leaves, and the leaves of the rows that the program was traced for.
+      numbers: of the products.
+    """
+    chosen = [p for p in program.plan.all_products() if p.number in numbers]
+    varying = varying_axes(values)
+    taps = {p.number: vary(jnp.zeros(p.tap_shape, p.result.dtype), varying) for p in chosen}
+    outputs, records = _run(program.jaxpr, program.plan, values, taps)
+    return outputs, {p.number: p.inputs(records[p.number]) for p in chosen}
+
+
 def sum_dtype(x: Array) -> Any:
     """Float32, or float64 for float64."""
     return jnp.promote_types(x.dtype, jnp.float32)

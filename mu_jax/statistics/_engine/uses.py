@@ -86,6 +86,10 @@ class Product(NamedTuple):
         a, d = self._fold(record), self._fold(outputs(cotangent))
         return (d, a) if self.flipped else (a, d)
 
+    def inputs(self, record: Array) -> Array:
+        """Return the recorded inputs as a[n, t, i]."""
+        return self._fold(record)
+
     def _fold(self, x: Array) -> Array:
         """Fold the axes of the scans in x[..., n, t, i] into n or t."""
         scans = self.origin.scans
