@@ -26,7 +26,7 @@ def test_a_weight_counts_like_a_copy():
     heavy = retain.replace(weight=jnp.ones(16).at[0].set(3.0))
     more = mu.concatenate(retain, retain.take(np.array([0, 0])).replace(index=jnp.array([90, 91])))
     found, expected = call((forget, heavy)), call((forget, more))
-    assert_close(found[0].params, expected[0].params, rtol=1e-4, atol=1e-5)
+    assert_close(found[0].params, expected[0].params, rtol=1e-3, atol=1e-4)
     assert found[1].details.direction_norm > 0.1
 
 
@@ -36,7 +36,7 @@ def test_rows_whose_label_is_ignored_are_not_there():
     ignored = retain.replace(targets=retain.targets.at[jnp.array([2, 5])].set(-1))
     absent = retain.replace(weight=jnp.ones(16).at[jnp.array([2, 5])].set(0.0))
     found, expected = (call((forget, data), model)[0] for data in (ignored, absent))
-    assert_close(found.params, expected.params, rtol=1e-4, atol=1e-5)
+    assert_close(found.params, expected.params, rtol=1e-3, atol=1e-4)
 
 
 def test_the_initial_parameters_change_the_scale_alone():
@@ -71,10 +71,10 @@ def test_a_system_that_is_not_solved_is_reported():
 @pytest.mark.slow
 def test_an_ensemble_brings_its_own_initial_parameters():
     keys = jax.random.split(KEY, 2)
-    initial = jax.vmap(CHOSEN.init)(keys)
+    initial, sets = jax.vmap(CHOSEN.init)(keys), CHOSEN.sets()
 
     def one(start):
-        return mu.ntk_scrub(CHOSEN.model, start)(KEY, CHOSEN.variables, *CHOSEN.sets())[0].params
+        return mu.ntk_scrub(CHOSEN.model, start)(KEY, CHOSEN.variables, *sets)[0].params
 
     found = jax.jit(jax.vmap(one))(initial)
     for k in range(2):
