@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mu_jax.data.batches import Batch, describe
 from mu_jax.loops.gradients import Term, Terms
-from mu_jax.loops.labels import counted
+from mu_jax.loops.labels import count_classes, counted
 from mu_jax.loops.restriction import safe_sqrt
 from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.model import Model
@@ -96,7 +96,7 @@ def nearest(
     """
     inputs = attack(model, variables, batch, numbers)
     logits = model.apply(variables, inputs)
-    check_classes(logits, batch.targets)
+    count_classes(logits, batch.targets)
     two = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
     return Nearest(logits.argmax(-1).astype(jnp.int32), two[:, 1] - two[:, 0])
 
@@ -178,7 +178,7 @@ class aside:
         outputs, variables = self.model.forward(
             variables, batch.inputs, training=self.training_mode, key=key
         )
-        check_classes(outputs, batch.targets)
+        count_classes(outputs, batch.targets)
         labels = jnp.full_like(wide(batch.targets), self.label)
         losses = self.model.per_example(outputs, batch._replace(targets=labels))
         term = Term(weighted_sum(losses, batch.weight), total_weight(batch.weight))
@@ -231,21 +231,4 @@ def check_moved(inputs: PyTree) -> None:
         raise TypeError(
             f"expected floating-point inputs, which an attack can move, found {describe(inputs)}: "
             "give images as floats, and choose another method for tokens"
-        )
-
-
-def check_classes(outputs: PyTree, labels: PyTree) -> None:
-    """Refuse what is no classification: other outputs than logits [B, C], other labels than [B].
-
-    Raises:
-      ValueError: outputs or labels of a regression, of one class, or of several positions.
-    """
-    shape: tuple[int, ...] = getattr(outputs, "shape", ())
-    kind = getattr(labels, "dtype", float)
-    classes = len(shape) == 2 and shape[1] > 1 and jnp.issubdtype(kind, jnp.integer)
-    if not classes or labels.shape != shape[:1]:
-        raise ValueError(
-            "expected logits [examples, classes] of two classes or more and one integer label a "
-            f"row, found outputs {describe(outputs)} and targets {describe(labels)}: give a "
-            "classifier, or choose a method for a regression"
         )

@@ -135,6 +135,11 @@ class _Sparse:
     def rows_are_independent(self) -> bool:
         return not self.training_mode
 
+    @property
+    def bounded(self) -> bool:
+        """Both terms are 0 or more."""
+        return True
+
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
     ) -> tuple[Terms, PyTree]:

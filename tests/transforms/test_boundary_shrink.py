@@ -116,7 +116,7 @@ def test_a_regression_is_refused(name):
         METHODS[name](model, SGD)(KEY, mu.Variables(jnp.ones(3)), *sets)
     assert is_one_sentence(str(error.value))
     wide = mu.split(mu.batches(jnp.eye(3), jnp.ones((3, 2)), batch_size=3), [0])
-    with pytest.raises(ValueError, match=r"expected logits .* one integer label a row") as error:
+    with pytest.raises(ValueError, match=r"expected logits .* integer labels") as error:
         METHODS[name](model, SGD)(KEY, mu.Variables(jnp.ones((3, 2))), *wide)
     assert is_one_sentence(str(error.value))
 
