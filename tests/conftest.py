@@ -26,7 +26,9 @@ COMPILE_FAST = (
 # Examples in docstrings that compile for a second, of what tests and pages check as well.
 # A new example is quick.
 SLOW_EXAMPLES = (
-    "language-models.md",
+    *("language-models.md", "guide.md", "masks-and-subspaces.md", "suppression.eco.eco"),
+    *("models.decoder.decoder.Decoder", "tuning.tune.tune", "suppression.outliers.fit_familiarity"),
+    *("transforms.npo.npo", "transforms.scrub.scrub"),
     *("attribution.lasso.lasso", "attribution.lds.lds", "attribution.trak.group_direction"),
     *("attribution.trak.trak", "evaluation.competition.forgetting_quality"),
     *("evaluation.divergence.pairwise_floor", "evaluation.klom.klom_floor"),

@@ -164,6 +164,7 @@ def test_a_set_of_integers_is_taken():
 NEEDED = {
     "optimizer": SGD,
     "init": lambda key: VARIABLES,
+    "initial": VARIABLES,
     "alpha": 1.0,
     "attribution": lambda *_: jnp.zeros((N, 2)),
     "oracles": [VARIABLES],
@@ -172,7 +173,7 @@ NEEDED = {
     "layer": "block_0",
 }
 # An effect may be scaled by any number, a loss be capped and a margin lie at any.
-SIGNED = ("multiplier", "cap", "delta")
+SIGNED = ("multiplier", "cap", "delta", "factor")
 FRACTION = re.compile(r"^(?!tuple).*\bfloat\b")
 
 

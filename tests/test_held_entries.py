@@ -106,6 +106,7 @@ def test_what_is_pruned_stays_0_in_every_later_member(mesh, optimizer, name):
     assert_only(after, jax.tree.map(np.logical_not, zeros), pruned)
 
 
+@pytest.mark.slow
 def test_explicit_axes_without_jit():
     salient = mu.salient(mu.gradient_ascent(MODEL, OPTIMIZERS["momentum"]), 0.5)
     patched = mu.low_rank(mu.finetune(MODEL, OPTIMIZERS["momentum"]), mu.subspaces.SaRA(2.0))

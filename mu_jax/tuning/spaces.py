@@ -33,6 +33,15 @@ salun: Space = {"learning_rate": _RATE, "epochs": (2, 5, 10), "fraction": Unifor
 bad_teacher: Space = {**_FIT, "retain_share": (0.3, 1.0)}
 l1_sparse: Space = {**_FIT, "gamma": Log(1e-5, 1e-2)}
 blindspot: Space = {**_FIT, "teacher_epochs": (2, 5)}
+boundary_shrink: Space = {
+    "learning_rate": Log(1e-5, 1e-2),
+    "epochs": (2, 5, 10),
+    "epsilon": Log(0.03, 1.0),
+}
+boundary_expand: Space = {"learning_rate": Log(1e-5, 1e-2), "epochs": (2, 5, 10)}
+laf: Space = {"learning_rate": Log(1e-5, 1e-2), "epochs": (5, 20)}
+modhifi: Space = {"share": Log(0.01, 0.5)}
+influence: Space = {"damping": Log(1e-4, 1.0)}
 unsir: Space = {**_FIT, "penalty": Log(0.01, 1.0), "copies": (20, 80)}
 gaussian_amnesiac: Space = _FIT
 # The multiplier is better calibrated than chosen, see `calibrate_multiplier`; then leave it out.

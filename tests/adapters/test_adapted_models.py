@@ -33,6 +33,7 @@ def test_new_adapters_change_nothing_and_merged_ones_compute_the_same(name):
     assert not np.allclose(found, base.model.apply(moved.base, inputs), atol=1e-2)
 
 
+@pytest.mark.quick("nnx")
 @pytest.mark.parametrize("name", ["linen", "nnx", "tokens"])
 def test_a_gate_gives_each_row_of_any_model_its_share(name):
     base, chosen = setting(name), setting(f"adapted {name}")

@@ -133,6 +133,7 @@ def test_gated_texts_are_those_of_merged_kernels():
     assert (found[0] == plain[0]).all() and (found != plain).any()
 
 
+@pytest.mark.slow
 def test_padding_and_packing_stay_what_they_are_under_a_gate():
     decoder, params, adapters = decoder_with_adapters(False)
     gated = lora.factored(params, adapters, 0.3, jnp.array([0.7]))

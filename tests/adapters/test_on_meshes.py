@@ -53,6 +53,7 @@ key = jax.random.key
 expected = functools.cache(lambda: unlearned(None, True))
 
 
+@pytest.mark.slow
 @pytest.mark.quick("explicit-factored")
 @pytest.mark.parametrize("factored", [True, False], ids=["factored", "merged"])
 @pytest.mark.parametrize("axes", ["explicit", "automatic"])

@@ -86,6 +86,7 @@ def expected(of):
     return WEIGHT[:, None] * (own @ matrix @ theirs.T)
 
 
+@pytest.mark.slow
 @pytest.mark.quick("margin")
 @pytest.mark.parametrize("of", ["loss", "margin"])
 def test_scores_are_inner_products_in_the_inverse(of):

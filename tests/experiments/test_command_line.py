@@ -26,7 +26,7 @@ OWN = {
     "nomus": {"config", "request", "seeds", "task", "workdir"},
     "passage": {
         *("alpha", "beta", "groups", "model", "models", "relearning", "seed"),
-        *("step_length", "steps", "texts", "workdir"),
+        *("learning_rate", "steps", "texts", "workdir"),
     },
     "prepare": {
         *("data_dir", "ids", "inputs", "keep", "name", "side", "subjects", "target", "test"),

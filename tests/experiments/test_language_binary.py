@@ -65,6 +65,7 @@ def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
     assert (folder / "relearning.svg").read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 def test_the_report_shows_all_runs_and_draws_the_picture_again(ran, tmp_path):
     results_file, picture = str(ran[0] / "results.jsonl"), tmp_path / "again.svg"
     flags = ["--over_runs", f"--picture={picture}", results_file]

@@ -170,6 +170,7 @@ def test_a_refreshed_transform_changes_statistics_alone():
     assert mu.refreshed(mu.ssd(LINEN.model, 1.5)).words == "refreshed(ssd(1.5), 'retain')"
 
 
+@pytest.mark.slow
 def test_it_runs_masked_and_jitted():
     head = mu.masked(mu.refreshed(TUNE), lambda name: "Dense_1" in name)
     found, _ = head(KEY, LINEN.variables, *SETS)

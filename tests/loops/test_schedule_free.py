@@ -67,6 +67,7 @@ def test_a_part_of_the_parameters_may_be_schedule_free():
     assert_same(more, run(optimizer=optimizer, steps=6)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 def test_transforms_phases_and_programs_return_them():
     classifier = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)

@@ -45,6 +45,7 @@ def npo_of_a_batch(params):
 FORGET = {"ga": ascent, "npo_batch_mean": npo_of_a_batch}
 
 
+@pytest.mark.quick("npo_batch_mean")
 @pytest.mark.parametrize("name", FORGET)
 def test_three_steps_of_the_program(name):
     optimizer = optax.adam(hp("lr"))

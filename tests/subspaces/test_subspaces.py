@@ -156,6 +156,7 @@ def test_numbers_of_a_subspace_may_be_traced_and_count(kind):
     assert not np.allclose(*many["hidden"])
 
 
+@pytest.mark.slow
 @pytest.mark.quick("flora")
 @pytest.mark.parametrize("kind", SUBSPACES)
 def test_inside_a_chain_pruned_weights_stay_0_in_every_step(kind):
@@ -175,6 +176,7 @@ def test_inside_a_chain_pruned_weights_stay_0_in_every_step(kind):
     assert last[1].details.loss[0] < infos[1].details.loss[1]
 
 
+@pytest.mark.slow
 @pytest.mark.quick("explicit-flora")
 @pytest.mark.parametrize("kind", ["ssf", "flora", "sara"])
 @pytest.mark.parametrize("axes", ["automatic", "explicit"])

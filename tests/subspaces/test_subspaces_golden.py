@@ -83,6 +83,7 @@ def flora(part):
 CASES = {"ssf": (SSF(), ssf), "lora": (LoRA(2, 4.0), lora), "flora": (FLoRA((2, 3), 4.0), flora)}
 
 
+@pytest.mark.quick("flora")
 @pytest.mark.parametrize("kind", CASES)
 def test_loss_gradient_and_parameters(kind):
     subspace, read = CASES[kind]

@@ -97,6 +97,7 @@ def test_hard_weights_and_the_largest_of_all_requests():
     np.testing.assert_allclose(found, [0.35, 0.35, 0.35, 0.4, 0.35, 0.35, 1.2, 1.2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_features_to_weights_in_one_program():
     """Trained on one half, deviation from the other: strange inputs get nothing."""
     own, familiar, strange = (jnp.asarray(x, jnp.float32) for x in (OWN, FAMILIAR, STRANGE))

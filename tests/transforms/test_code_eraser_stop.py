@@ -142,6 +142,7 @@ class Measure:
         return self.values[min(self.calls, len(self.values)) - 1]
 
 
+@pytest.mark.slow
 def test_extraction_is_measured_near_the_threshold_and_decides_too(memorized):
     values, threshold, place = memorized
     far = values[place - 1] - threshold

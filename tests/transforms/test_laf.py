@@ -34,6 +34,7 @@ def unlearned(model=RAW.model, sets=None, **options):
     return unlearn(KEY, RAW.variables, *(RAW.sets() if sets is None else sets))
 
 
+@pytest.mark.slow
 def test_no_label_is_read_and_what_lies_behind_the_embedding_stays():
     expected, _ = unlearned()
     others = [part.replace(targets=jnp.full_like(part.targets, 2)) for part in RAW.sets()]

@@ -288,6 +288,7 @@ def after_three(known, variables):
     return known + 1, known + 1 >= 3
 
 
+@pytest.mark.quick("npo")
 @pytest.mark.parametrize("name", ["npo", "undial"])
 def test_a_rule_ends_the_fit(name):
     """Behind three of ten steps, as a fit of three; also inside a program."""

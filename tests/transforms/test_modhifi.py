@@ -39,6 +39,7 @@ def of_convolution(groups=1):
     return layer, kernel, x, layer.from_leaf(kernel), moments
 
 
+@pytest.mark.quick("1")
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_gram_matrix_of_a_convolution_is_that_of_its_channels_alone(groups):
     layer, kernel, x, ours, moments = of_convolution(groups)

@@ -41,6 +41,7 @@ def by_hand(chosen, labels_of, *, alternating=False, epochs=1):
     return params
 
 
+@pytest.mark.slow
 def test_both_sets_count_by_their_rows_in_a_union():
     chosen = setting("raw")
     after, info = run(chosen, epochs=1, label_rule=fixed_label(1))

@@ -61,6 +61,7 @@ def test_averaged_weights_of_every_method(name):
     assert_close(found, jax.tree.map(lambda x, y: (x + y) / 2, first, last))
 
 
+@pytest.mark.slow
 def test_a_step_of_npo_by_hand():
     """The forget gradient at the moved parameters, that of the retained rows where they are."""
     rho, beta = 0.4, 0.3

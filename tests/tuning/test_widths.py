@@ -56,6 +56,7 @@ def test_at_the_base_width_matrices_have_the_optimizer_itself():
     np.testing.assert_allclose(updates["dense"]["kernel"], expected["dense"]["kernel"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_schedules_and_traced_numbers_are_scaled_too():
     schedule = optax.linear_schedule(0.2, 0.0, 2)
     optimizer = across_widths(32, 16, learning_rate=schedule)

@@ -125,6 +125,7 @@ def test_logits_of_whole_rows_never_exist(name, tiny):
         assert max(sizes(whole)) >= one_row  # or nothing would be found
 
 
+@pytest.mark.slow
 def test_statistics_of_tokens_are_formed_in_parts(tiny):
     decoder = Decoder(tiny("llama3")[0].config, chunk=CHUNK)
     start = decoder.init(jax.random.key(1))
