@@ -7,10 +7,16 @@ of Adam; the names are arguments of the transform, and `learning_rate` goes to i
         return mu.finetune(model, optax.adam(learning_rate), epochs=epochs)
 
     mu.tune(factory, mu.tuning.spaces.finetune, ...)
+
+A transform that is not named here has the space of a fit, if it takes an optimizer.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Container
+
+from mu_jax import transforms
 from mu_jax.tuning.drawing import Log, Space, Uniform
 
 _RATE = Log(1e-4, 3e-2)
@@ -19,7 +25,6 @@ _FIT: Space = {"learning_rate": _RATE, "epochs": (1, 2, 5)}
 # No ratio of importances per example exceeds n / n_forget; the published 10 is of another scale.
 ssd: Space = {"alpha": Log(1.05, 30.0), "dampening": Log(0.01, 1.0)}
 iau: Space = {"learning_rate": Log(1e-4, 1e-1)}
-finetune: Space = _FIT
 gradient_ascent: Space = {"learning_rate": Log(1e-5, 3e-3), "epochs": (1, 2, 5)}
 neg_grad_plus: Space = {**_FIT, "forget_weight": Log(0.005, 0.5)}
 scrub: Space = {
@@ -43,7 +48,6 @@ laf: Space = {"learning_rate": Log(1e-5, 1e-2), "epochs": (5, 20)}
 modhifi: Space = {"share": Log(0.01, 0.5)}
 influence: Space = {"damping": Log(1e-4, 1.0)}
 unsir: Space = {**_FIT, "penalty": Log(0.01, 1.0), "copies": (20, 80)}
-gaussian_amnesiac: Space = _FIT
 # The multiplier is better calibrated than chosen, see `calibrate_multiplier`; then leave it out.
 dmm: Space = {"learning_rate": _RATE, "multiplier": Log(0.25, 4.0)}
 oracle_matching: Space = {"learning_rate": _RATE}
@@ -75,3 +79,14 @@ code_eraser: Space = {
     "strength": Log(0.03, 1.0),
     "epochs": (10, 30, 100),
 }
+
+
+def __getattr__(name: str) -> Space:
+    if name not in transforms.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    known = inspect.signature(getattr(transforms, name)).parameters
+    return {key: values for key, values in _FIT.items() if _is_taken(key, known)}
+
+
+def _is_taken(key: str, known: Container[str]) -> bool:
+    return ("optimizer" if key == "learning_rate" else key) in known
