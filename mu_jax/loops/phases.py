@@ -201,10 +201,8 @@ def fit_phases(
         carry, records, progress = _by_turns(model, phases, carry, stops, ends, done)
     fits = tuple(trimmed(info, int(stop)) for info, stop in zip(carry[1], stops[-1]))
     known = () if progress is None else progress.known
-    masks = [
-        update_masks.checked(phase.update_mask, model, model.params(carry[0].variables))
-        for phase, model in zip(phases, models)
-    ]
+    given = zip((phase.update_mask for phase in phases), models)
+    masks = [update_masks.checked(mask, m, m.params(carry[0].variables)) for mask, m in given]
     return with_averages(models, carry[0], masks), PhasesInfo(fits, records, known)
 
 
