@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -32,9 +33,9 @@ def drawn(number: int, block: int = 1) -> Plan:
     return Plan("drawn", {"x": FloatDistribution(0, 1)}, None, number, block)
 
 
-def run_cheaply(points):
+def run_cheaply(points, pace=0.02):
     """Long enough to be killed in; every run of a setting gives the same."""
-    time.sleep(0.02 * (1 + int(points[0]["x"]) % 3))
+    time.sleep(pace * (1 + int(points[0]["x"]) % 3))
     return [outcome(point) for point in points]
 
 
@@ -46,17 +47,19 @@ def quietly(line: str) -> None:
     pass
 
 
-def be_a_worker(folder: Path, plan: Plan) -> None:
+def be_a_worker(folder: Path, plan: Plan, pace: float) -> None:
     queue = Queue(open_storage(folder, None), plan, lease_s=LEASE_S)
-    work(queue, run_cheaply, report=quietly, poll_s=0.1)
+    work(queue, partial(run_cheaply, pace=pace), report=quietly, poll_s=0.1)
 
 
-def sweep_under_fire(folder: Path, plan: Plan, *, workers: int, kills: int, seed: int) -> int:
+def sweep_under_fire(
+    folder: Path, plan: Plan, *, workers: int, kills: int, seed: int, pace: float = 0.02
+) -> int:
     """Keep workers running and kill one at random moments; how many died in the middle."""
     moments, processes, killed = random.Random(seed), [], 0
 
     def start() -> None:
-        processes.append(SPAWN.Process(target=be_a_worker, args=(folder, plan)))
+        processes.append(SPAWN.Process(target=be_a_worker, args=(folder, plan, pace)))
         processes[-1].start()
 
     for _ in range(workers):
@@ -125,8 +128,8 @@ def test_a_trial_that_is_given_up_while_it_is_asked_for_is_asked_for_again(tmp_p
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_twenty_kills_lose_and_double_nothing(tmp_path):
-    plan = listed(500, 2)
-    killed = sweep_under_fire(tmp_path, plan, workers=3, kills=20, seed=1)
+    plan = listed(500, 2)  # more than a minute of work, so that it lasts for all kills
+    killed = sweep_under_fire(tmp_path, plan, workers=3, kills=20, seed=1, pace=0.4)
     assert killed == 20
     assert_every_setting_ended_once(tmp_path, plan)
 
