@@ -144,6 +144,7 @@ def calls(network: str) -> dict[str, Callable[..., Any]]:
     """What is measured, by name: functions of a number and the arguments of a transform."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
     import optax
 
     import mu_jax as mu
@@ -157,8 +158,8 @@ def calls(network: str) -> dict[str, Callable[..., Any]]:
         return jax.grad(lambda p: model.losses(model.join(p, state), batch).mean())(params)
 
     def gradient(number, key, variables, forget, retain):
-        leaves = (retain.inputs, retain.targets, retain.weight, retain.index)
-        rows = jax.tree.map(lambda x: jax.device_put(jax.device_get(x)[:batch_size]), leaves)
+        sets = [jax.device_get((x.inputs, x.targets, x.weight, x.index)) for x in (retain, forget)]
+        rows = [jax.device_put(np.concatenate(pair)[:batch_size]) for pair in zip(*sets)]
         return mean_gradient(variables, mu.Batch(*rows))
 
     def importance(number, key, variables, forget, retain):
