@@ -9,6 +9,7 @@ import re
 
 import checkpoints
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -201,3 +202,32 @@ def test_methods_of_importance_unlearn_rows_of_tokens(method, tiny):
         transform = mu.watched(make(decoder.model(loss)), False)
         found, _ = transform(jax.random.key(0), variables, forget, retain)
         assert_close(found.params, wanted)
+
+
+@pytest.mark.slow
+def test_curvature_of_a_tied_decoder_is_the_dense_matrix(tiny):
+    with jax.enable_x64(True):
+        decoder, start = of_depth_four(tiny, "qwen2", scan_layers=True)
+        rows, tokens = padded_rows(), padded_rows().tokens
+        model = mu.from_function(lambda p, state, x: decoder.logits(p, x), loss)
+        flat, unravel = jax.flatten_util.ravel_pytree(start.params)
+        picked = np.random.default_rng(0).permutation(flat.size)[:200]
+
+        def logits(x):
+            return decoder.logits(unravel(flat.at[picked].set(x)), rows)
+
+        def of_logits(outputs):
+            return loss(outputs, tokens).mean()
+
+        jacobian = jax.jacfwd(logits)(flat[picked]).reshape(-1, picked.size)
+        outputs = logits(flat[picked])
+
+        def curvature(column):
+            return jax.jvp(jax.grad(of_logits), (outputs,), (column.reshape(outputs.shape),))[1]
+
+        dense = jacobian.T @ jax.vmap(curvature)(jacobian.T).reshape(picked.size, -1).T
+        problem = mu.solvers.Problem(model, start, mu.batches(rows, tokens, batch_size=4))
+        vector = unravel(jnp.zeros_like(flat).at[picked].set(jnp.arange(picked.size) / 100))
+        found = jax.flatten_util.ravel_pytree(problem.product(vector))[0][picked]
+        wanted = dense @ (jnp.arange(picked.size) / 100)
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
