@@ -14,6 +14,7 @@ from mu_jax.loops.labels import count_classes, counted
 from mu_jax.loops.restriction import safe_sqrt
 from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 
 PyTree = Any
 
@@ -102,7 +103,7 @@ def nearest(
 
 
 @dataclasses.dataclass(frozen=True)
-class shrink:
+class shrink(InEitherMode):
     """The loss at the nearest wrong class, `mean_i v_i l(f_i, y~_i)`, and a term of curvature.
 
     Args:
@@ -122,11 +123,6 @@ class shrink:
     weighted: bool = False
     curved: bool = False
     training_mode: bool = False
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """In inference mode alone: see `Objective`."""
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array
@@ -152,7 +148,7 @@ class shrink:
 
 
 @dataclasses.dataclass(frozen=True)
-class aside:
+class aside(InEitherMode):
     """The loss at one class for all rows, `mean_i l(f_i, class)`.
 
     Args:
@@ -164,11 +160,6 @@ class aside:
     model: Model
     label: int
     training_mode: bool = False
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """In inference mode alone: see `Objective`."""
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

@@ -14,6 +14,7 @@ from mu_jax.data.batches import Batch
 from mu_jax.loops.gradients import Term, Terms
 from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 
 PyTree = Any
 Distance = Literal["squared", "kl"]
@@ -25,7 +26,7 @@ Distance = Literal["squared", "kl"]
     meta_fields=["model", "distance", "training_mode"],
 )
 @dataclasses.dataclass(frozen=True)
-class matching:
+class matching(InEitherMode):
     """Distance of the outputs to `batch.targets`, which are outputs themselves, f32[B, K].
 
     `squared`: `sum_i w_i mean_c (f_c(x_i) - h_c(x_i))^2 / sum_i w_i`, the mean over classes as in
@@ -49,11 +50,6 @@ class matching:
     distance: Distance = "squared"
     training_mode: bool = False
     proximity: jax.Array | float = 0.0
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """In inference mode alone: see `Objective`."""
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool:

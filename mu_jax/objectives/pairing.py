@@ -15,6 +15,7 @@ from mu_jax.data.tokens import like_parts, parts_of
 from mu_jax.loops.gradients import Term, Terms
 from mu_jax.model import Model
 from mu_jax.objectives.distillation import reference_kl
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.token_terms import token_cross_entropy
 from mu_jax.projected import over_rows
 from mu_jax.token_losses import segments
@@ -48,7 +49,7 @@ ForgetTerm = Callable[[Rows, dict[str, jax.Array]], Term]
 
 
 @dataclasses.dataclass(frozen=True)
-class pairing:
+class pairing(InEitherMode):
     """`gamma l_forget + alpha l_retain`, a batch of rows to forget beside drawn retained rows.
 
     Args:
@@ -79,11 +80,6 @@ class pairing:
     reads_reference: bool = False
     training_mode: bool = False
     forgets: bool = True
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """True in inference mode, where a row sees no other."""
-        return not self.training_mode
 
     def only(self, names: tuple[str, ...]) -> pairing:
         """The objective of the named terms, which reads their rows alone, but in training mode."""

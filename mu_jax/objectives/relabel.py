@@ -15,6 +15,7 @@ from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
 from mu_jax.losses import total_weight, weighted_sum, wide
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 
 PyTree = Any
 Draw = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -36,7 +37,7 @@ LabelRule = Draw | Choice
 
 
 @dataclasses.dataclass(frozen=True)
-class relabeled:
+class relabeled(InEitherMode):
     """The supervised loss with a label drawn for every example.
 
     `sum_i w_i l(f_i, y'_i) / sum_i w_i` with `y'_i` drawn by the rule. The draw follows the id of
@@ -67,11 +68,6 @@ class relabeled:
     rule: Draw
     _: dataclasses.KW_ONLY
     training_mode: bool = False
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """In inference mode alone: see `Objective`."""
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

@@ -13,6 +13,7 @@ from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import counted
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 
 PyTree = Any
 
@@ -21,7 +22,7 @@ PyTree = Any
     jax.tree_util.register_dataclass, data_fields=["sign"], meta_fields=["model", "training_mode"]
 )
 @dataclasses.dataclass(frozen=True)
-class supervised:
+class supervised(InEitherMode):
     """`sign * sum_i w_i l_i / sum_i w_i` over a batch.
 
     Args:
@@ -38,11 +39,6 @@ class supervised:
     _: dataclasses.KW_ONLY
     sign: jax.Array | float = 1.0
     training_mode: bool = False
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """In inference mode alone: see `Objective`."""
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

@@ -18,6 +18,7 @@ from mu_jax.evaluation.accuracy import as_float
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Terms, plain
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.supervised import supervised
 from mu_jax.probes._metrics import Metric, mean_metric
 
@@ -164,16 +165,12 @@ def relearn(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Recorded:
+class _Recorded(InEitherMode):
     """The supervised loss, and beside it the metric on other examples, without a gradient."""
 
     model: Model
     metric: Metric
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

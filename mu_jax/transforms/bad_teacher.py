@@ -20,6 +20,7 @@ from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
 from mu_jax.transforms.scrub import divergence
 
@@ -140,15 +141,11 @@ def _some(key: jax.Array, examples: Data, share: float) -> Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Taught:
+class _Taught(InEitherMode):
     """`scale mean KL` of the student from the teacher of each row."""
 
     model: Model
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

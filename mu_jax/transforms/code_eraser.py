@@ -16,6 +16,7 @@ from mu_jax.loops.gradients import Gradients, Terms
 from mu_jax.loops.labels import check_labels
 from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.segments import check_secrets, erase, keep
 from mu_jax.transforms._shared.pairing import numbers_of
 from mu_jax.transforms._shared.stopping import Stop, check_stop, until_forgotten
@@ -171,17 +172,12 @@ def code_eraser(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class _Step(InEitherMode):
     """The forget step, for rows with secrets, or the retain step."""
 
     model: Model
     secrets: bool
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """True in inference mode, where a row sees no other."""
-        return not self.training_mode
 
     def __call__(
         self, variables: PyTree, batch: Batch, frozen: dict[str, PyTree], key: jax.Array

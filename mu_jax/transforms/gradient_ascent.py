@@ -17,6 +17,7 @@ from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.supervised import row_losses, supervised
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
 
@@ -85,15 +86,11 @@ def gradient_ascent(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Capped:
+class _Capped(InEitherMode):
     """`-mean_i min(l_i, cap)`, with the cap from `frozen`."""
 
     model: Model
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool:

@@ -17,6 +17,7 @@ from mu_jax.loops.fit import fit, num_steps, with_batch_size
 from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
 
@@ -124,16 +125,12 @@ def l1_sparse(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Sparse:
+class _Sparse(InEitherMode):
     """The supervised loss, and the l1 norm of all parameters by the schedule."""
 
     model: Model
     training_mode: bool
     schedule: Schedule
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool:

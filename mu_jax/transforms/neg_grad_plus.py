@@ -21,6 +21,7 @@ from mu_jax.loops.predict import all_targets
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.supervised import row_losses
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit
 
@@ -134,16 +135,12 @@ def _scales(xp, weights, forget_weight, cap) -> dict[str, jax.Array]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Contrast:
+class _Contrast(InEitherMode):
     """The terms of the rows to retain and of those to forget, weighted by `frozen`."""
 
     model: Model
     training_mode: bool
     is_capped: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool | None:

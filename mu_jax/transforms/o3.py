@@ -22,6 +22,7 @@ from mu_jax.loops.gradients import Gradients, Term, Terms
 from mu_jax.loops.labels import check_labels, counted
 from mu_jax.losses import total_weight, weighted_sum
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.transforms._shared.pairing import numbers_of
 from mu_jax.transforms._shared.transform import Unlearn, method, report_fit, suppression
 
@@ -131,15 +132,11 @@ def o3(
 
 
 @dataclasses.dataclass(frozen=True)
-class _WrongLabels:
+class _WrongLabels(InEitherMode):
     """The loss with a wrong label for every example, and the penalty."""
 
     model: Model
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool:

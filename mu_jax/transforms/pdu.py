@@ -19,6 +19,7 @@ from mu_jax.loops.gradients import Term, Terms
 from mu_jax.loops.labels import check_labels
 from mu_jax.model import Model
 from mu_jax.objectives import weighted
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.pairing import Rows, pairing
 from mu_jax.transforms._shared.pairing import Recipe, check_recipe, numbers_of
 from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report
@@ -169,16 +170,11 @@ def _term(rows: Rows, numbers: dict[str, jax.Array]) -> Term:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Constrained:
+class _Constrained(InEitherMode):
     """`gamma l_forget + lambda (l_retain - eps)`; its gradient in lambda is the violation."""
 
     pairs: pairing
     training_mode: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        """True in inference mode, where a row sees no other."""
-        return not self.training_mode
 
     def only(self, names: tuple[str, ...]) -> _Constrained:
         """The objective of the named terms; both terms of the constraint read retained rows."""

@@ -22,6 +22,7 @@ from mu_jax.loops.predict import outputs
 from mu_jax.losses import softmax_divergence, total_weight, weighted_sum
 from mu_jax.mesh.shards import on_automatic_axes, reduction
 from mu_jax.model import Model
+from mu_jax.objectives.modes import InEitherMode
 from mu_jax.transforms._shared.transform import Unlearn, method, number, passes, report, total
 
 PyTree = Any
@@ -188,16 +189,12 @@ def _frozen(teacher: PyTree, **numbers: jax.Array | float) -> dict[str, PyTree]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Distil:
+class _Distil(InEitherMode):
     """`-mean D` to go away from the teacher, `gamma mean l + alpha mean D` to come back."""
 
     model: Model
     training_mode: bool
     away: bool
-
-    @property
-    def rows_are_independent(self) -> bool:
-        return not self.training_mode
 
     @property
     def bounded(self) -> bool:
