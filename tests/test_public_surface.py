@@ -223,6 +223,7 @@ FLOORS = (
         "_callables",
         "_extras",
         "_files",
+        "_named_arrays",
         "_json",
         "_gguf",
         "_gguf_tokenizer",

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import _files as files
+from mu_jax import _named_arrays as named_arrays
 from mu_jax.adapters.lifting import Adapted, check_adapted
 from mu_jax.adapters.low_rank import Adapters, LowRank
 from mu_jax.statistics.accumulator import fingerprint_of_numbers
 
 PyTree = Any
-_FORMAT = "mu_jax adapters 1"
+_WHAT = "adapters"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -64,8 +63,7 @@ class KeptAdapters:
             for part, array in pair._asdict().items()
         }
         arrays |= {"scale": np.float32(self.scale), "fingerprint": self.fingerprint}
-        with files.replacing(path) as file:
-            np.savez(file, format=np.array(_FORMAT), **arrays)
+        named_arrays.save(path, _WHAT, arrays)
 
 
 def keep_adapters(variables: Adapted) -> KeptAdapters:
@@ -107,16 +105,8 @@ def load_adapters(path: str | os.PathLike[str]) -> KeptAdapters:
       FileNotFoundError: there is no such file.
       ValueError: it is another file, or damaged.
     """
-    try:
-        with files.reading(files.absolute(path)) as file, np.load(file) as found:
-            arrays = {name: found[name] for name in found.files}
-        if str(arrays.pop("format")) != _FORMAT:
-            raise ValueError("another format")
+    with named_arrays.load(path, _WHAT, "keep them again") as arrays:
         scale, words = (arrays.pop(name) for name in ("scale", "fingerprint"))
         names = [name.removeprefix("a/") for name in arrays if name.startswith("a/")]
         own = {name: LowRank(arrays[f"a/{name}"], arrays[f"b/{name}"]) for name in names}
         return KeptAdapters(own, float(scale), words)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"expected adapters in {path}, found another or a damaged file: keep them again"
-        ) from error

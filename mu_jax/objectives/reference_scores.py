@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 import zlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax import _files as files
+from mu_jax import _named_arrays as named_arrays
 from mu_jax.data.batches import ids_of
 from mu_jax.data.forget_retain import Data, with_targets
 from mu_jax.data.tokens import Preference, like_parts, parts_of
@@ -20,7 +19,7 @@ from mu_jax.statistics.accumulator import fingerprint_of_numbers
 from mu_jax.token_losses import check_targets
 
 PyTree = Any
-_FORMAT = "mu_jax reference scores 1"
+_WHAT = "reference scores"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -92,8 +91,7 @@ class ReferenceScores:
         names = ("winner", "loser") if isinstance(self.nll, Preference) else ("nll",)
         arrays: dict[str, Any] = dict(zip(names, parts_of(self.nll)))
         arrays |= {"index": self.index, "content": self.content, "fingerprint": self.fingerprint}
-        with files.replacing(path) as file:
-            np.savez(file, format=np.array(_FORMAT), **arrays)
+        named_arrays.save(path, _WHAT, arrays)
 
 
 def keep_reference(nll: PyTree, data: Data, variables: PyTree) -> ReferenceScores:
@@ -166,19 +164,10 @@ def load_reference(path: str | os.PathLike[str]) -> ReferenceScores:
       FileNotFoundError: there is no such file.
       ValueError: it is another file, or damaged.
     """
-    try:
-        with files.reading(files.absolute(path)) as file, np.load(file) as found:
-            arrays = {name: found[name] for name in found.files}
-        if str(arrays.pop("format")) != _FORMAT:
-            raise ValueError("another format")
+    with named_arrays.load(path, _WHAT, "compute the scores again") as arrays:
         own = [arrays.pop(name) for name in ("index", "content", "fingerprint")]
         nll = arrays["nll"] if "nll" in arrays else Preference(arrays["winner"], arrays["loser"])
         return ReferenceScores(nll, *own)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"expected reference scores in {path}, found another or a damaged file: compute the "
-            "scores again"
-        ) from error
 
 
 def _targets(data: Data) -> PyTree:
