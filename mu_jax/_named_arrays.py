@@ -26,7 +26,7 @@ def save(path: str | os.PathLike[str], what: str, arrays: Mapping[str, Any]) -> 
 
 
 @contextlib.contextmanager
-def load(path: str | os.PathLike[str], what: str, advice: str) -> Iterator[dict[str, np.ndarray]]:
+def load(path: str | os.PathLike[str], what: str, advice: str) -> Iterator[dict[str, Any]]:
     """The arrays that `save` wrote, while the block makes something of them.
 
     Args:

@@ -20,7 +20,7 @@ from mu_jax.objectives.modes import InEitherMode
 from mu_jax.objectives.segments import check_secrets, erase, keep
 from mu_jax.transforms._shared.pairing import numbers_of
 from mu_jax.transforms._shared.stopping import Stop, check_stop, until_forgotten
-from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
+from mu_jax.transforms._shared.transform import Unlearn, method, report_phases
 
 PyTree = Any
 
@@ -156,17 +156,10 @@ def code_eraser(
         until = None
         if stop is not None:
             until = until_forgotten(stop, model, sets[0], epochs, batches[0].num_batches)
-        state, info = fit_phases(model, phases, variables, key=key, cycles=cycles, until=until)
-        found = CodeEraserInfo(info.fits[0], info.fits[1], info.known)
-        return report(
-            model,
-            variables,
-            state.variables,
-            (forget, retain),
-            steps=total(state.steps),
-            example_passes=passes(*(fit.examples for fit in info.fits)),
-            details=found,
-        )
+        found = fit_phases(model, phases, variables, key=key, cycles=cycles, until=until)
+        forgetting, keeping = found[1].fits
+        details = CodeEraserInfo(forgetting, keeping, found[1].known)
+        return report_phases(model, variables, found, (forget, retain), details)
 
     return unlearn
 

@@ -11,19 +11,11 @@ from mu_jax.data.forget_retain import marked_mix
 from mu_jax.loops.fit import FitInfo, fit
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
-from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.model import Model
 from mu_jax.objectives.label_choices import chosen_labels
 from mu_jax.objectives.relabel import LabelRule, relabeled, uniform_label, uniform_other_label
-from mu_jax.objectives.supervised import supervised
-from mu_jax.transforms._shared.transform import (
-    Unlearn,
-    method,
-    passes,
-    report,
-    report_fit,
-    total,
-)
+from mu_jax.transforms._shared.relabeling import relabel_in_turn
+from mu_jax.transforms._shared.transform import Unlearn, method, report_fit, report_phases
 
 PyTree = Any
 Protocol = Literal["union", "redrawn_union", "alternating"]
@@ -145,43 +137,35 @@ def random_labels(
 
     def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):
         check_labels(model, variables, forget=forget, retain=retain)
-        others, draw = chosen_labels(model, variables, forget, retain, rule)
-        drawn = relabeled(model, draw, training_mode=training_mode)
-        if protocol != "alternating":
-            once = {"label_key": jax.random.fold_in(key, 0)} if protocol == "union" else None
-            result = fit(
+        if protocol == "alternating":
+            found = relabel_in_turn(
                 model,
-                drawn,
                 optimizer,
                 variables,
-                marked_mix(others, retain),
-                key=jax.random.fold_in(key, 1),
+                (forget, retain),
+                rule,
+                key=key,
                 epochs=epochs,
-                batch_size=batch_size,
-                frozen=once,
+                batch_sizes=(forget_batch_size, batch_size),
+                training_mode=training_mode,
                 gradients=gradients,
             )
-            return report_fit(model, variables, result, (forget, retain))
-        own = supervised(model, training_mode=training_mode)
-        common: dict[str, Any] = {"optimizer_state": "shared", "gradients": gradients}
-        state, info = fit_phases(
+            details = RandomLabelsInfo(*found[1].fits)
+            return report_phases(model, variables, found, (forget, retain), details)
+        others, draw = chosen_labels(model, variables, forget, retain, rule)
+        once = {"label_key": jax.random.fold_in(key, 0)} if protocol == "union" else None
+        result = fit(
             model,
-            [
-                Phase(drawn, optimizer, others, batch_size=forget_batch_size, **common),
-                Phase(own, optimizer, retain, batch_size=batch_size, **common),
-            ],
+            relabeled(model, draw, training_mode=training_mode),
+            optimizer,
             variables,
-            key=key,
-            cycles=epochs,
+            marked_mix(others, retain),
+            key=jax.random.fold_in(key, 1),
+            epochs=epochs,
+            batch_size=batch_size,
+            frozen=once,
+            gradients=gradients,
         )
-        return report(
-            model,
-            variables,
-            state.variables,
-            (forget, retain),
-            steps=total(state.steps),
-            example_passes=passes(*(each.examples for each in info.fits)),
-            details=RandomLabelsInfo(*info.fits),
-        )
+        return report_fit(model, variables, result, (forget, retain))
 
     return unlearn

@@ -13,14 +13,12 @@ from mu_jax.entries import saliency_mask
 from mu_jax.loops.fit import FitInfo
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
-from mu_jax.loops.phases import Phase, fit_phases
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
-from mu_jax.objectives.label_choices import chosen_labels
-from mu_jax.objectives.relabel import LabelRule, relabeled, uniform_label
-from mu_jax.objectives.supervised import supervised
+from mu_jax.objectives.relabel import LabelRule, uniform_label
 from mu_jax.statistics import collect, mean_gradient
-from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
+from mu_jax.transforms._shared.relabeling import relabel_in_turn
+from mu_jax.transforms._shared.transform import Unlearn, method, report_phases
 
 PyTree = Any
 
@@ -121,33 +119,22 @@ def salun(
         check_labels(model, variables, forget=forget, retain=retain)
         saliency = collect(mean_gradient(model), variables, forget)
         mask = saliency_mask(saliency.value, fraction)
-        common: dict[str, Any] = {
-            "optimizer_state": "shared",
-            "update_mask": mask,
-            "gradients": gradients,
-        }
-        others, draw = chosen_labels(model, variables, forget, retain, label_rule)
-        drawn = relabeled(model, draw, training_mode=training_mode)
-        own = supervised(model, training_mode=training_mode)
-        state, info = fit_phases(
+        found = relabel_in_turn(
             model,
-            [
-                Phase(drawn, optimizer, others, batch_size=forget_batch_size, **common),
-                Phase(own, optimizer, retain, batch_size=batch_size, **common),
-            ],
+            optimizer,
             variables,
-            key=key,
-            cycles=epochs,
-        )
-        return report(
-            model,
-            variables,
-            state.variables,
             (forget, retain),
-            steps=total(state.steps),
-            example_passes=passes(saliency.weight, *(fit.examples for fit in info.fits)),
-            details=SalUnInfo(info.fits[0], info.fits[1], _share(mask)),
+            label_rule,
+            key=key,
+            epochs=epochs,
+            batch_sizes=(forget_batch_size, batch_size),
+            training_mode=training_mode,
+            update_mask=mask,
+            gradients=gradients,
         )
+        relabeling, own = found[1].fits
+        details = SalUnInfo(relabeling, own, _share(mask))
+        return report_phases(model, variables, found, (forget, retain), details, saliency.weight)
 
     return unlearn
 

@@ -18,7 +18,7 @@ from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 from mu_jax.transforms._shared.classes import draw_by_class
 from mu_jax.transforms._shared.noise import as_noise, learn_noise, start_of_noise
-from mu_jax.transforms._shared.transform import Unlearn, method, passes, report, total
+from mu_jax.transforms._shared.transform import Unlearn, method, report_phases
 
 PyTree = Any
 _ADAM = optax.adam(0.1)  # one object, so that every call reuses its compilation
@@ -161,7 +161,7 @@ def unsir(
         )
         times = np.tile(np.arange(noise_images), copies)
         impaired = concatenate(sample, noise.take(times))
-        state, info = impair_and_repair(
+        found = impair_and_repair(
             model,
             variables,
             (impaired, sample),
@@ -172,16 +172,10 @@ def unsir(
             batch_size=batch_size,
             gradients=gradients,
         )
-        return report(
-            model,
-            variables,
-            state.variables,
-            (forget, retain),
-            steps=total(state.steps),
-            example_passes=passes(noise_info.examples, *(each.examples for each in info.fits)),
-            details=UNSIRInfo(
-                noise_info, info.fits[0], info.fits[1], classes.number, classes.drawn
-            ),
+        impair, repair = found[1].fits
+        details = UNSIRInfo(noise_info, impair, repair, classes.number, classes.drawn)
+        return report_phases(
+            model, variables, found, (forget, retain), details, noise_info.examples
         )
 
     return unlearn

@@ -22,6 +22,7 @@ from mu_jax.data.forget_retain import check_sets
 from mu_jax.data.overlap import refusing_shared
 from mu_jax.freezing import settled
 from mu_jax.loops.fit import FitInfo, FitState
+from mu_jax.loops.phases import PhasesInfo, PhasesState
 from mu_jax.loops.scan import unobserved
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
@@ -318,6 +319,21 @@ def report_fit(
         example_passes=passes(info.examples),
         details=info,
     )
+
+
+def report_phases(
+    model: Model,
+    before: PyTree,
+    result: tuple[PhasesState, PhasesInfo],
+    sets: tuple[Any, Any],
+    details: Any,
+    *read: Any,
+) -> tuple[PyTree, Info]:
+    """The end of a transform that is fits in turn; `read` counts examples read before them."""
+    state, info = result
+    number = passes(*read, *(each.examples for each in info.fits))
+    common: dict[str, Any] = {"steps": total(state.steps), "example_passes": number}
+    return report(model, before, state.variables, sets, details=details, **common)
 
 
 def _check_places(key: Any, variables: Any) -> None:
