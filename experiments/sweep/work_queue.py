@@ -207,16 +207,17 @@ class Queue:
                 self._tell(trial.number, state=TrialState.FAIL)
 
     def close(self) -> None:
-        """End what is open although every setting has ended: requests made twice, then forgotten.
+        """End open trials that do not count: requests made twice, then forgotten.
 
         Two processes may ask for the same setting in the same moment, and one of them may die, or
-        find the storage locked, before the second trial is told to have failed.
+        find the storage locked, before the second trial is told to have failed. A trial that counts
+        is left to its process, which may still live where too many others were lost.
         """
         while any(trial.state is TrialState.WAITING for trial in self.trials()):
             with contextlib.suppress(*_GONE):  # only a trial that was asked for can be told
-                self._tell(self.study.ask(self.plan.space).number, state=TrialState.FAIL)
+                self.study.ask(self.plan.space)
         for trial in self.trials():
-            if trial.state is TrialState.RUNNING:
+            if trial.state is TrialState.RUNNING and not self._counts(trial.number):
                 self._tell(trial.number, state=TrialState.FAIL)
 
     def _tell(self, number: int, value: float | None = None, **options: Any) -> bool:

@@ -110,6 +110,17 @@ def test_a_setting_that_was_asked_for_twice_leaves_no_open_trial(tmp_path):
     assert_every_setting_ended_once(tmp_path, plan)
 
 
+def test_a_trial_that_counts_is_left_to_its_process_where_too_many_others_were_lost(tmp_path):
+    plan = drawn(3)
+    queue = Queue(open_storage(tmp_path, None), plan, limits=Limits(deaths=1))
+    (alive,), (lost,) = queue.claim(), queue.claim()
+    lost.set_user_attr("beat", 0)
+    queue.study.tell(lost.number, state=TrialState.FAIL)
+    work(queue, run_cheaply, report=quietly)
+    assert queue.over() and "trials" in queue.failed()
+    assert queue.finish(alive, outcome({"x": 0.5}))
+
+
 def test_a_trial_that_is_given_up_while_it_is_asked_for_is_asked_for_again(tmp_path):
     plan = listed(3)
     queue = Queue(open_storage(tmp_path, None), plan)
