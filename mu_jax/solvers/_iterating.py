@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from mu_jax._tracing import compiled
 from mu_jax.data.batches import Batches
+from mu_jax.data.checks import check_repeatable
 from mu_jax.loops.scan import is_recording, repeated
 from mu_jax.mesh.shards import reduction
-from mu_jax.solvers.problem import Problem, check_repeatable
+from mu_jax.solvers.problem import Problem
 from mu_jax.statistics.accumulator import sum_dtype
 from mu_jax.statistics.collecting import on_mesh
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from mu_jax.data.checks import check_range
-from mu_jax.data.checks import check_repeatable as check_repeatable
 from mu_jax.model import Model
 from mu_jax.statistics.curvature.products import (
     Curvature,

@@ -11,13 +11,13 @@ import numpy as np
 
 from mu_jax import edits
 from mu_jax._at_once import elementwise
-from mu_jax.data.checks import check_range
+from mu_jax.data.checks import check_range, check_repeatable
 from mu_jax.data.forget_retain import mix, readable
 from mu_jax.loops.labels import check_labels
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.solvers.conjugate_gradients import conjugate_gradients
-from mu_jax.solvers.problem import Problem, Solver, check_repeatable
+from mu_jax.solvers.problem import Problem, Solver
 from mu_jax.statistics import collect, mean_gradient
 from mu_jax.statistics.accumulator import mean_of
 from mu_jax.statistics.curvature.products import Curvature, check_curvature
