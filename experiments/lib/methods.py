@@ -95,6 +95,8 @@ def _initialized(factory: Callable[..., mu.Transform]) -> Build:
 
 SOLVERS: dict[str, Callable[[], Any]] = {
     "conjugate_gradients": mu.solvers.conjugate_gradients,
+    "kfac": mu.solvers.kfac,
+    "ekfac": mu.solvers.ekfac,
     "lissa": mu.solvers.lissa,
     "woodbury": mu.solvers.woodbury,
     "rank_one_reference": mu.solvers.rank_one_reference,
