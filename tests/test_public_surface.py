@@ -254,6 +254,8 @@ FLOORS = (
     {"reporting"},
     {"scoring"},
     {"tuning"},
+    {"plots"},
+    {"service"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
 NOT_ALONE = (

@@ -5,31 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mu_jax import _files as files
+from mu_jax.reporting.arrays import Examples
 from mu_jax.reporting.json_lines import to_json
 from mu_jax.reporting.records import Record
 from mu_jax.reporting.summary import Row, Table, summarize
 from mu_jax.reporting.tables import render
-
-
-class Examples(NamedTuple):
-    """What N models of a row say of n examples.
-
-    ids: i32[n]. targets: [n, ...]. losses: f32[N, n], by which the row is scored. margins:
-    f32[N, n] of a classification (`evaluation.margins`), else None. predictions: [N, n, ...] the
-    class, yes or no, or the number; None where outputs are none of these.
-    """
-
-    ids: np.ndarray
-    targets: Any
-    losses: np.ndarray
-    margins: np.ndarray | None
-    predictions: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

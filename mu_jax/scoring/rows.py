@@ -13,11 +13,12 @@ import numpy as np
 from mu_jax import evaluation
 from mu_jax.evaluation import Collapse
 from mu_jax.model import Model
+from mu_jax.reporting.arrays import Examples
 from mu_jax.reporting.records import Cost, ForgetSet, Metric, Oracle, Record
 from mu_jax.scoring import ensembles, kinds
 from mu_jax.scoring.collecting import ExampleSet
 from mu_jax.scoring.kinds import Kind, Part
-from mu_jax.scoring.result import Examples, Score
+from mu_jax.scoring.result import Score
 from mu_jax.scoring.single import Own, losses_of, measure_model
 
 RETRAIN, NOTHING, CONSTANT = "retrain", "do nothing", "constant"
