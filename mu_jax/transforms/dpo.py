@@ -36,8 +36,9 @@ def dpo(
     know" (IdkDPO), or a plausible other answer (AltPO). The reference is two numbers for each pair:
     `reference` of both targets, or else computed here once, from the given variables.
 
-    It hides rather than removes: the model learns to say something else. The winner's likelihood
-    may fall too where both answers are much alike, and refusals spread to retained questions.
+    It hides rather than removes: the model learns to say something else. It fails where both
+    answers are much alike: the winner's likelihood may fall too; and refusals spread to retained
+    questions.
 
     Args:
       model: a language model with logits [B, T, V] and the loss

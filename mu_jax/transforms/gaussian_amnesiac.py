@@ -41,6 +41,9 @@ def gaussian_amnesiac(
     Truth values inside the targets are a mask, and stay.
     Then the supervised loss is fitted on both sets, shuffled together.
 
+    It fails at few steps, in which single wrong labels are hardly learned, and at many it aims at
+    the mean of all labels, where a retrained model may say something else.
+
     Args:
       model: the model.
       optimizer: from a fresh state; `optax.adam(1e-3)` as published.

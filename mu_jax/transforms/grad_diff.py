@@ -27,9 +27,10 @@ def grad_diff(
 ) -> Unlearn:
     """Gradient difference: `-gamma CE(forget) + alpha l_retain`, with means over tokens.
 
-    The baseline of language unlearning. Its forget term has no bound: the model first loses the
-    rows to forget, then all text, and their probability falls far below that of a model that never
-    saw them, which tells them apart. Keep the steps few, and compare with retraining.
+    The baseline of language unlearning. It fails by collapse, since its forget term has no bound:
+    the model first loses the rows to forget, then all text, and their probability falls far below
+    that of a model that never saw them, which tells them apart. Keep the steps few, and compare
+    with retraining.
     `mu.gradient_ascent` is the case without a retain term. `mu.neg_grad_plus` has the same two
     terms, weighted by the sizes of the sets, over both sets shuffled together, with a cap; here the
     forget set makes the epoch, and retained rows are drawn beside it.

@@ -48,6 +48,10 @@ def neg_grad_plus(
     average, that of the whole sets, however few there are to forget. The second part has no bound,
     unless there is a cap: `mean_forget min(l_i, cap)`.
 
+    It fails where a is too large or the fit too long: the loss of the forget set then rises beyond
+    that of a retrained model, which tells the forgotten examples from others, and what resembles
+    them goes too.
+
     Args:
       model: the model, a classifier or a regression.
       optimizer: any optax optimizer, from a fresh state; `optax.sgd(0.01)` in the reference
