@@ -132,7 +132,7 @@ def transposed(text: str) -> str:
     lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
     head, *body = zip(*(line for i, line in enumerate(lines) if i != 1))
     kept = [list(row) for row in body if row[0] != "seeds" and set(row[1:]) != {"-"}]
-    return table(["", *head[1:]], kept)
+    return table(["measure", *head[1:]], kept)
 
 
 def cells(line: str) -> list[str]:
@@ -145,7 +145,7 @@ def _of_regressions(method: str) -> Iterator[str]:
     config = configuration("digits_regression")
     found = [*FIXED, *settings(config, method)]
     if method in FIXED or len(found) > len(FIXED):
-        head = ["", "retain test MAE", "forget test MAE", "W1 to retrained"]
+        head = ["model", "retain test MAE", "forget test MAE", "W1 to retrained"]
         rows = [
             [name, *_spread(config.expected[name])] for name in found if name in config.expected
         ]
@@ -164,7 +164,7 @@ def _diabetes(method: str) -> Iterator[str]:
         kept = [row for row in rows if row[0] in names]
         yield (
             "Diabetes progression, patients below 75 forgotten (`experiments/configs/diabetes.py`; "
-            f"five seeds, mean and standard deviation)\n\n{table(head, kept)}"
+            f"five seeds, mean and standard deviation)\n\n{table(['model', *head[1:]], kept)}"
         )
 
 

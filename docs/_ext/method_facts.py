@@ -129,15 +129,15 @@ def needs_table(name: str, found: Needs) -> str:
     """What a method needs and does, one line each."""
     rows = [[title, text] for title, text in zip(TITLES, found)]
     rows += [["passes", passes(name)], ["aim", aim(name)], ["published", published(name)]]
-    return table(["", f"`mu.{name}`"], rows)
+    return table(["what", f"`mu.{name}`"], rows)
 
 
 def index_table() -> str:
     """All methods, one line each, without the remarks of their pages."""
-    head = ["method", *TITLES, "passes", "aim", "published"]
+    head = ["method", "aim", *TITLES, "passes", "published"]
     rows = []
     for name in names():
         short = [", ".join(words(text)) for text in needs_of_page(name)]
         cost = re.sub(r", (?:each|those|without|whose) .*", "", passes(name)).replace("`", "")
-        rows.append([f"[{name}]({name}.md)", *short, cost, aim(name), published(name)])
+        rows.append([f"[{name}]({name}.md)", aim(name), *short, cost, published(name)])
     return table(head, rows)

@@ -38,6 +38,8 @@ class Made(SphinxDirective):
         parent = nodes.container()
         lines = StringList(self.markdown().splitlines(), source=self.get_source_info()[0])
         self.state.nested_parse(lines, self.content_offset, parent)
+        for found in parent.findall(nodes.table):
+            found["classes"].append(f"mu-{self.name}")  # for the style sheet
         return parent.children
 
 
@@ -87,4 +89,5 @@ def setup(app: Any) -> dict[str, Any]:
         ("methods", Methods),
     ):
         app.add_directive(name, directive)
+    app.add_css_file("methods.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

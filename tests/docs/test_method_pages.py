@@ -183,7 +183,7 @@ def test_measured_rows_are_those_of_the_records(path, name):
         cell = next(row for title, row in found.items() if title.startswith(f"gap, {kind} ("))
         if record["status"] == "ok":
             assert cell[column] == f"{gap(record):.2f}"
-    columns = {head.partition(" [")[0] for head in next(iter(found.values()))} - {""}
+    columns = {head.partition(" [")[0] for head in next(iter(found.values()))} - {"measure"}
     assert columns == settings
 
 
@@ -214,7 +214,7 @@ def test_a_method_that_is_only_in_the_report_of_a_search_has_no_floor(monkeypatc
     found = measured.markdown("ssd")
     assert "digits.reporting.jsonl" in found and "digits.classification.jsonl" not in found
     head = next(iter(rows_of(found, "digits.reporting.jsonl`)").values()))
-    assert set(head) == {"", "do nothing", "ssd"}
+    assert set(head) == {"measure", "do nothing", "ssd"}
     assert measured.FLOOR_UNKNOWN in found and "run time" not in found
 
 
