@@ -15,6 +15,7 @@ PAGES = ROOT / "docs" / "methods"
 # What a docstring has to say, and how it begins.
 SAID = {
     "cost": r"^Cost: ",
+    "memory": r"^Cost: (?:.+\n)*?.*\b[Mm]emory\b",
     "when it fails": r"\bIt fails\b",
     "differences": r"^Differences from ",
     "references": r"^References:$",

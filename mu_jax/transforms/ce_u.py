@@ -49,7 +49,7 @@ def ce_u(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The true token gets exactly no mass in q, whatever the type of the logits.

@@ -44,7 +44,7 @@ def concept_noise(
     Raises:
       ValueError: no name of a trained leaf; a number that is no vector of its leaf.
 
-    Cost: one draw for each number of a vector.
+    Cost: one draw for each number of a vector; memory of the leaves with a concept once more.
 
     Differences from the reference program (`yihuaihong/ConceptVectors`):
       1. Any leaf of any model; there the matrices of two decoders.

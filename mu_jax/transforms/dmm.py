@@ -68,7 +68,8 @@ def dmm(
       ValueError: an effect of another shape than the outputs of the pool.
 
     Cost: one forward pass over the pool, the attribution of its examples, and `epochs` passes over
-    `forget_multiplier m + retain_multiplier m` examples.
+    `forget_multiplier m + retain_multiplier m` examples; memory of the targets, f32[n, K], one
+    gradient and one optimizer state.
 
     Differences from the released code:
       1. Inference mode and shuffling by default, see `Recipe`.

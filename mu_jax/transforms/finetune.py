@@ -47,7 +47,7 @@ def finetune(
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
       `info.details` is a `FitInfo`. The forget set is not read.
 
-    Cost: `epochs` passes over the retain set.
+    Cost: `epochs` passes over the retain set; memory of one gradient and one optimizer state.
 
     Differences from published programs (`OPTML-Group/Unlearn-Sparse`, `meghdadk/SCRUB`):
       1. Inference mode by default; training mode there, in part.

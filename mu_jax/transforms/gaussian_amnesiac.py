@@ -59,7 +59,8 @@ def gaussian_amnesiac(
       `info.details` is a `FitInfo`. Two streams are read batch by batch; of other iterables both
       sets are read into memory.
 
-    Cost: `epochs` passes over both sets; of streams one more, to read the labels.
+    Cost: `epochs` passes over both sets, and of streams one more, to read the labels; memory of one
+    gradient and one optimizer state.
 
     Differences from the reference program (`ayu987/deep-regression-unlearning`):
       1. Inference mode by default.

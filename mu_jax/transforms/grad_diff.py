@@ -49,7 +49,9 @@ def grad_diff(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state, and with a divergence as the retain term of the parameters
+    once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. Means are over the tokens of the whole batch, whatever the devices; there over each

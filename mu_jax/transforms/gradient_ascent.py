@@ -57,7 +57,7 @@ def gradient_ascent(
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
       `info.details` is a `FitInfo` of the negative loss. The retain set is not read.
 
-    Cost: `epochs` passes over the forget set.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state.
 
     Differences from published programs (`OPTML-Group/Unlearn-Sparse`):
       1. Inference mode by default. There batch statistics move, to those of the forget set.

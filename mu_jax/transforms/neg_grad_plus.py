@@ -71,7 +71,7 @@ def neg_grad_plus(
       `info.details` is a `FitInfo` of the objective. Two streams are read batch by batch; of other
       iterables both sets are read into memory.
 
-    Cost: `epochs` passes over both sets.
+    Cost: `epochs` passes over both sets; memory of one gradient and one optimizer state.
 
     Differences from the reference program (`meghdadk/SCRUB`):
       1. An epoch reads every example once; there it reads each batch to retain once, beside one to

@@ -75,7 +75,8 @@ def o3(
       TypeError: variables without adapters; targets that are no whole numbers.
       ValueError: earlier adapters of other kernels.
 
-    Cost: `epochs` passes over the forget set; an optimizer state of the adapters alone.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state of the
+    adapters alone.
 
     Differences from the reference program (`GCYZSL/O3-LLM-UNLEARNING`):
       1. Any model and any kernels; there the linear layers of one decoder.

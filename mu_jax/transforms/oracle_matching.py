@@ -45,7 +45,8 @@ def oracle_matching(
     Returns:
       `unlearn(key, variables, forget, retain) -> (variables, info)`; `info.details` is a `FitInfo`.
 
-    Cost: J forward passes over the pool, and `epochs` passes over it.
+    Cost: J forward passes over the pool, and `epochs` passes over it; memory of the targets, f32[n,
+    K], one gradient and one optimizer state.
 
     Differences from the released code:
       1. Inference mode and shuffling by default, see `Recipe`.

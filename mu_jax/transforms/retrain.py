@@ -53,7 +53,7 @@ def retrain(
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key initializes and
       shuffles; the given variables and the forget set are not read. `info.details` is a `FitInfo`.
 
-    Cost: `epochs` passes over the retain set.
+    Cost: `epochs` passes over the retain set; memory of one gradient and one optimizer state.
 
     Differences from published programs (`if-loops/selective-synaptic-dampening`):
       1. Every leaf is initialized; there the layers that own a reset, which is the last one alone.

@@ -89,7 +89,8 @@ def salun(
         logits.
 
     Cost: one forward and backward pass over the forget set, one sort of as many numbers as there
-    are weights, and `epochs` passes over both sets.
+    are weights, and `epochs` passes over both sets; memory of a mask, one gradient and one
+    optimizer state.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Saliency`):
       1. Inference mode by default; the gradient of the mask in inference mode there, too.

@@ -49,7 +49,8 @@ def synflow_prune(
     Raises:
       ValueError: a sparsity outside [0, 1], where it can be seen; no leaf to prune.
 
-    Cost: `rounds` forward and backward passes of one example, and as many sorts.
+    Cost: `rounds` forward and backward passes of one example, and as many sorts; memory of two
+    trees like the parameters.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Sparse`):
       1. Of equal scores those that come last are pruned; there any.
