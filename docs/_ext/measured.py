@@ -19,6 +19,7 @@ from mu_jax.scoring.rows import NOTHING, RETRAIN
 RECORDS = ROOT / "experiments" / "sweep_files"
 # Beside every method: what it is to be compared with.
 FIXED = (RETRAIN, NOTHING)
+HOW = "../classification.md#how-to-read-a-table"
 FLOOR_UNKNOWN = (
     "In these records retrained models stand beside themselves, so that the floor is not known."
 )
@@ -121,8 +122,10 @@ def _records_table(data_set: str, kind: str, records: list[Record]) -> str:
     unique = list({(r.method, r.forget_set.kind): r for r in records}.values())
     found = overview(unique, data_set)
     grid = transposed(reporting.render([found], markdown=True))
-    notes = found.notes if kind == "classification" else (found.notes[0], FLOOR_UNKNOWN)
-    where = f"`experiments/sweep_files/{data_set}.{kind}.jsonl`"
+    notes = found.notes
+    if kind == "reporting":
+        notes = (f"{notes[0].partition(';')[0]}.", FLOOR_UNKNOWN)
+    where = f"`experiments/sweep_files/{data_set}.{kind}.jsonl`; [how to read it]({HOW})"
     lines = "\n".join(f"* {note}" for note in notes)
     return f"**{data_set.replace('_', ' ')}** ({where})\n\n{grid}\n\n{lines}"
 

@@ -133,7 +133,8 @@ FOLDERS = r"`((?:tests|docs|experiments|mu_jax)/[\w/.-]+|[\w-]+\.md)`"
 def test_files_and_pages_that_a_page_names_exist(name):
     for path in re.findall(FOLDERS, text_of(name)):
         assert (ROOT / path).exists(), path
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(name)):
+    made = "" if name == "index" else measured.markdown(name)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text_of(name) + made):
         assert (PAGES / target).exists(), target
 
 
@@ -169,7 +170,7 @@ RECORDED = [
 
 @pytest.mark.parametrize("path, name", RECORDED)
 def test_measured_rows_are_those_of_the_records(path, name):
-    found = rows_of(measured.markdown(name), f"sweep_files/{path.name}`)")
+    found = rows_of(measured.markdown(name), f"sweep_files/{path.name}`;")
     records = [r for r in lines_of(path) if r["method"] in measured.FIXED or method_of(r) == name]
     settings = {record["method"] for record in records}
     assert len(records) >= 3
@@ -200,7 +201,7 @@ def test_other_records_make_other_tables(monkeypatch, tmp_path):
     (tmp_path / "other_digits.classification.jsonl").write_text(text)
     monkeypatch.setattr(measured, "RECORDS", tmp_path)
     found = measured.markdown("ssd")
-    assert "**other digits** (`experiments/sweep_files/other_digits.classification.jsonl`)" in found
+    assert "**other digits** (`experiments/sweep_files/other_digits.classification.jsonl`;" in found
     assert found.count("4.31 [") == 3
 
 
@@ -215,7 +216,7 @@ def test_a_method_that_is_only_in_the_report_of_a_search_has_no_floor(monkeypatc
     monkeypatch.setattr(measured, "RECORDS", tmp_path)
     found = measured.markdown("ssd")
     assert "digits.reporting.jsonl" in found and "digits.classification.jsonl" not in found
-    head = next(iter(rows_of(found, "digits.reporting.jsonl`)").values()))
+    head = next(iter(rows_of(found, "digits.reporting.jsonl`;").values()))
     assert set(head) == {"measure", "do nothing", "ssd"}
     assert measured.FLOOR_UNKNOWN in found and "run time" not in found
 
