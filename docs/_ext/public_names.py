@@ -17,6 +17,13 @@ from functools import cache
 from typing import Any
 
 ROOT = "mu_jax"
+# What stands in the root itself comes from many files; its groups, by the last names of these.
+_GROUPS_OF_ROOT = {
+    **dict.fromkeys(("model", "_nnx"), "models"),
+    **dict.fromkeys(("combinators", "freezing"), "combinators"),
+    **dict.fromkeys(("blindspot", "matching", "pairing", "stopping"), "recipes of methods"),
+    **dict.fromkeys(("effect", "over_mesh", ROOT), "others"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +104,10 @@ def _entry(names: list[str], thing: Any) -> Entry:
     aliases = dict.fromkeys([*names, definition])
     aliases.pop(shortest)
     room = max(near, key=len) if near else rest[0]
-    return Entry(shortest, room, home.rpartition(".")[2], tuple(aliases))
+    group = home.rpartition(".")[2]
+    if room == ROOT:
+        group = _GROUPS_OF_ROOT.get(group, group)
+    return Entry(shortest, room, group, tuple(aliases))
 
 
 def _home(thing: Any, names: list[str]) -> str:

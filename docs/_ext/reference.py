@@ -57,6 +57,15 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
     return True if text.startswith("Alias for field number") or not text else None
 
 
+def plain_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Defaults that have no spelling, such as functions, as three dots."""
+    if signature is None:
+        return None
+    return re.sub(r"= <.*?>(?=, \w+\b|, \*|\)$)", "= ...", signature), returned
+
+
 def fill_rooms(app: Sphinx, document: str, source: list[str]) -> None:
     """Puts the names of a room in its place on a page."""
     source[0] = _ROOM.sub(lambda match: room_text(match[1]), source[0])
@@ -83,11 +92,9 @@ def _table(entries: list[public_names.Entry]) -> list[str]:
 
 
 def _link(entry: public_names.Entry) -> str:
-    return f"[`{_shown(entry.name)}`](#{entry.name})"
-
-
-def _shown(name: str) -> str:
-    return "mu" + name.removeprefix(public_names.ROOT)
+    room, _, last = entry.name.rpartition(".")
+    shown = last if room == entry.room != public_names.ROOT else f"mu.{last}"
+    return f"[`{shown}`](#{entry.name})"
 
 
 def _thing(entry: public_names.Entry) -> Any:
@@ -167,13 +174,16 @@ class LinkCode(SphinxPostTransform):
 
     def run(self, **kwargs: Any) -> None:
         """Looks at every piece of code in a line that is no link yet."""
+        document = self.env.current_document.docname
         for node in list(self.document.findall(nodes.literal)):
-            entry = None if _in_link(node) else named(node.astext())
+            if _in_link(node):
+                continue
+            entry, room = named(node.astext()), named_room(node.astext())
             if entry and entry.name not in self._around(node):
-                copy = node.deepcopy()
-                node.replace_self(
-                    _reference(self.app, self.env.current_document.docname, entry, copy)
-                )
+                node.replace_self(_reference(self.app, document, entry, node.deepcopy()))
+            elif room and public_names.page(room) != document:
+                place = self.app.builder, document, public_names.page(room), ""
+                node.replace_self(make_refnode(*place, node.deepcopy(), room))
 
     def _around(self, node: nodes.Node) -> list[str]:
         """The names whose own text this is: a docstring does not link to itself."""
@@ -218,13 +228,19 @@ def named(code: str) -> public_names.Entry | None:
     return classes().get(code)
 
 
+def named_room(code: str) -> str | None:
+    """The room that a piece of code is the name of, such as `mu.evaluation`."""
+    name = re.sub(r"^mu(?=\.)", public_names.ROOT, code)
+    return name if name != public_names.ROOT and name in public_names.rooms() else None
+
+
 @functools.cache
 def classes() -> dict[str, public_names.Entry]:
-    """Public classes by their last names, where these are unique and no word."""
+    """Public classes by their last names, where these are unique."""
     found: dict[str, list[public_names.Entry]] = {}
     for entry in public_names.entries():
         name = entry.name.rpartition(".")[2]
-        if any(letter.isupper() for letter in name[1:]) and any(c.islower() for c in name):
+        if name[0].isupper() and any(letter.islower() for letter in name):
             found.setdefault(name, []).append(entry)
     return {name: each[0] for name, each in found.items() if len(each) == 1}
 
@@ -257,6 +273,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_post_transform(LinkCode)
     app.connect("source-read", fill_rooms)
     app.connect("autodoc-process-docstring", markdown_docstring)
+    app.connect("autodoc-process-signature", plain_defaults)
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", resolve)
     app.connect("doctree-read", trim_code)
