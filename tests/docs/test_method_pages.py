@@ -291,3 +291,20 @@ def test_a_search_of_a_method_is_on_its_page():
 def test_every_function_with_a_page_takes_a_model_first():
     for name in NAMES:
         assert next(iter(inspect.signature(getattr(mu.transforms, name)).parameters)) == "model"
+
+
+@pytest.mark.filterwarnings("ignore")  # of Sphinx about its extensions
+def test_directives_put_their_tables_into_a_page(tmp_path):
+    pytest.importorskip("myst_parser")
+    application = pytest.importorskip("sphinx.application")
+    (tmp_path / "ssd.md").write_text(text_of("ssd").partition("## Definition")[0])
+    conf = 'extensions = ["myst_parser", "method_pages"]\nroot_doc = "ssd"\n'
+    (tmp_path / "conf.py").write_text(conf)
+    places = [str(tmp_path / name) for name in ("", "", "out", "trees")]
+    app = application.Sphinx(*places, "html", status=None, warning=None)
+    app.build()
+    html = (tmp_path / "out" / "ssd.html").read_text()
+    assert all(f"mu-{directive}" in html for directive in ("needs", "tuned", "measured"))
+    record = next(r for r in lines_of(RECORDS[0]) if method_of(r) == "ssd")
+    assert f"<p>{record['metrics']['KLoM forget p95']['value']:.2f} [" in html
+    assert any(str(RECORDS[0]) in str(path) for path in app.env.dependencies["ssd"])
