@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from method_facts import ROOT, table
@@ -30,16 +31,17 @@ INDEPENDENT = (
 
 
 class Page(NamedTuple):
-    """A table of a page, below a heading; the settings of a configuration are its rows.
+    """The first table below a heading of a page.
 
-    methods: whose table it is, with all its rows, in place of the settings of a configuration.
+    config: its rows are the settings of this configuration. rows: or, for each method that it is
+    about, how those of its rows begin that are the method's; "" for all.
     """
 
     title: str
     path: str
     heading: str
     config: str = ""
-    methods: tuple[str, ...] = ()
+    rows: Mapping[str, str] = MappingProxyType({})
 
 
 PAGES = (
@@ -59,13 +61,25 @@ PAGES = (
         "Passages in a pretrained model",
         "docs/language-passage.md",
         "## What came of it",
-        methods=("undial",),
+        rows={"undial": ""},
     ),
     Page(
         "A convex problem, by the number k of removed examples",
         "docs/influence.md",
         "## What it is worth: slopes",
-        methods=("influence",),
+        rows={"influence": ""},
+    ),
+    Page(
+        "Importance per example against a gradient of the same rows, in milliseconds",
+        "benchmarks/README.md",
+        "## What was found",
+        rows={"ssd": ""},
+    ),
+    Page(
+        "A compiled step against one of fine-tuning on the same rows",
+        "benchmarks/README.md",
+        "### Steps of language models (`mu_jax/projected.py`, `mu_jax/models/decoder/blocks.py`)",
+        rows={"npo": "NPO", "dpo": "DPO", "rmu": "RMU"},
     ),
 )
 
@@ -181,11 +195,19 @@ def tables(text: str) -> list[list[list[str]]]:
 def _of_pages(method: str) -> Iterator[str]:
     for page in PAGES:
         names = set(settings(configuration(page.config), method)) if page.config else set()
-        if not names and method not in page.methods:
+        if not names and method not in page.rows:
             continue
-        text = (ROOT / page.path).read_text().partition(f"\n{page.heading}\n")[2]
-        head, *rows = tables(text.partition("\n## ")[0])[0]
+        found = tables((ROOT / page.path).read_text().partition(f"\n{page.heading}\n")[2])
+        if not found:
+            raise ValueError(
+                f"expected a table below {page.heading!r} in {page.path}, found none: correct "
+                "PAGES in docs/_ext/measured.py"
+            )
+        head, *rows = found[0]
         if page.config:
             rows = [row for row in rows if row[0].partition(",")[0] in {*names, *FIXED}]
-        link = f"[{Path(page.path).name}](../{Path(page.path).name})"
+        else:
+            rows = [row for row in rows if row[0].startswith(page.rows[method])]
+        name = page.path.removesuffix("/README.md").removeprefix("docs/").removesuffix(".md")
+        link = f"[{name.replace('-', ' ')}](../{name}.md)"
         yield f"**{page.title}**, from {link}, which says how to read it\n\n{table(head, rows)}"

@@ -234,6 +234,19 @@ def test_rows_of_other_pages_are_those_of_their_settings():
     assert "| grad_diff |" not in found and "| retrain, the floor |" in found
     assert "| grad_diff |" in measured.markdown("grad_diff")
     assert "`reweighted_newton` | 2.04" in measured.markdown("influence")
+    readme = (ROOT / "benchmarks/README.md").read_text()
+    costs = {
+        name: re.search(rf"^\| {name}.* \|$", readme, re.M)[0] for name in ("NPO", "DPO", "RMU")
+    }
+    assert costs["NPO"] in found and costs["RMU"] not in found
+    assert costs["RMU"] in measured.markdown("rmu") and costs["DPO"] in measured.markdown("dpo")
+
+
+def test_a_heading_that_is_gone_is_named(monkeypatch):
+    moved = [page._replace(heading="## Elsewhere") for page in measured.PAGES]
+    monkeypatch.setattr(measured, "PAGES", moved)
+    with pytest.raises(ValueError, match=r"below '## Elsewhere' in docs/influence.md, found none"):
+        measured.markdown("influence")
 
 
 def test_regressions_are_those_of_the_configurations():
