@@ -16,6 +16,7 @@ _SECTION = re.compile(r"^([A-Z][^:.]*(?:`[^`]*`[^:.]*)*):$")
 _ITEM = re.compile(
     r"^((?:\*{0,2}[\w.]+(?:\[[^]]*\])?)(?:(?:, | or | and )\*{0,2}[\w.]+)*): +(?=\S)"
 )
+_KNOWN = re.compile(rf"^(Args|Attributes|Raises|Returns|Yields|Example|Examples|{_LABELS})$")
 # Sections of named things, each with a text.
 _OF_ITEMS = ("Args", "Attributes", "Raises", "Returns", "Warns", "Yields", "Classes")
 
@@ -23,17 +24,54 @@ _OF_ITEMS = ("Args", "Attributes", "Raises", "Returns", "Warns", "Yields", "Clas
 def to_markdown(lines: list[str]) -> list[str]:
     """The lines of a docstring as Markdown."""
     found: list[str] = []
-    rest = list(lines)
+    rest = [_bars_escaped(line) for line in joined(lines)]
     while rest:
         line = rest.pop(0)
         section = _SECTION.match(line)
-        if section and rest and rest[0].startswith("  ") and not rest[0].startswith("    "):
+        if section and rest and _begins(section[1], rest[0]):
             inside = _indented(rest)
             del rest[: len(inside)]
             found += _section(section[1], inside)
         else:
             found.append(_INLINE.sub(r"**\1:** ", line))
     return fenced(found)
+
+
+def joined(lines: list[str]) -> list[str]:
+    """Lines of which code runs on into the next as one, since that may begin like an item."""
+    found: list[str] = []
+    for line in lines:
+        if found and line.strip() and _is_open(found[-1]):
+            found[-1] += " " + line.strip()
+        else:
+            found.append(line)
+    return found
+
+
+def _is_open(line: str) -> bool:
+    is_example = line.lstrip().startswith((">>>", "..."))
+    return not is_example and line.count("`") % 2 == 1
+
+
+def _bars_escaped(line: str) -> str:
+    """A row of a table with the bars inside code told apart from those between cells."""
+    if not line.lstrip().startswith("| "):
+        return line
+    return re.sub(r"`[^`]*`", lambda match: match[0].replace("|", r"\|"), line)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring, for a cell of a table."""
+    text = " ".join(text.partition("\n\n")[0].split()).rstrip(":")
+    ends = (match.end() for match in re.finditer(r"\.(?=\s|$)", text))
+    end = next((end for end in ends if text[:end].count("`") % 2 == 0), len(text))
+    return text[:end].replace("|", r"\|")
+
+
+def _begins(title: str, line: str) -> bool:
+    """Whether a line begins a section: four spaces are code, unless the title is known."""
+    depth = len(line) - len(line.lstrip()) if line else 0
+    return depth >= 2 and (depth < 4 or bool(_KNOWN.match(title)))
 
 
 def _indented(lines: list[str]) -> list[str]:

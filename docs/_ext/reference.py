@@ -14,8 +14,8 @@ import re
 import sys
 from typing import Any
 
+import docstrings
 import public_names
-from docstrings import to_markdown
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.utils import new_document
@@ -27,7 +27,6 @@ from sphinx.util.nodes import make_refnode
 
 _ROOM = re.compile(r"^```\{room\} (\S+)\n```$", re.MULTILINE)
 _NAME = re.compile(r"^(?:mu|mu_jax)((?:\.\w+)+)(?=$|\()|^([a-z]\w*\.\w+)(?=$|\()|^(\w+)$")
-_FIRST = re.compile(r"^(.+?\.)(?:\s|$)", re.DOTALL)
 
 
 class Markdown(Directive):
@@ -47,7 +46,7 @@ def markdown_docstring(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
     """Hands a docstring to `Markdown`."""
-    text = to_markdown(lines)
+    text = [] if what == "data" else docstrings.to_markdown(lines)  # data have that of their type
     lines[:] = [".. markdown::", "", *(f"   {line}".rstrip() for line in text), ""]
 
 
@@ -83,7 +82,7 @@ def room_text(room: str) -> str:
 
 
 def _docstring(module: Any) -> str:
-    return "\n".join(to_markdown((inspect.getdoc(module) or "").split("\n")))
+    return "\n".join(docstrings.to_markdown((inspect.getdoc(module) or "").split("\n")))
 
 
 def _table(entries: list[public_names.Entry]) -> list[str]:
@@ -106,9 +105,7 @@ def first_sentence(thing: Any) -> str:
     """The first sentence of a docstring, for a cell of a table; the value of what has none."""
     if not _has_own_text(thing):
         return f"`{thing!r}`".replace("|", r"\|")
-    text = " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
-    found = _FIRST.match(text)
-    return (found[1] if found else text).rstrip(":").replace("|", r"\|")
+    return docstrings.first_sentence(inspect.getdoc(thing) or "")
 
 
 def _has_own_text(thing: Any) -> bool:

@@ -114,8 +114,8 @@ Differences from the reference program (`a/b`):
   1. None.
 
 Example:
-  >>> 1 + 1
-  2
+    >>> 1 + 1
+    2
 """
 MARKDOWN = """First line.
 
@@ -156,6 +156,26 @@ def test_docstrings_become_markdown():
     assert found.split() == MARKDOWN.split()
     assert "\n* `a`, `b`: two numbers, of which\n  the second counts.\n" in found
     assert "\n```python\n>>> 1 + 1\n2\n```" in found.replace("\n\n```\n", "\n```\n")
+
+
+def test_code_that_runs_over_two_lines_is_no_item_of_a_list():
+    assert docstrings.to_markdown(["`-a b", "+ c`, where", "x"]) == ["`-a b + c`, where", "x"]
+
+
+def test_bars_inside_code_are_no_cells():
+    assert docstrings.to_markdown(["| `|x|` | size |"]) == [r"| `\|x\|` | size |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("One. Two.", "One."),
+        ("`a ... b` in place of\nc, at first.\n\nMore.", "`a ... b` in place of c, at first."),
+        ("Without an end:\n\n* more", "Without an end"),
+    ],
+)
+def test_the_first_sentence_ends_where_no_code_runs(text, sentence):
+    assert docstrings.first_sentence(text) == sentence
 
 
 @pytest.mark.slow
