@@ -7,7 +7,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 ARGS ?=
 
-.PHONY: help quickstart test test-slow mutations test-tpu preflight lint benchmark clean
+.PHONY: help quickstart test test-slow mutations docs test-tpu preflight lint benchmark clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test-slow: $(VENV)/test  ## Run the tests that take long or start several proces
 
 mutations: $(VENV)/test  ## Break the library, one text at a time: do the quick tests notice? (ARGS="sign")
 	$(BIN)/python tests/mutations.py $(ARGS)
+
+docs: $(VENV)/docs  ## Build the documentation into build/docs, with warnings as errors
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs $(ARGS)
 
 test-tpu: $(TPU_VENV)/tpu  ## Compile for TPUs without one and test the result (an hour; own environment)
 	$(TPU_VENV)/bin/python -m pytest -m tpu_aot $(ARGS)
@@ -50,6 +53,10 @@ $(VENV)/run: $(VENV)/bin/python requirements.lock pyproject.toml setup.cfg
 
 $(VENV)/test: $(VENV)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test,tools]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
 	touch $@
 
 # The TPU compiler would be tried as a device by everything else, so it lives apart.

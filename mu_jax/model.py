@@ -144,7 +144,7 @@ class Model:
             raise ValueError(
                 "expected the loss to accept the model's outputs and the targets, found outputs "
                 f"{describe(outputs)} and targets {describe(batch.targets)} ({_first(error)}): "
-                "check the dtype and shape of the labels"
+                "check the shapes of both, and the dtype of the labels"
             ) from error
         if losses.shape != batch.weight.shape:
             raise ValueError(

@@ -27,6 +27,7 @@ COMPILE_FAST = (
 # A new example is quick.
 SLOW_EXAMPLES = (
     *("language-models.md", "guide.md", "masks-and-subspaces.md", "suppression.eco.eco"),
+    *("quick-start.md", "own-model.md", "numbers.md", "choosing.md", "scaling.md"),
     *("models.decoder.decoder.Decoder", "tuning.tune.tune", "suppression.outliers.fit_familiarity"),
     *("transforms.npo.npo", "transforms.scrub.scrub"),
     *("attribution.lasso.lasso", "attribution.lds.lds", "attribution.trak.group_direction"),

@@ -100,6 +100,10 @@ def blindspot(
     constant on the retain set, and no longer than it takes. (What some classification benchmarks
     call blindspot is another method, with a random and a full teacher.)
 
+    It fails where the teacher is no better than a constant, whose answers are then copied; at few
+    steps, of which the number decides and not that of the epochs; and on random sets, where the
+    teacher agrees with the original.
+
     Args:
       model: the model; with classes for labels the student follows the teacher's softmax.
       init: `key -> variables`, fresh ones in the form of the model's own variables.

@@ -31,8 +31,8 @@ def ce_u(
 
     q is the prediction p itself with the true token removed, `q_v = p_v / (1 - p_y)`, and has no
     gradient. Where the model is certain, the gradient of the logit of the true token stays near 1,
-    as for ascent; where the token is unlearned, it vanishes. Nothing keeps the rest of the text:
-    give a recipe with a retain term where retained text is at hand.
+    as for ascent; where the token is unlearned, it vanishes. It fails to keep the rest of the text,
+    for which nothing speaks: give a recipe with a retain term where retained text is at hand.
 
     Args:
       model: a language model with logits [B, T, V] and the loss
@@ -49,7 +49,7 @@ def ce_u(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The true token gets exactly no mass in q, whatever the type of the logits.

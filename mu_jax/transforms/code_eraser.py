@@ -70,9 +70,9 @@ def code_eraser(
 
     `-l_S` has no bound, so the length of the fit decides. With `stop`, as published, it ends behind
     the epoch in which memorization and extraction of the secrets fall below the level of texts
-    never seen. Too long a fit makes secrets less likely than for a model that never saw them, and
-    templates that retained texts share with the secrets suffer. A few steps on some secrets bring
-    others back.
+    never seen. It fails where the fit is too long: secrets become less likely than for a model
+    that never saw them, and templates that retained texts share with the secrets suffer. A few
+    steps on some secrets bring others back.
 
     Args:
       model: a language model with logits [B, T, V] and the loss

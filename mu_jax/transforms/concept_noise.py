@@ -28,7 +28,7 @@ def concept_noise(
 
     A concept is one vector that an MLP writes to the residual stream, a row `W[j]` of its output
     matrix `[d_ff, d]`. Where these are known, noise there is a bound for other methods: it erases
-    the trace of the concept in the weights. It is no method for a request: nobody says which
+    the trace of the concept in the weights. It fails as a method for a request: nobody says which
     vectors a set of examples is stored in, and knowledge that is stored elsewhere stays.
 
     Args:
@@ -44,7 +44,7 @@ def concept_noise(
     Raises:
       ValueError: no name of a trained leaf; a number that is no vector of its leaf.
 
-    Cost: one draw for each number of a vector.
+    Cost: one draw for each number of a vector; memory of the leaves with a concept once more.
 
     Differences from the reference program (`yihuaihong/ConceptVectors`):
       1. Any leaf of any model; there the matrices of two decoders.

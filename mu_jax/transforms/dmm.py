@@ -45,6 +45,10 @@ def dmm(
     retain set; each start has its own, so the spread of an ensemble is kept. A squared distance to
     fixed targets is stable: more steps do not overshoot, as ascent does.
 
+    It fails where the attribution does: with a wrong scale outputs go half of the way or too far,
+    and of a few examples that act strongly on one another the prediction itself is off. Retained
+    examples outside the pool may drift: draw more of them.
+
     Args:
       model: the model, with outputs f32[B, K].
       attribution: what `mu.attribution` makes (`trak` with `weight_decay` predicts magnitudes,
@@ -64,7 +68,8 @@ def dmm(
       ValueError: an effect of another shape than the outputs of the pool.
 
     Cost: one forward pass over the pool, the attribution of its examples, and `epochs` passes over
-    `forget_multiplier m + retain_multiplier m` examples.
+    `forget_multiplier m + retain_multiplier m` examples; memory of the targets, f32[n, K], one
+    gradient and one optimizer state.
 
     Differences from the released code:
       1. Inference mode and shuffling by default, see `Recipe`.

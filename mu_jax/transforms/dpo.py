@@ -36,8 +36,9 @@ def dpo(
     know" (IdkDPO), or a plausible other answer (AltPO). The reference is two numbers for each pair:
     `reference` of both targets, or else computed here once, from the given variables.
 
-    It hides rather than removes: the model learns to say something else. The winner's likelihood
-    may fall too where both answers are much alike, and refusals spread to retained questions.
+    It hides rather than removes: the model learns to say something else. It fails where both
+    answers are much alike: the winner's likelihood may fall too; and refusals spread to retained
+    questions.
 
     Args:
       model: a language model with logits [B, T, V] and the loss
@@ -60,7 +61,8 @@ def dpo(
       ValueError: rows of two lengths; a recipe with negative weights.
 
     Cost: one forward pass over both answers for the reference, and `epochs` passes over these, each
-    with as many retained rows.
+    with as many retained rows; memory of one gradient and one optimizer state, and with a
+    divergence as the retain term of the parameters once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The reference scores are computed once; there a second model computes them in every step.

@@ -66,8 +66,8 @@ def fisher_forgetting(
     4. v times 10 in the head and in vectors (biases, norm scales);
     5. `theta_j + sqrt(v_j) N(0, 1)`.
 
-    It destroys rather than forgets: knowledge of the forget set goes only where the retain set does
-    not need the weights, and accuracy on both falls with alpha. Where F is below 1e-3, the inverse
+    It fails where both sets need the same weights: it destroys rather than forgets, and accuracy
+    on both falls with alpha. Where F is below 1e-3, the inverse
     is at its bound and the noise does not look at the data (`info.details.clipped`). One draw says
     little: average over keys.
 

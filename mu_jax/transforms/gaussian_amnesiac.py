@@ -41,6 +41,9 @@ def gaussian_amnesiac(
     Truth values inside the targets are a mask, and stay.
     Then the supervised loss is fitted on both sets, shuffled together.
 
+    It fails at few steps, in which single wrong labels are hardly learned, and at many it aims at
+    the mean of all labels, where a retrained model may say something else.
+
     Args:
       model: the model.
       optimizer: from a fresh state; `optax.adam(1e-3)` as published.
@@ -56,7 +59,8 @@ def gaussian_amnesiac(
       `info.details` is a `FitInfo`. Two streams are read batch by batch; of other iterables both
       sets are read into memory.
 
-    Cost: `epochs` passes over both sets; of streams one more, to read the labels.
+    Cost: `epochs` passes over both sets, and of streams one more, to read the labels; memory of one
+    gradient and one optimizer state.
 
     Differences from the reference program (`ayu987/deep-regression-unlearning`):
       1. Inference mode by default.

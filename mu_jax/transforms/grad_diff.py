@@ -27,9 +27,10 @@ def grad_diff(
 ) -> Unlearn:
     """Gradient difference: `-gamma CE(forget) + alpha l_retain`, with means over tokens.
 
-    The baseline of language unlearning. Its forget term has no bound: the model first loses the
-    rows to forget, then all text, and their probability falls far below that of a model that never
-    saw them, which tells them apart. Keep the steps few, and compare with retraining.
+    The baseline of language unlearning. It fails by collapse, since its forget term has no bound:
+    the model first loses the rows to forget, then all text, and their probability falls far below
+    that of a model that never saw them, which tells them apart. Keep the steps few, and compare
+    with retraining.
     `mu.gradient_ascent` is the case without a retain term. `mu.neg_grad_plus` has the same two
     terms, weighted by the sizes of the sets, over both sets shuffled together, with a cap; here the
     forget set makes the epoch, and retained rows are drawn beside it.
@@ -48,7 +49,9 @@ def grad_diff(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state, and with a divergence as the retain term of the parameters
+    once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. Means are over the tokens of the whole batch, whatever the devices; there over each

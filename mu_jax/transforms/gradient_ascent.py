@@ -38,9 +38,10 @@ def gradient_ascent(
 ) -> Unlearn:
     """Raise the loss of the forget set, step by step.
 
-    It has no target: each example over- or undershoots at a different time, and too many steps
-    destroy the model. Keep the steps few, and compare with retraining. With a cap it ascends on
-    `mean_i min(l_i, cap)`: an example that has reached the cap pushes no further.
+    Minimizes `-mean_i l_i` over the forget set. It fails for want of a target: each example over-
+    or undershoots at a different time, and too many steps destroy the model. Keep the steps few,
+    and compare with retraining. With a cap it ascends on `mean_i min(l_i, cap)`: an example that
+    has reached the cap pushes no further.
 
     Args:
       model: the model.
@@ -56,7 +57,25 @@ def gradient_ascent(
       `unlearn(key, variables, forget, retain) -> (variables, info)`; the key shuffles;
       `info.details` is a `FitInfo` of the negative loss. The retain set is not read.
 
-    Cost: `epochs` passes over the forget set.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state.
+
+    Differences from published programs (`OPTML-Group/Unlearn-Sparse`):
+      1. Inference mode by default. There batch statistics move, to those of the forget set.
+      2. The cap is of this library.
+
+    References:
+      A. Golatkar, A. Achille, S. Soatto. Eternal Sunshine of the Spotless Net: Selective Forgetting
+      in Deep Networks. CVPR 2020.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, mu_jax as mu
+      >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
+      >>> data = mu.batches(jnp.eye(3), jnp.arange(3), batch_size=3)
+      >>> forget, retain = mu.split(data, [2])
+      >>> unlearn = mu.gradient_ascent(model, optax.sgd(1.0), epochs=20, cap=2.0)
+      >>> unlearned, _ = unlearn(jax.random.key(0), mu.Variables(3 * jnp.eye(3)), forget, retain)
+      >>> [f"{x:.1f}" for x in model.losses(unlearned, data.at(0))]  # it stays behind the cap
+      ['0.1', '0.1', '2.6']
     """
 
     check_range(-math.inf, cap=cap)

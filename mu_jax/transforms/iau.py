@@ -88,6 +88,10 @@ def iau(
     `optax.sgd(1.0)` that is `mu.influence(model, formula="reweighted_newton")`. Do not use an
     optimizer with weight decay.
 
+    It fails on whole classes, whose loss one small step hardly moves; with Adam on very small sets,
+    for which the step is too large and mostly noise; and over many requests, each of which moves
+    every weight by the rate.
+
     Args:
       model: the model.
       optimizer: takes one step from a fresh state on G. `optax.adam(1e-3)` is the reference.

@@ -122,8 +122,8 @@ def influence(
     Cost: one gradient pass over both sets, and the products of the solver: one pass over all (or
     the retained) data for each iteration; memory of about six trees like the parameters.
 
-    Fails where one quadratic model cannot reach: whole classes (a relative error of 0.8 on the same
-    problem), many examples at once, deep networks far from a minimum, where the answer
+    It fails where one quadratic model cannot reach: whole classes (a relative error of 0.8 on the
+    same problem), many examples at once, deep networks far from a minimum, where the answer
     approximates the proximal Bregman response rather than retraining.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Sparse`, "IU"):

@@ -73,7 +73,8 @@ def l1_sparse(
     Raises:
       ValueError: a gamma that is negative or not a number.
 
-    Cost: `epochs` passes over the retain set, as fine-tuning.
+    Cost: `epochs` passes over the retain set, as fine-tuning; memory of one gradient and one
+    optimizer state.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Sparse`):
       1. Inference mode by default; training mode there.

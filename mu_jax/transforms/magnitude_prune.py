@@ -48,7 +48,7 @@ def magnitude_prune(
     Raises:
       ValueError: a sparsity outside [0, 1], where it can be seen; no leaf to prune.
 
-    Cost: one sort of the pruned leaves.
+    Cost: one sort of the pruned leaves; memory of their magnitudes and of the sorted ones.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Sparse`):
       1. Of equal magnitudes those that come last are pruned; there any.

@@ -74,9 +74,11 @@ def modhifi(
        fit to the whole output.
 
     No label, loss or gradient is used. The program of the paper is not public, and its text does
-    not fix steps 2 and 3: the rule is a reconstruction, which may change. Forgetting at the output
-    is not forgetting: probe the layer before. The fit of step 3 rebuilds the whole output, and
-    where few channels are removed it brings back most of what was forgotten.
+    not fix steps 2 and 3: the rule is a reconstruction, which may change.
+
+    It fails as erasure where the output alone forgets: probe the layer before. The fit of step 3
+    rebuilds the whole output, and where few channels are removed it brings back most of what was
+    forgotten.
 
     Args:
       model: any model with dense layers or convolutions.
@@ -98,6 +100,8 @@ def modhifi(
     Cost: one forward pass over both sets; memory of the squared number of inputs of every kernel
     (of a convolution taps times channels). With `compensate` one eigenvalue problem of this size
     for each output channel.
+
+    Differences from the reference program: none that are known, as it is not public.
 
     References:
       Kashyap and others. ModHiFi: Identifying High Fidelity Predictive Components for Model

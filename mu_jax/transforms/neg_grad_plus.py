@@ -48,6 +48,10 @@ def neg_grad_plus(
     average, that of the whole sets, however few there are to forget. The second part has no bound,
     unless there is a cap: `mean_forget min(l_i, cap)`.
 
+    It fails where a is too large or the fit too long: the loss of the forget set then rises beyond
+    that of a retrained model, which tells the forgotten examples from others, and what resembles
+    them goes too.
+
     Args:
       model: the model, a classifier or a regression.
       optimizer: any optax optimizer, from a fresh state; `optax.sgd(0.01)` in the reference
@@ -67,7 +71,7 @@ def neg_grad_plus(
       `info.details` is a `FitInfo` of the objective. Two streams are read batch by batch; of other
       iterables both sets are read into memory.
 
-    Cost: `epochs` passes over both sets.
+    Cost: `epochs` passes over both sets; memory of one gradient and one optimizer state.
 
     Differences from the reference program (`meghdadk/SCRUB`):
       1. An epoch reads every example once; there it reads each batch to retain once, beside one to

@@ -59,7 +59,8 @@ def npo(
       ValueError: rows of two lengths; a recipe with negative weights.
 
     Cost: one forward pass over the forget set for the reference, and `epochs` passes over it, each
-    with as many retained rows.
+    with as many retained rows; memory of one gradient and one optimizer state, and with a
+    divergence as the retain term of the parameters once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The reference scores are computed once; there a second model computes them in every step.

@@ -47,7 +47,8 @@ def o3(
 
     *Suppression, not removal*: the base keeps all that it knows. The adapters are put on by a gate
     where an input looks like the forget set (`mu.suppression`), and whoever takes them off, or has
-    the base, has everything back.
+    the base, has everything back. It fails where the gate does: an input to forget that does not
+    look like the forget set is answered by the base.
 
     `mean_i l(f(x_i), y'_i) + lambda / L sum_earlier sum_kernels ||A_earlier A^T||_F^2`, with wrong
     labels y', drawn once for every example, and L layers (`mu.adapters.num_layers`). A request
@@ -74,7 +75,8 @@ def o3(
       TypeError: variables without adapters; targets that are no whole numbers.
       ValueError: earlier adapters of other kernels.
 
-    Cost: `epochs` passes over the forget set; an optimizer state of the adapters alone.
+    Cost: `epochs` passes over the forget set; memory of one gradient and one optimizer state of the
+    adapters alone.
 
     Differences from the reference program (`GCYZSL/O3-LLM-UNLEARNING`):
       1. Any model and any kernels; there the linear layers of one decoder.

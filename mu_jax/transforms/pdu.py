@@ -89,7 +89,8 @@ def pdu(
       ValueError: rows of two lengths; a retain term that is not `nll`; a word for `dual_step` that
         is none.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. The forget term is at the positions that predict scored tokens; there the mask is not

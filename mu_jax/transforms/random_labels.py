@@ -98,8 +98,9 @@ def random_labels(
       ValueError: an unknown protocol; labels that are not integers, outputs that are no logits of
         at least two classes; what the rule refuses.
 
-    Cost: `epochs` passes over both sets. `runner_up_label` takes a forward pass over the forget set
-    more, and `nearest_class_label` one over both sets.
+    Cost: `epochs` passes over both sets; memory of one gradient and one optimizer state.
+    `runner_up_label` takes a forward pass over the forget set more, and `nearest_class_label` one
+    over both sets.
 
     Differences from the reference programs (`if-loops/selective-synaptic-dampening`, which has
     `union`, and `OPTML-Group/Unlearn-Saliency`):

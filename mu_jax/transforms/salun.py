@@ -61,6 +61,9 @@ def salun(
        set with its own. One optimizer state runs through all passes, and masked-out weights keep
        every bit.
 
+    It fails as random labels do (`mu.random_labels`), and where the mask leaves out what the forget
+    set is known by: at a small fraction little can change.
+
     SalUn-soft, which has no mask and pulls weights back to the start, is `mu.random_labels` with
     `mu.loops.pull_back` as the last link of its optimizer.
 
@@ -86,7 +89,8 @@ def salun(
         logits.
 
     Cost: one forward and backward pass over the forget set, one sort of as many numbers as there
-    are weights, and `epochs` passes over both sets.
+    are weights, and `epochs` passes over both sets; memory of a mask, one gradient and one
+    optimizer state.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Saliency`):
       1. Inference mode by default; the gradient of the mask in inference mode there, too.

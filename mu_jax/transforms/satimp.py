@@ -31,8 +31,8 @@ def satimp(
     """Ascent by saturation and importance: `-gamma sum_t w_t n_t / count + alpha l_retain`.
 
     `w_t = p_t^beta1 (1 - p_t)^beta2` without a gradient: tokens that are unlearned (p near 0) and
-    tokens that are certain (p near 1, such as the rest of a word) weigh little. A text that the
-    model knows by heart has p near 1 everywhere, and its forget term starts at almost 0.
+    tokens that are certain (p near 1, such as the rest of a word) weigh little. It fails on a text
+    that the model knows by heart: p is near 1 everywhere, and its forget term starts at almost 0.
 
     Args:
       model: a language model with logits [B, T, V] and the loss
@@ -49,7 +49,9 @@ def satimp(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state, and with a divergence as the retain term of the parameters
+    once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. Means are over the tokens of the whole batch, whatever the devices.

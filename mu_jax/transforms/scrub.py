@@ -86,6 +86,10 @@ def scrub(
     | large (CIFAR-10) | 3 | 2 | 4 | 0.99 | 0.001 | SGD 5e-4, momentum 0.9 | 128, forget 32 |
     | against membership attacks | 5 | 3 | 4 | 1 | 0.5 | SGD 5e-4 | 32, forget 16 |
 
+    It fails where max steps are many: -D has no bound, and the forget set ends as more foreign than
+    to a retrained model. The number of max steps follows the forget batch size, on which results
+    depend.
+
     With `rewind` (SCRUB+R) the result is the model after the epoch whose error on the forget set
     comes closest to the error of the last model on validation examples of the same kind: a forget
     error that is too high tells an attacker which examples were forgotten.

@@ -61,7 +61,9 @@ def simnpo(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state, and with a divergence as the retain term of the parameters
+    once more.
 
     Differences from the reference program (`OPTML-Group/Unlearn-Simple`):
       1. The length is the number of scored tokens; there a scored token in column 0 is counted,

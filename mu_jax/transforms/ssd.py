@@ -81,6 +81,10 @@ def ssd(
     With importances `F_f` over the forget set and `F` over all training data,
     `theta_j <- min(lambda F_j / F_f,j, 1) theta_j` where `F_f,j > alpha F_j`. No training.
 
+    It fails on random sets, whose importances are like those of all data, so that few weights stand
+    out; on what resembles retained examples, whose weights are dampened too; and over many
+    requests, each of which multiplies weights again.
+
     Args:
       model: the model.
       alpha: selection threshold; its scale belongs to the definition of importance. The published

@@ -40,8 +40,8 @@ def task_negation(
     the one to the other stands for what is known of the set; nothing is retained on purpose.
     Statistics of normalizations stay as they were (see `mu.refresh_statistics`).
 
-    At scales that leave other knowledge alone it often forgets nothing, and there is one number to
-    choose: try several, and take the largest that keeps the accuracy on control examples
+    It fails often: at scales that leave other knowledge alone it forgets nothing, and there is one
+    number to choose: try several, and take the largest that keeps the accuracy on control examples
     (`mu.merging.largest_scale`). Vectors are trees: `mu.merging` subtracts, adds, trims and merges
     them, such as those of several seeds or of a corruption that is to be taken off.
 

@@ -31,8 +31,8 @@ def undial(
 
     `gamma mean_t CE(softmax(r_t - beta onehot(y_t)), p_t) + alpha l_retain` over the scored tokens,
     with the logits r of the model before unlearning: the student is to say what the model would
-    have said without the true token. The target is fixed, so more steps do not overshoot. It
-    forgets little where several tokens of the vocabulary spell the true one.
+    have said without the true token. The target is fixed, so more steps do not overshoot. It fails
+    where several tokens of the vocabulary spell the true one: little is forgotten then.
 
     Args:
       model: a language model with logits [B, T, V] and the loss

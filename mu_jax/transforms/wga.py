@@ -30,8 +30,8 @@ def wga(
     """Weighted gradient ascent: `-gamma sum_t p_t^beta n_t / count + alpha l_retain`.
 
     p and n are the probability and the loss of a scored token; the weight has no gradient. Tokens
-    that are already unlikely push no further, so the collapse of plain ascent comes later. It is
-    not absent: the forget term still has no reference to stop at.
+    that are already unlikely push no further, so the collapse of plain ascent comes later. It fails
+    by collapse all the same where steps are many: the forget term has no reference to stop at.
 
     Args:
       model: a language model with logits [B, T, V] and the loss
@@ -48,7 +48,9 @@ def wga(
       TypeError: targets that are no `mu.data.TokenTargets`.
       ValueError: rows of two lengths; a recipe with negative weights.
 
-    Cost: `epochs` passes over the forget set, each with as many retained rows.
+    Cost: `epochs` passes over the forget set, each with as many retained rows; memory of one
+    gradient and one optimizer state, and with a divergence as the retain term of the parameters
+    once more.
 
     Differences from the reference program (`locuslab/open-unlearning`):
       1. Means are over the tokens of the whole batch, whatever the devices.
