@@ -48,7 +48,11 @@ class Database:
             self.name = str(self.file)
             self._prepare_file(create)
             self.engine = self._in_file(self.file)
-        self._open(create)
+        try:
+            self._open(create)
+        except BaseException:
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -232,6 +236,7 @@ def _is_operational(error: DBAPIError) -> bool:
 
 
 def _damaged(name: str, words: Any) -> str:
+    words = " ".join(str(words).split())
     return (
         f"expected the ledger {name} as it was written, found it damaged ({words}); put a backup "
         "in its place"
