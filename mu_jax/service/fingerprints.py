@@ -14,7 +14,7 @@ import numpy as np
 from mu_jax import _json
 from mu_jax._version import __version__
 from mu_jax.data.ids import digest
-from mu_jax.store.leaves import by_path
+from mu_jax.store.leaves import by_path, describe
 
 PyTree = Any
 
@@ -30,7 +30,7 @@ def of_arrays(tree: PyTree) -> dict[str, Any]:
       `sha256`: of the canonical JSON of these.
 
     Raises:
-      ValueError: an array of which this process holds a part only.
+      ValueError: a leaf that is no array, or of which this process holds a part only.
 
     Cost: one pass over the arrays, on the host.
 
@@ -40,7 +40,9 @@ def of_arrays(tree: PyTree) -> dict[str, Any]:
       >>> found["arrays"]["w"]["dtype"], found["arrays"]["w"]["shape"]
       ('float32', [2])
     """
-    arrays = {name: _of_array(name, leaf) for name, leaf in by_path(tree).items()}
+    named = by_path(tree)
+    describe(named)  # refuses what is no array
+    arrays = {name: _of_array(name, leaf) for name, leaf in named.items()}
     return {"arrays": arrays, "sha256": hashlib.sha256(_json.canonical(arrays)).hexdigest()}
 
 
