@@ -116,11 +116,8 @@ def test_bad_input_is_exit_code_2(arguments, said):
 
 
 def test_a_page_in_each_form(folder):
-    for form, start in (
-        ("text", "Certificate 2\n==="),
-        ("markdown", "# Certificate 2"),
-        ("html", "<!doc"),
-    ):
+    starts = {"text": "Certificate 2\n===", "markdown": "# Certificate 2", "html": "<!doc"}
+    for form, start in starts.items():
         ended = run("show", f"--form={form}", *files(folder, 2))
         assert ended.returncode == 0 and ended.stdout.startswith(start)
 

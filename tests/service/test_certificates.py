@@ -143,7 +143,7 @@ def forgeries(key, other, chain):
     return {
         "a number changed": (
             [first.replace(b"0.5", b"0.9"), second],
-            "is of what it says|to be of",
+            "to be of what it says",
         ),
         "a word changed": ([first.replace(b"user:ada", b"user:bob")], "one of the two was changed"),
         "a key changed in the envelope": (
@@ -155,16 +155,16 @@ def forgeries(key, other, chain):
         "a name twice": ([first.replace(b"{", b'{"key":"x",', 1)], "found it written otherwise"),
         "cut at the beginning": (
             [second, third],
-            "expected certificate 1 at the beginning.*found 2",
+            "1 at the beginning, found 2",
         ),
         "cut in the middle": (
             [first, third],
-            "expected certificate 2 after certificate 1, found 3",
+            "certificate 2 after certificate 1, found 3",
         ),
         "in another order": ([first, third, second], "expected certificate 2 after certificate 1"),
         "backwards": (
             [first, second, first],
-            "expected certificate 3 after certificate 2, found 1",
+            "certificate 3 after certificate 2, found 1",
         ),
         "one twice": ([first, first], "expected certificate 2 after certificate 1, found 1"),
         "one replaced": ([first, fork, third], "expected certificate 3 to follow certificate 2"),
@@ -172,7 +172,7 @@ def forgeries(key, other, chain):
         "the end of another key": ([first, stranger[1]], "found the key"),
         "a sentence left out": (
             [kept_quiet],
-            "expected certificate 1 to say what it does not claim",
+            "to say what it does not claim",
         ),
         "a claim without a protocol": ([claims], "the claim is none that its method can make"),
     }
@@ -289,11 +289,9 @@ def test_the_digest_of_an_array_is_of_its_bytes_type_and_shape():
     found = fingerprints.of_arrays(arrays)["arrays"]
     assert found["shape"] == found["order"] and found["w"] == found["bytes"]
     assert len({json.dumps(each) for each in found.values()}) == 6
-    assert (
-        fingerprints.of_arrays(arrays)["sha256"] == fingerprints.of_arrays(dict(arrays))["sha256"]
-    )
     changed = {**arrays, "number": 4}
     recorded = fingerprints.of_arrays(arrays)
+    assert recorded["sha256"] != fingerprints.of_arrays(changed)["sha256"]
     assert fingerprints.differing(recorded, changed) == ["number"]
     del changed["half"]
     assert fingerprints.differing(recorded, changed) == ["half", "number"]
