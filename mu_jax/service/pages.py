@@ -18,7 +18,7 @@ class _Part(NamedTuple):
     """A heading, and rows of cells, of which the first are the names of columns; or sentences."""
 
     heading: str
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     sentences: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ def _digest_of(certificate: Certificate) -> str:
     return envelopes.digest(line)
 
 
-def _asked(asked: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _asked(asked: Sequence[dict[str, Any]]) -> Sequence[tuple[str, ...]]:
     rows = [
         (_value(each["request"]), each["asked"], each["accepted"], _value(each["examples"]))
         for each in asked
@@ -94,7 +94,7 @@ def _asked(asked: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [("request", "asked", "accepted", "examples"), *rows]
 
 
-def _measured(measured: dict[str, Any], thresholds: dict[str, Any]) -> list[tuple[str, ...]]:
+def _measured(measured: dict[str, Any], thresholds: dict[str, Any]) -> Sequence[tuple[str, ...]]:
     names = [*measured, *(name for name in thresholds if name not in measured)]
     rows = [
         (name, _value(measured.get(name, "not measured")), _value(thresholds.get(name, "")))
@@ -103,7 +103,7 @@ def _measured(measured: dict[str, Any], thresholds: dict[str, Any]) -> list[tupl
     return [("measure", "value", "asked of it"), *rows]
 
 
-def _arrays(trees: dict[str, Any]) -> list[tuple[str, ...]]:
+def _arrays(trees: dict[str, Any]) -> Sequence[tuple[str, ...]]:
     rows = [("array", "type", "SHA-256")]
     for name, tree in trees.items():
         rows.append((name, f"{len(tree['arrays'])} arrays", tree["sha256"]))
@@ -165,7 +165,7 @@ def _html(title: str, parts: list[_Part]) -> str:
     return _PAGE.format(title=html.escape(title), body="\n".join(body))
 
 
-def _with_head(part: _Part) -> list[tuple[str, ...]]:
+def _with_head(part: _Part) -> Sequence[tuple[str, ...]]:
     """The rows with names of the columns first."""
     named = not part.rows or len(part.rows[0]) > 2
     return part.rows if named else [("what", "value"), *part.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from sqlalchemy import Connection, func, insert, select, update
@@ -60,7 +60,7 @@ class Event(NamedTuple):
 _COLUMNS = [REQUESTS.c[name] for name in Request._fields]
 
 
-def find(connection: Connection, *conditions: object) -> tuple[Request, ...]:
+def find(connection: Connection, *conditions: Any) -> tuple[Request, ...]:
     """The requests that fulfil conditions, oldest first."""
     query = select(*_COLUMNS).where(*conditions).order_by(REQUESTS.c.number)
     return tuple(Request(*row) for row in connection.execute(query))
@@ -130,7 +130,7 @@ def change(
         _note(connection, one(connection, request.number), reason)
 
 
-def settle(connection: Connection, *conditions: object) -> None:
+def settle(connection: Connection, *conditions: Any) -> None:
     """Accepted requests of which nothing is left to forget are done."""
     for number, version in sets.fulfilled(connection, *conditions):
         count = one(connection, number).examples
@@ -145,7 +145,7 @@ def _note(connection: Connection, request: Request, reason: str) -> None:
     connection.execute(insert(EVENTS).values(**row, reason=reason))
 
 
-def _next(connection: Connection, column: object) -> int:
+def _next(connection: Connection, column: Any) -> int:
     """The next number, without gaps: writers are alone."""
     return (connection.scalar(select(func.max(column))) or 0) + 1
 
