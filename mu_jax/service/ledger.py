@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from mu_jax.data.id_table import IdTable
-from mu_jax.service import chain, people, requests, sets
+from mu_jax.service import arguments, chain, people, requests, sets
 from mu_jax.service.database import Database
 from mu_jax.service.requests import STATES, Event, Request, State
 from mu_jax.service.tables import REQUESTS
@@ -121,6 +121,11 @@ class Ledger:
         Raises:
             ValueError: nobody the ledger knows, or the key of another request; nothing was written.
         """
+        if isinstance(request, str):
+            arguments.text(request, "a request such as user:u_8123")
+        for value, what in ((key, "a key"), (asked, "words for the record")):
+            if value is not None:
+                arguments.text(value, what)
         with self._database.writing() as connection:
             words, numbers = people.resolve(connection, request)
             return requests.accept(connection, asked or words, numbers, key)
@@ -131,7 +136,7 @@ class Ledger:
         Raises:
             ValueError: there is none, it does not wait, or there is no reason.
         """
-        _require(reason, "a reason for the person who asked")
+        arguments.text(reason, "a reason for the person who asked")
         with self._database.writing() as connection:
             found = requests.one(connection, number)
             if found.state != "accepted":
@@ -188,7 +193,11 @@ class Ledger:
             return sets.excluded(connection)
 
     def names(self, numbers: np.ndarray) -> list[str]:
-        """The ids that people have of training ids."""
+        """The ids that people have of training ids, in the order given.
+
+        Raises:
+            ValueError: a number that was not enrolled.
+        """
         with self._database.reading() as connection:
             return people.names(connection, numbers)
 
@@ -214,8 +223,3 @@ class Ledger:
         """
         with self._database.worker(wait):
             yield Worker(self._database)
-
-
-def _require(text: str, what: str) -> None:
-    if not text.strip():
-        raise ValueError(f"expected {what}, found none; give one")

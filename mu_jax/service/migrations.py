@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     Connection,
@@ -35,7 +36,7 @@ def _first(connection: Connection) -> None:
     Table(
         "examples",
         made,
-        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("number", BigInteger, primary_key=True, autoincrement=False),
         Column("id", Text, nullable=False, unique=True),
     )
     Table(
@@ -91,7 +92,7 @@ def _requests(made: MetaData) -> None:
         "asked",
         made,
         Column("request", ForeignKey("requests.number"), primary_key=True),
-        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("number", BigInteger, primary_key=True, autoincrement=False),
     )
     Index("asked_number", asked.c.number)
     Table(

@@ -7,13 +7,14 @@ import io
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from mu_jax.data.id_table import IdTable
 from mu_jax.data.id_text import as_text
-from mu_jax.service import sets
+from mu_jax.service import arguments, sets
 from mu_jax.service.tables import EXAMPLES, OWNED, SUBJECTS
 
+_SHOWN = 100  # ids in the words of a request
 _FIX = "number the rows by the table with which the ledger began"
 
 
@@ -36,8 +37,9 @@ def resolve(connection: Connection, request: Any) -> tuple[str, np.ndarray]:
         ValueError: nobody or nothing that the ledger knows.
     """
     if not isinstance(request, str):
-        wanted = as_text(request, "ids").tolist()
-        return f"id:{_joined(wanted)}", _by_id(connection, wanted)
+        wanted = [arguments.text(each, "an id") for each in as_text(request, "ids").tolist()]
+        more = f" and {len(wanted) - _SHOWN} more" if len(wanted) > _SHOWN else ""
+        return f"id:{_joined(wanted[:_SHOWN])}{more}", _by_id(connection, wanted)
     kind, colon, argument = request.partition(":")
     kinds = ["id", *connection.scalars(select(SUBJECTS.c.kind).distinct())]
     wanted = next(csv.reader([argument], skipinitialspace=True), [])
@@ -49,9 +51,15 @@ def resolve(connection: Connection, request: Any) -> tuple[str, np.ndarray]:
 
 def names(connection: Connection, numbers: np.ndarray) -> list[str]:
     """The ids that people have of some numbers, in the order of the numbers."""
-    rows = connection.execute(select(EXAMPLES.c.number, EXAMPLES.c.id)).all()
-    known = {number: name for number, name in rows}
-    return [known[number] for number in np.asarray(numbers).tolist() if number in known]
+    query = select(EXAMPLES.c.id).where(EXAMPLES.c.number == bindparam("wanted"))
+    wanted = np.asarray(numbers).tolist()
+    found = [connection.scalar(query, {"wanted": number}) for number in wanted]
+    if unknown := [number for number, name in zip(wanted, found) if name is None]:
+        raise ValueError(
+            f"expected numbers of examples, found {len(unknown)} that nobody has enrolled "
+            f"({', '.join(map(str, unknown[:5]))}); enroll the table that has them"
+        )
+    return found
 
 
 def _by_id(connection: Connection, wanted: list[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection, func, insert, select, update
 
 from mu_jax.data import ids
-from mu_jax.service import sets
+from mu_jax.service import arguments, sets
 from mu_jax.service.tables import ASKED, EVENTS, REQUESTS
 from mu_jax.store.records import now
 
@@ -80,7 +80,8 @@ def one(connection: Connection, number: int) -> Request:
     Raises:
         ValueError: there is none.
     """
-    found = find(connection, REQUESTS.c.number == int(number))
+    wanted = arguments.number(number, "the number of a request")
+    found = find(connection, REQUESTS.c.number == wanted)
     if not found:
         raise ValueError(f"expected the number of a request, found {number!r}, which nobody has")
     return found[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from mu_jax.data.ids import sorted_unique
-from mu_jax.service import chain, runs
+from mu_jax.service import arguments, chain, runs
 from mu_jax.service.database import Database
 from mu_jax.service.runs import Work
 
@@ -39,8 +39,9 @@ class Worker:
             version: that serves, or None.
             forgotten: training ids, all that it and its ancestors have forgotten.
         """
+        serving = None if version is None else arguments.number(version, "a version")
         with self._database.writing() as connection:
-            runs.reconcile(connection, version, sorted_unique(forgotten))
+            runs.reconcile(connection, serving, sorted_unique(forgotten))
 
     def start(self, *, parent: int | None = None, most: int | None = None) -> Work | None:
         """Begin with the oldest requests that wait; they are pending from now on.
@@ -56,8 +57,8 @@ class Worker:
         Returns:
             The work, or None if nothing waits.
         """
-        if most is not None and most < 1:
-            raise ValueError(f"expected most to be 1 or more, found {most}; None takes all")
+        most = None if most is None else arguments.number(most, "most, how many to take at once")
+        parent = None if parent is None else arguments.number(parent, "a version")
         with self._database.writing() as connection:
             return runs.begin(connection, parent, most)
 
@@ -76,6 +77,9 @@ class Worker:
             Overtaken: another worker has this run.
             ValueError: the certificate does not follow the last one; nothing was written.
         """
+        version = arguments.number(version, "a version")
+        if reason:
+            arguments.text(reason, "a reason")
         with self._database.writing() as connection:
             runs.end(connection, work, "done", reason, version)
             if certificate is not None:
@@ -87,8 +91,9 @@ class Worker:
         Raises:
             Overtaken: another worker has this run.
         """
+        arguments.text(reason, "a reason")
         with self._database.writing() as connection:
-            runs.end(connection, work, "accepted", _reason(reason))
+            runs.end(connection, work, "accepted", reason)
 
     def refuse(self, work: Work, reason: str) -> None:
         """The requests are refused, for a reason; their examples may be retained again.
@@ -96,11 +101,6 @@ class Worker:
         Raises:
             Overtaken: another worker has this run.
         """
+        arguments.text(reason, "a reason")
         with self._database.writing() as connection:
-            runs.end(connection, work, "refused", _reason(reason))
-
-
-def _reason(text: str) -> str:
-    if not text.strip():
-        raise ValueError("expected a reason, found none; say why")
-    return text
+            runs.end(connection, work, "refused", reason)

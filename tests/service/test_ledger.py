@@ -55,6 +55,11 @@ def test_a_request_names_a_person_ids_or_several(ledger):
     listed = ledger.accept(["img_6", "img_7"], asked="class:3")
     assert ledger.ids(listed.number).tolist() == [6, 7] and listed.asked == "class:3"
     assert ledger.names(ledger.ids(listed.number)) == ["img_6", "img_7"]
+    quoted = mu.id_table(['a, "b"', "c"], index=[10, 11], user=["x, y", "z"])
+    ledger.enroll(quoted)
+    asked = ledger.accept(['a, "b"', "c"]).asked
+    assert ledger.ids(ledger.accept(asked).number).tolist() == [10, 11]
+    assert ledger.ids(ledger.accept('user:"x, y"').number).tolist() == [10]
 
 
 def test_a_key_that_comes_again_is_the_request_of_then(ledger):
@@ -213,8 +218,8 @@ def test_a_number_never_changes_its_meaning(ledger, table):
         ([], "found 0 unknown"),
         ("class:3", "expected a list of ids or one of id:..., user:..., found 'class:3'"),
         ("user:", "found 'user:'"),
-        ("", "found ''"),
         (["a\nb"], "expected ids that name rows"),
+        (["\ud800"], "expected an id, found"),
     ],
 )
 def test_a_request_for_nobody_is_refused_and_nothing_is_written(ledger, request_, said):
@@ -229,8 +234,56 @@ def test_numbers_and_states_that_nobody_has(ledger):
             call(7)
     with pytest.raises(ValueError, match="expected a state among accepted, pending, done"):
         ledger.requests("open")
-    with ledger.worker() as worker, pytest.raises(ValueError, match="most to be 1 or more"):
-        worker.start(most=0)
+    for number in (0, -1, 2**80, "7", None, True, 1.0):
+        with pytest.raises(ValueError, match="expected the number of a request, found"):
+            ledger.request(number)
+    with pytest.raises(ValueError, match=r"found 1 that nobody has enrolled \(99\)"):
+        ledger.names([0, 99])
+    with ledger.worker() as worker:
+        with pytest.raises(ValueError, match="expected most, how many to take at once, found 0"):
+            worker.start(most=0)
+        with pytest.raises(ValueError, match="expected a version, found 2j"):
+            worker.start(parent=2j)
+
+
+def test_numbers_of_numpy_are_numbers(ledger):
+    ledger.accept("user:ada")
+    with ledger.worker() as worker:
+        work = worker.start(parent=np.int32(1), most=np.int64(1))
+        worker.finish(work, version=np.int64(2))
+    assert (work.parent, ledger.request(np.int64(1)).version) == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\0b", "\ud800", 7, "x" * 200_000])
+def test_texts_that_no_database_holds(ledger, text):
+    ledger.accept("user:bob")
+    calls = [
+        lambda: ledger.accept("user:ada", key=text),
+        lambda: ledger.accept("user:ada", asked=text),
+        lambda: ledger.refuse(1, text),
+    ]
+    if isinstance(text, str):
+        calls.append(lambda: ledger.accept(text))
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^expected .* found .*; give a text$"):
+            call()
+    assert [each.state for each in ledger.requests()] == ["accepted"]
+
+
+def test_a_new_ledger_is_opened_by_several_at_once(where, table):
+    opened = []
+
+    def open_it():
+        with Ledger(where) as own:
+            own.enroll(table)
+            opened.append(own.requests())
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == [()] * 4
 
 
 def test_one_process_works_and_a_second_is_refused_or_waits(ledger, where):
