@@ -12,6 +12,7 @@ with extra("service"):
     from mu_jax.service.ledger import Ledger
     from mu_jax.service.requests import Event, Request
     from mu_jax.service.runs import Work
+    from mu_jax.service.statements import Statement
     from mu_jax.service.worker import Worker
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Ledger",
     "NotVerified",
     "Request",
+    "Statement",
     "Work",
     "Worker",
     "certificates",

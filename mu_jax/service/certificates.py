@@ -1,101 +1,59 @@
-"""Certificates: what was asked, done and measured, signed and chained, and what is not claimed."""
+"""Certificates: statements that an operator signs, in a chain that anybody can check."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from mu_jax import _files as files
-from mu_jax.service import envelopes, fingerprints, guarantees, keys
+from mu_jax.service import envelopes, guarantees, keys
 from mu_jax.service.envelopes import FORMAT, Certificate, NotVerified
-from mu_jax.service.guarantees import APPROXIMATE as APPROXIMATE
-from mu_jax.service.guarantees import Guarantee as Guarantee
-from mu_jax.service.requests import Request
-from mu_jax.store import commits
+from mu_jax.service.guarantees import Guarantee
+from mu_jax.service.statements import Statement
 from mu_jax.store.records import now
-
-PyTree = Any
 
 
 def issue(
     key: Any,
+    statement: Statement,
     *,
     previous: bytes | None,
     operator: str,
-    asked: Sequence[Request],
-    forgotten: Iterable[int] | np.ndarray,
-    method: str,
-    aim: str,
-    guarantee: Guarantee,
-    parameters: Mapping[str, Any],
-    parent: int | None,
-    version: int,
-    measured: Mapping[str, Any],
-    thresholds: Mapping[str, Any],
-    inputs: Mapping[str, PyTree],
-    outputs: Mapping[str, PyTree],
-    notes: Sequence[str] = (),
+    next_key: str | None = None,
 ) -> bytes:
     """Sign a certificate that follows `previous`.
 
     Args:
-        key: of the operator, `read_key(path)`.
-        previous: the certificate before, or None for the first: `ledger.last_certificate()`.
+        key: of the operator, `keys.read_key(path)`.
+        statement: what it says.
+        previous: the certificate before, `ledger.last_certificate()`; None for the first.
         operator: who signs, in words.
-        asked: the requests, `work.requests`. Their words are in the certificate: where people must
-            not be named there, let requests name them by pseudonyms.
-        forgotten: training ids that the model has forgotten and its parent has not; their digest
-            and their number are in the certificate, and they are not.
-        method, aim, parameters: of the transform; `aim` is `transform.aim`.
-        guarantee: `APPROXIMATE`, or what an exact or a certified method promises.
-        parent, version: of the store.
-        measured: finite numbers and words by name; a measure that failed is named in `notes`.
-        thresholds: what the gate asked of them, by the same names.
-        inputs, outputs: trees of arrays by name, such as `{"variables": ..., "retain": ...}`; the
-            digest of each array is in the certificate.
-        notes: further sentences on what is not claimed.
+        next_key: public half of the key that signs from the next certificate on, where the key
+            changes.
 
     Returns:
         One line of JSON, in UTF-8; `Worker.finish` and `write` keep it, `verify` checks it.
 
     Raises:
-        ValueError: JSON cannot hold it, or the guarantee is one that the method cannot give.
+        ValueError: JSON cannot hold the statement, or its method cannot give the guarantee.
 
-    Cost: one pass over all arrays for their digests.
+    Cost: one pass over all arrays of the statement for their digests.
     """
-    guarantees.require_consistent(aim, guarantee)
-    ids = np.asarray(forgotten if isinstance(forgotten, np.ndarray) else list(forgotten))
-    done = {
-        "method": method,
-        "aim": aim,
-        "guarantee": {name: value for name, value in guarantee._asdict().items() if value},
-        "parameters": dict(parameters),
-        "parent": parent,
-        "version": version,
-        "forgotten": {"examples": len(np.unique(ids)), "ids": fingerprints.of_ids(ids)},
-    }
+    public = keys.public_text(key)
     record = {
         "format": FORMAT,
         "number": 1 if previous is None else envelopes.opened(previous).number + 1,
         "previous": None if previous is None else envelopes.digest(previous),
         "issued": now(),
         "operator": operator,
-        "asked": [_of_request(request) for request in asked],
-        "done": done,
-        "code": fingerprints.of_code(),
-        "measured": dict(measured),
-        "thresholds": dict(thresholds),
-        "inputs": {name: fingerprints.of_arrays(tree) for name, tree in inputs.items()},
-        "outputs": {name: fingerprints.of_arrays(tree) for name, tree in outputs.items()},
-        "not_claimed": [*guarantees.not_claimed(aim, guarantee), *notes],
+        "key": public,
+        **statement.record(),
     }
-    record = commits.as_json(record, "a certificate")
-    public = keys.public_text(key)
-    signature = key.sign(envelopes.signed_bytes({**record, "key": public})).hex()
-    return envelopes.sealed({**record, "key": public}, public, signature)
+    if next_key is not None:
+        record["next_key"] = keys.read_public_key(next_key)
+    signature = key.sign(envelopes.signed_bytes(record)).hex()
+    return envelopes.sealed(record, public, signature)
 
 
 def verify(
@@ -105,8 +63,9 @@ def verify(
 
     Args:
         certificates: in the order of their numbers.
-        key: public half of the operator's key, 64 hexadecimal digits. Without it the chain is
-            checked against the key that stands in it, which anybody could have made.
+        key: public half of the operator's first key, 64 hexadecimal digits; later ones are named
+            by the certificates themselves. Without it the chain is checked against the key that
+            stands in it, which anybody could have made.
         last: digest of the newest certificate, from a place that the operator cannot change
             afterwards. Without it nobody sees that certificates are missing at the end.
 
@@ -124,11 +83,10 @@ def verify(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     public = keys.make_key(f"{folder}/operator.pem")
         ...     key = keys.read_key(f"{folder}/operator.pem")
-        >>> line = certificates.issue(
-        ...     key, previous=None, operator="ACME", asked=[], forgotten=[3, 7], method="ssd",
-        ...     aim="removal", guarantee=certificates.APPROXIMATE, parameters={"alpha": 2.0},
-        ...     parent=1, version=2, measured={"retain accuracy": 0.97}, thresholds={},
-        ...     inputs={}, outputs={})
+        >>> statement = certificates.Statement(
+        ...     asked=[], forgotten=[3, 7], method="ssd", aim="removal", parameters={"alpha": 2.0},
+        ...     parent=1, version=2, measured={"retain accuracy": 0.97})
+        >>> line = certificates.issue(key, statement, previous=None, operator="ACME")
         >>> [certificate] = certificates.verify([line], key=public)
         >>> certificate.number, certificate.record["done"]["forgotten"]["examples"]
         (1, 2)
@@ -138,11 +96,12 @@ def verify(
     """
     found: list[Certificate] = []
     before: bytes | None = None
+    expected = key
     for line in certificates:
-        opened = verify_one(line, key=key)
-        _require_key(opened, found[0].key if found else opened.key, "the key of the first one")
+        opened = verify_one(line, key=expected)
         envelopes.require_next(before, line)
         found.append(opened)
+        expected = opened.record.get("next_key", opened.key)
         before = line
     if before is None:
         raise ValueError("expected certificates, found none; name the files of a chain")
@@ -162,7 +121,7 @@ def verify_one(certificate: bytes, *, key: str | None = None) -> Certificate:
         ValueError, NotVerified: as for `verify`.
     """
     opened = envelopes.opened(certificate)
-    _require_key(opened, opened.key if key is None else key, "the operator's key")
+    _require_key(opened, opened.key if key is None else key)
     if not keys.is_signature(opened.key, opened.signature, opened.signed):
         raise NotVerified(
             f"expected the signature of certificate {opened.number} to be of what it says, found "
@@ -206,22 +165,11 @@ def read(path: str | os.PathLike[str]) -> list[bytes]:
     return found
 
 
-def _of_request(request: Request) -> dict[str, Any]:
-    """What a certificate says of a request."""
-    return {
-        "request": request.number,
-        "asked": request.asked,
-        "accepted": request.accepted,
-        "examples": request.examples,
-        "ids": request.ids_digest,
-    }
-
-
-def _require_key(certificate: Certificate, key: str, whose: str) -> None:
+def _require_key(certificate: Certificate, key: str) -> None:
     if certificate.key != key or certificate.record.get("key") != key:
         raise NotVerified(
-            f"expected certificate {certificate.number} of {whose} {key[:16]}..., found the key "
-            f"{certificate.key[:16]}...; ask the operator which key is theirs"
+            f"expected certificate {certificate.number} of the operator's key {key[:16]}..., found "
+            f"the key {certificate.key[:16]}...; ask the operator which key is theirs"
         )
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from mu_jax import _json
 from mu_jax._version import __version__
-from mu_jax.data.ids import digest
 from mu_jax.store.leaves import by_path, describe
 
 PyTree = Any
@@ -44,11 +43,6 @@ def of_arrays(tree: PyTree) -> dict[str, Any]:
     describe(named)  # refuses what is no array
     arrays = {name: _of_array(name, leaf) for name, leaf in named.items()}
     return {"arrays": arrays, "sha256": hashlib.sha256(_json.canonical(arrays)).hexdigest()}
-
-
-def of_ids(ids: np.ndarray) -> str:
-    """The fingerprint of a set of training ids, as `mu.datasets.digest` computes it."""
-    return digest(ids)
 
 
 def differing(recorded: dict[str, Any], tree: PyTree) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from in_process import call
 
-from mu_jax.service import APPROXIMATE, certificates, envelopes, keys
+from mu_jax.service import Statement, certificates, envelopes, keys
 
 FURTHER = "verify, show or make_key, and files"
 
@@ -18,23 +18,18 @@ def folder(tmp_path_factory):
         keys.make_key(folder / name)
     previous = None
     for version in (2, 3, 4):
-        previous = certificates.issue(
-            keys.read_key(folder / "operator"),
-            previous=previous,
-            operator="ACME",
+        statement = Statement(
             asked=[],
             forgotten=[version],
             method="scrub",
             aim="removal",
-            guarantee=APPROXIMATE,
             parameters={},
             parent=version - 1,
             version=version,
             measured={"forget accuracy": 0.25},
-            thresholds={},
-            inputs={},
-            outputs={},
         )
+        key = keys.read_key(folder / "operator")
+        previous = certificates.issue(key, statement, previous=previous, operator="ACME")
         certificates.write(folder, previous)
     (folder / "last").write_text(envelopes.digest(previous))
     return folder

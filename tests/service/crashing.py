@@ -25,7 +25,7 @@ import sqlalchemy
 from sqlalchemy import Engine, event
 
 import mu_jax as mu
-from mu_jax.service import APPROXIMATE, Ledger, certificates, keys
+from mu_jax.service import Ledger, Statement, certificates, keys
 
 PEOPLE = 6
 ROWS = 2 * PEOPLE
@@ -101,23 +101,17 @@ def issue(ledger: Ledger, folder: Folder, work) -> bytes:
     path = folder.path / "operator.pem"
     if not path.exists():
         keys.make_key(path)
-    return certificates.issue(
-        keys.read_key(path),
-        previous=ledger.last_certificate(),
-        operator="ACME",
+    statement = Statement(
         asked=work.requests,
         forgotten=work.forget,
         method="ssd",
         aim="removal",
-        guarantee=APPROXIMATE,
         parameters={},
         parent=work.parent,
         version=work.run,
-        measured={},
-        thresholds={},
-        inputs={},
-        outputs={},
     )
+    key, previous = keys.read_key(path), ledger.last_certificate()
+    return certificates.issue(key, statement, previous=previous, operator="ACME")
 
 
 def check(ledger: Ledger, folder: Folder, *, ended: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from mu_jax.service import (
     Guarantee,
     Ledger,
     NotVerified,
+    Statement,
     certificates,
     envelopes,
     fingerprints,
@@ -36,9 +38,8 @@ def key(tmp_path_factory):
     return keys.read_key(path)
 
 
-def certify(key, previous=None, **changed):
+def certify(key, previous=None, *, operator="ACME GmbH", next_key=None, **changed):
     fields = {
-        "operator": "ACME GmbH",
         "asked": [ASKED],
         "forgotten": [3, 1, 3],
         "method": "ssd",
@@ -52,7 +53,10 @@ def certify(key, previous=None, **changed):
         "inputs": {"variables": {"w": np.ones(2, np.float32)}},
         "outputs": {"variables": {"w": np.zeros(2, np.float32)}},
     }
-    return certificates.issue(key, previous=previous, **(fields | changed))
+    statement = Statement(**(fields | changed))
+    return certificates.issue(
+        key, statement, previous=previous, operator=operator, next_key=next_key
+    )
 
 
 def make_chain(key, number=3):
@@ -202,8 +206,46 @@ def test_without_a_key_a_chain_must_agree_with_itself(key, chain, tmp_path):
     assert len(certificates.verify(chain)) == 3
     keys.make_key(tmp_path / "other.pem")
     mixed = [chain[0], certify(keys.read_key(tmp_path / "other.pem"), chain[0])]
-    with pytest.raises(NotVerified, match="the key of the first one"):
+    with pytest.raises(NotVerified, match="certificate 2 of the operator's key"):
         certificates.verify(mixed)
+
+
+def test_a_key_names_the_one_that_follows_it(key, tmp_path):
+    public = keys.make_key(tmp_path / "second.pem")
+    second = keys.read_key(tmp_path / "second.pem")
+    first = certify(key, next_key=f"{tmp_path}/second.pem.pub")
+    lines = [first, certify(second, first)]
+    lines.append(certify(second, lines[-1]))
+    found = certificates.verify(lines, key=keys.public_text(key))
+    assert [each.key for each in found] == [keys.public_text(key), public, public]
+    with pytest.raises(NotVerified, match="certificate 2 of the operator's key"):
+        certificates.verify([first, certify(key, first)])  # the former key is over
+    with pytest.raises(NotVerified, match="certificate 1 of the operator's key"):
+        certificates.verify(lines, key=public)
+
+
+def test_no_damage_of_a_chain_is_taken_for_it(key, chain):
+    """Bytes flipped, cut out, doubled or put in: a sentence, each time."""
+    public, draws = keys.public_text(key), random.Random(0)
+    for _ in range(300):
+        lines = list(chain)
+        which = draws.randrange(3)
+        line, place = bytearray(lines[which]), draws.randrange(len(lines[which]))
+        kind = draws.choice(["flip", "cut", "double", "put"])
+        if kind == "flip":
+            line[place] ^= 1 << draws.randrange(8)
+        elif kind == "cut":
+            del line[place : place + draws.randrange(1, 40)]
+        else:
+            part = line[place : place + draws.randrange(1, 40)]
+            line[place:place] = part if kind == "double" else bytes([draws.randrange(256)])
+        lines[which] = bytes(line)
+        if lines[which].rstrip(b"\n") == chain[which]:
+            continue
+        with pytest.raises(ValueError) as error:
+            certificates.verify(lines, key=public)
+        text = str(error.value)
+        assert text.startswith("expected ") and "\n" not in text, text
 
 
 def test_what_is_missing_at_the_end_is_seen_by_the_digest_of_the_last(chain):
