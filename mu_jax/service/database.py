@@ -26,6 +26,7 @@ from mu_jax.store.digests import Damaged
 
 WRITERS, WORKER = 0x6D756A61, 0x6D756A62  # the numbers of two advisory locks in PostgreSQL
 _HEADER = b"SQLite format 3\0"
+_DAY = 86_400
 
 
 class Database:
@@ -38,6 +39,8 @@ class Database:
 
     def __init__(self, where: str | os.PathLike[str], *, create: bool, wait: float) -> None:
         self.file, self.wait = None, wait
+        if not 0 <= wait <= _DAY:
+            raise ValueError(f"expected wait of 0 to {_DAY} seconds, found {wait!r}; correct it")
         where = os.fspath(where)
         if where.startswith(("postgresql:", "postgresql+", "postgres:")):
             url = _postgresql(where)

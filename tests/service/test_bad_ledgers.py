@@ -189,6 +189,13 @@ def test_a_folder_that_is_no_place_is_a_sentence():
         Ledger("mysql://host/name")
 
 
+@pytest.mark.parametrize("wait", [-1, float("nan"), float("inf")])
+def test_a_wait_that_never_ends_is_refused(path, wait):
+    with pytest.raises(ValueError, match="expected wait of 0 to 86400 seconds"):
+        Ledger(path, wait=wait)
+    assert not path.exists()
+
+
 @contextlib.contextmanager
 def nobody():
     """Be a user who has no permissions: root has all of them."""

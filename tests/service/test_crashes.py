@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("crashing.py")
+HERE = Path(__file__).parent
 
 
-def run(where, folder, *arguments, timeout=900):
+def run(*arguments, script="crashing.py", timeout=900):
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(where), str(folder), *map(str, arguments)],
+        [sys.executable, str(HERE / script), *map(str, arguments)],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root},
         capture_output=True,
         text=True,
@@ -50,3 +50,12 @@ def test_killed_beside_a_server(server, tmp_path):
     run(server, tmp_path / "kept", "at", *points(total, 40, seed=1))
     deaths = int(run(server, tmp_path / "kept", "random", 1, 3))
     assert deaths >= 6
+
+
+@pytest.mark.slow
+def test_a_loop_with_a_store_is_killed_while_it_publishes_swaps_and_rolls_back(tmp_path):
+    script = {"script": "crashing_loop.py"}
+    total = int(run(tmp_path, "count", **script))
+    run(tmp_path, "at", *points(total, 20, seed=2), **script)
+    deaths = int(run(tmp_path, "random", 2, 5, **script))
+    assert deaths >= 10, f"{deaths} of 20 were alive when they were killed"
