@@ -57,6 +57,7 @@ def _parts(certificate: Certificate) -> list[_Part]:
         ("digest", _digest_of(certificate)),
         ("certificate before", record["previous"] or "none, this is the first"),
         ("key", certificate.key),
+        *([("key from now on", record["next_key"])] if "next_key" in record else []),
     ]
     what = [
         ("method", done["method"]),
@@ -73,11 +74,11 @@ def _parts(certificate: Certificate) -> list[_Part]:
         _Part("", about),
         _Part("What was asked", _asked(record["asked"])),
         _Part("What was done", what),
-        _Part("With which code", [(name, _value(each)) for name, each in record["code"].items()]),
         _Part("What was measured", _measured(record["measured"], record["thresholds"])),
+        _Part("What is not claimed", [], tuple(record["not_claimed"])),
+        _Part("With which code", [(name, _value(each)) for name, each in record["code"].items()]),
         _Part("Inputs", _arrays(record["inputs"])),
         _Part("Outputs", _arrays(record["outputs"])),
-        _Part("What is not claimed", [], tuple(record["not_claimed"])),
     ]
 
 
@@ -106,7 +107,8 @@ def _measured(measured: dict[str, Any], thresholds: dict[str, Any]) -> Sequence[
 def _arrays(trees: dict[str, Any]) -> Sequence[tuple[str, ...]]:
     rows = [("array", "type", "SHA-256")]
     for name, tree in trees.items():
-        rows.append((name, f"{len(tree['arrays'])} arrays", tree["sha256"]))
+        count = len(tree["arrays"])
+        rows.append((name, f"{count} array{'s' if count != 1 else ''}", tree["sha256"]))
         for path, one in tree["arrays"].items():
             kind = f"{one['dtype']}[{','.join(map(str, one['shape']))}]"
             rows.append((f"{name}: {path}", kind, f"{one['sha256'][:_SHOWN]}..."))

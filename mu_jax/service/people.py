@@ -59,7 +59,7 @@ def names(connection: Connection, numbers: np.ndarray) -> list[str]:
             f"expected numbers of examples, found {len(unknown)} that nobody has enrolled "
             f"({', '.join(map(str, unknown[:5]))}); enroll the table that has them"
         )
-    return found
+    return [str(name) for name in found]
 
 
 def _by_id(connection: Connection, wanted: list[str]) -> np.ndarray:

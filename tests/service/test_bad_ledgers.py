@@ -179,6 +179,30 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(path, table):
     Ledger(path)
 
 
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_truth(tmp_path, table):
+    """A small file system of its own, which only root may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        told = []
+        with Ledger(disk / "ledger.db") as ledger:
+            ledger.enroll(table)
+            with pytest.raises(OSError, match=r"found the disk full|found a disk I/O") as error:
+                for number in range(1000):
+                    told.append(ledger.accept("user:bob", asked="x" * 1000, key=f"{number}"))
+                    ledger.refuse(told[-1].number, "x" * 1000)
+            sentence(error)
+        with Ledger(disk / "ledger.db", create=False) as ledger:
+            kept = {each.number for each in ledger.requests()}
+        assert {each.number for each in told} <= kept and len(kept) <= len(told) + 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_folder_that_is_no_place_is_a_sentence():
     with pytest.raises(OSError) as error:
         Ledger("/proc/nosuch/ledger.db")

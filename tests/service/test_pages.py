@@ -32,7 +32,7 @@ def text_of(page, form):
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
 def test_a_page_says_all_of_it(key, form):  # noqa: F811
-    line = certify(key, guarantee=EXACT)
+    line = certify(key, guarantee=EXACT, next_key="ab" * 32)
     (found,) = certificates.verify([line])
     text = text_of(pages.render(found, form), form)
     record = found.record
@@ -41,7 +41,7 @@ def test_a_page_says_all_of_it(key, form):  # noqa: F811
         *("alpha", "café", "retain accuracy", "0.5", ">= 0.4", "float32[2]", "from version"),
         *(record["code"]["source_sha256"], record["done"]["forgotten"]["ids"], found.key),
         *(envelopes.digest(line), record["outputs"]["variables"]["sha256"]),
-        *("none, this is the first", *record["not_claimed"]),
+        *("ab" * 32, "none, this is the first", *record["not_claimed"]),
     ):
         assert said in text, said
 
