@@ -74,7 +74,11 @@ class Database:
 
     @contextlib.contextmanager
     def worker(self, wait: bool) -> Iterator[None]:
-        """The lock of the one process that works; it is free at once when its holder dies."""
+        """The lock of the one process that works; it ends with its holder.
+
+        A server sees a moment later that a holder was killed, and within its keep-alive that a
+        machine is gone.
+        """
         if self.file is not None:
             with files.exclusive(self.file.with_name(f"{self.file.name}-worker"), wait=wait):
                 yield
@@ -91,7 +95,10 @@ class Database:
             try:
                 yield
             finally:
-                connection.invalidate()  # closes it, which frees the lock
+                # The lock would be free when the server sees that the connection is closed.
+                with contextlib.suppress(DBAPIError):
+                    connection.execute(text(f"SELECT pg_advisory_unlock({WORKER})"))
+                connection.invalidate()
 
     def close(self) -> None:
         """Close all connections."""
