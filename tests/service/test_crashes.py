@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def run(*arguments, script="crashing.py", timeout=900):
+def run(*arguments, script="crashing.py", timeout=3000):
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, str(HERE / script), *map(str, arguments)],
