@@ -231,6 +231,7 @@ _SUBPACKAGES = frozenset(
         "pruning",
         "reporting",
         "scoring",
+        "service",
         "solvers",
         "statistics",
         "store",

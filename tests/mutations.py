@@ -24,6 +24,7 @@ from promises.deleting import DELETING
 from promises.evaluating import EVALUATING
 from promises.holding import HOLDING
 from promises.saying import SAYING
+from promises.serving import SERVING
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("mu_jax", "experiments", "launch_tpu", "benchmarks", "examples", "tests", "docs")
@@ -107,7 +108,7 @@ MUTATIONS = (
     ),
 )
 
-EVERY = (*MUTATIONS, *DELETING, *COMPUTING, *EVALUATING, *HOLDING, *SAYING)
+EVERY = (*MUTATIONS, *DELETING, *COMPUTING, *EVALUATING, *HOLDING, *SAYING, *SERVING)
 
 
 def stale(mutation: Mutation) -> str:

@@ -12,8 +12,9 @@ MODULES = {
     **{
         name: f"experiments.{name}"
         for name in (
-            *("benchmark", "corrective", "ensemble", "evaluate", "language", "nomus", "passage"),
-            *("prepare", "quickstart", "regression", "report", "sweep", "train", "unlearn"),
+            *("benchmark", "certificate", "corrective", "ensemble", "evaluate", "language"),
+            *("nomus", "passage", "prepare", "quickstart", "regression", "report", "sweep"),
+            *("train", "unlearn"),
         )
     },
     "launch": "launch_tpu.launch",
@@ -24,6 +25,7 @@ MODULES = {
 WITHOUT_JAX = ("launch", "local", "worker")  # they start processes that have it
 # What further arguments are, and how many there must be.
 ARGUMENTS = {
+    "certificate": ("verify, show or make_key, and files", 1),
     "launch": ("up, down, reap or status", 1),
     "local": ("a command, after --", 1),
     "report": ("files of records", 1),

@@ -79,6 +79,8 @@ def a_command(binary: str, folders: Folders) -> list[str]:
     scratch = folders.scratch
     if binary == "report":
         return []
+    if binary == "certificate":
+        return ["verify", str(scratch / "certificates.jsonl")]
     if binary in ("unlearn", "evaluate"):
         return [f"--workdir={folders.trained(scratch / 'run')}", "--request=class:3"]
     if binary == "worker":

@@ -19,6 +19,7 @@ from experiments.lib.own_flags import alone
 ROOT = Path(__file__).resolve().parents[2]
 OWN = {
     "benchmark": {"config", "models", "oracles", "requests", "task", "workdir"},
+    "certificate": {"form", "key", "last"},
     "corrective": {"config", "fractions", "manipulations", "seeds", "task", "workdir"},
     "ensemble": {"config", "export", "fraction", "models", "request", "seed", "task", "workdir"},
     "evaluate": {"request", "retrain", "versions", "workdir"},
@@ -132,6 +133,8 @@ def test_every_binary_is_in_the_table():
         ("evaluate", ["--workdir=w", "--request=class:3", "--set=alpha=3"], "found --set;"),
         ("quickstart", ["class:3"], "expected flags only, found 'class:3'"),
         ("report", [], "expected files of records"),
+        ("certificate", [], "expected verify, show or make_key, and files, found none"),
+        ("certificate", ["verify", "--form=pdf"], "--form=pdf"),
         ("regression", ["--seeds=0"], "--seeds=0"),
         ("regression", ["--seeds=many"], "--seeds=many"),
         ("nomus", ["--config.training.epocs=3"], "epocs"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+import postgresql
 import processes
 import pytest
 
@@ -32,32 +30,8 @@ def get_config():
 
 @pytest.fixture
 def server():
-    """The address of a PostgreSQL of this machine's, on loopback, for the time of a test."""
-    pytest.importorskip("psycopg", reason="needs pip install 'psycopg[binary]'")
-    found = shutil.which("initdb") or shutil.which("initdb", path=_installed())
-    if found is None:
-        pytest.skip("no PostgreSQL on this machine")
-    who = {"user": "nobody"} if os.getuid() == 0 else {}  # it refuses to run as root
-    port = str(processes.free_port())
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        os.chmod(folder, 0o777)
-        data = f"{folder}/data"
-        make = [found, "-D", data, "-U", "mu", "-A", "trust", "-N"]
-        subprocess.run(make, check=True, capture_output=True, cwd="/", **who)
-        command = [str(Path(found).resolve().with_name("postgres")), "-D", data, "-p", port]
-        command += ["-k", folder, "-h", "127.0.0.1"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/", **who)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        for line in process.stderr:
-            if "ready to accept connections" in line:
-                break
-        yield f"postgresql+psycopg://mu@127.0.0.1:{port}/postgres"
-        process.stderr.close()
-
-
-def _installed():
-    return os.pathsep.join(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))))
+    with postgresql.server() as address:
+        yield address
 
 
 def test_two_machines_search_together(server, bucket, tmp_path):
