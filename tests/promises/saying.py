@@ -19,6 +19,7 @@ _PATHS = "tests/experiments/test_paths.py::"
 _SWEEP_FILES = "tests/experiments/sweep/test_sweep_files.py::"
 _OF_REQUESTS = "tests/datasets/test_requests.py::"
 _HOSTS = "tests/launch_tpu/hosts/test_launch_"
+_PAGES = "tests/docs/test_method_pages.py::"
 
 SETTINGS = (
     Mutation(
@@ -288,4 +289,35 @@ LAUNCHING = (
     ),
 )
 
-SAYING = (*SETTINGS, *FILES, *LAUNCHING)
+PAGES = (
+    Mutation(
+        "the page of a method has the rows of its settings only by their names",
+        "docs/_ext/measured.py",
+        'r.hyperparameters.get("method", r.method) == method',
+        "r.method == method",
+        (_PAGES + "test_measured_rows_are_those_of_the_records",),
+    ),
+    Mutation(
+        "numbers of retrained models beside themselves are called a floor",
+        "docs/_ext/measured.py",
+        'chosen = FIXED if kind == "classification" else (NOTHING,)',
+        "chosen = FIXED",
+        (_PAGES + "test_a_method_that_is_only_in_the_report_of_a_search_has_no_floor",),
+    ),
+    Mutation(
+        "a setting that nobody searched is called chosen",
+        "docs/_ext/tuned.py",
+        'return "a beginning, not searched"',
+        'return str(config.get("selection", ""))',
+        (_PAGES + "test_a_setting_that_no_search_looked_at_is_called_a_beginning",),
+    ),
+    Mutation(
+        "a page says that a method reads no labels, which it reads",
+        "docs/methods/ssd.md",
+        ":forget: inputs, labels",
+        ":forget: inputs",
+        ("tests/contract/test_needs.py::test_a_method_reads_what_its_page_says",),
+    ),
+)
+
+SAYING = (*SETTINGS, *FILES, *LAUNCHING, *PAGES)
