@@ -26,7 +26,7 @@ nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})(\..*)?")]
 
 nitpick_ignore = [("py:class", "Group")]  # of rich
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 

@@ -19,11 +19,15 @@ import public_names
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.utils import new_document
+from jax.typing import ArrayLike
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.addnodes import desc, pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
+from sphinx.util.typing import stringify_annotation
+
+from mu_jax.transforms._shared.transform import Unlearn
 
 _ROOM = re.compile(r"^```\{room\} (\S+)\n```$", re.MULTILINE)
 _NAME = re.compile(r"^(?:mu|mu_jax)((?:\.\w+)+)(?=$|\()|^([a-z]\w*\.\w+)(?=$|\()|^(\w+)$")
@@ -59,10 +63,21 @@ def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: 
 def plain_defaults(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
 ) -> tuple[str, str] | None:
-    """Defaults that have no spelling, such as functions, as three dots."""
+    """Unions by their names; defaults that have no spelling, such as functions, as three dots."""
     if signature is None:
         return None
+    for long, short in _aliases().items():
+        signature, returned = signature.replace(long, short), (returned or "").replace(long, short)
     return re.sub(r"= <.*?>(?=, \w+\b|, \*|\)$)", "= ...", signature), returned
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    """Types that signatures would spell out, and what to call them."""
+    return {
+        stringify_annotation(ArrayLike, "smart"): "~jax.typing.ArrayLike",
+        stringify_annotation(Unlearn, "smart"): "~mu_jax.Transform",
+    }
 
 
 def fill_rooms(app: Sphinx, document: str, source: list[str]) -> None:
