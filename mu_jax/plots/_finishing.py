@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,12 @@ def finish(
     heading = alt.TitleParams(text=title, **({"subtitle": lines} if lines else {}))
     said = " ".join([description, *(note for note in notes if note)])
     return chart.properties(title=heading, description=said)
+
+
+def powers(low: float, high: float) -> list[float]:
+    """The powers of ten from one number to another, for the ticks of a logarithmic axis."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    return [float(f"1e{k}") for k in range(first, last + 1)]
 
 
 def band(data: Any, *, x: tuple[str, str] | None = None, y: tuple[str, str] | None = None) -> Any:

@@ -10,6 +10,7 @@ from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import finite_rows, inline, spread
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.nothing import NothingToDraw
+from mu_jax.plots.theme import SOFT
 from mu_jax.reporting.arrays import Arrays, Examples
 from mu_jax.scoring.rows import RETRAIN
 
@@ -116,12 +117,18 @@ def _panel(
         "share:Q",
         scale=alt.Scale(domain=[0, 100], range=[4, 0.8 * step**2]),
         title=["share of the", "class, %"],
+        legend=alt.Legend(values=[5, 25, 50, 100], symbolFillColor=SOFT, symbolStrokeWidth=0),
     )
     return (
         alt.Chart(inline(cells))
         .mark_circle(opacity=1)
         .encode(
-            x=alt.X("said:O", title="predicted class", scale=alt.Scale(domain=said)),
+            x=alt.X(
+                "said:O",
+                title="predicted class",
+                axis=alt.Axis(labelAngle=0),
+                scale=alt.Scale(domain=said),
+            ),
             y=alt.Y("label:O", title="class" if first else None, scale=alt.Scale(domain=labels)),
             color=color,
             size=size,

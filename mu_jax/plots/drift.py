@@ -137,7 +137,12 @@ def _panel(
     *,
     left: bool,
 ) -> Any:
-    x = alt.X("request:Q", title="number of the request", axis=alt.Axis(tickMinStep=1, format="d"))
+    x = alt.X(
+        "request:Q",
+        scale=alt.Scale(zero=False, nice=False, padding=12),
+        title="number of the request",
+        axis=alt.Axis(tickMinStep=1, format="d"),
+    )
     y = alt.Y("y:Q", title="minus retrained" + (" (the band is the goal)" if left else ""))
     base = alt.Chart(inline(rows))
     tips = [

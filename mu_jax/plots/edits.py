@@ -8,7 +8,7 @@ import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, spread, words
-from mu_jax.plots._finishing import finish
+from mu_jax.plots._finishing import finish, powers
 from mu_jax.plots.looks import looks
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK
@@ -144,13 +144,15 @@ def ratios(arrays: Arrays, row: str) -> ChartType:
         for a, b, c in zip(edges[:-1], edges[1:], counts)
         if c > 0
     ]
+    ticks = {"values": powers(edges[0], edges[-1])} if is_log else {}
+    axis = alt.Axis(format="~g", grid=False, **ticks)
     look = looks([row])[row]
-    x = alt.X("from:Q", title=found.title, scale=scale, axis=alt.Axis(format="~g"))
+    x = alt.X("from:Q", title=found.title, scale=scale, axis=axis)
     y = alt.Y(
         "count:Q",
         title="entries (logarithmic)",
         scale=alt.Scale(type="log", nice=False, domain=[least, float(counts.max()) * 1.3]),
-        axis=alt.Axis(format="~s"),
+        axis=alt.Axis(format="~s", values=powers(least, float(counts.max()) * 1.3)),
     )
     tips = [
         alt.Tooltip("from:Q", format=".3g"),

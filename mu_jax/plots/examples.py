@@ -28,10 +28,9 @@ def examples(arrays: Arrays, first: str, second: str, set: str = "forget") -> Ch
     """Every example as a point: the mean margin of one row of models against that of another.
 
     The color is the verdict on the second row, `verdicts`: as retrained models (forgotten), under-
-    or over-forgotten. Below, the same points by the retrained models' spread: how many of these
-    standard deviations each row's mean is from the retrained mean. Drag a rectangle in the cloud to
+    or over-forgotten. Drag a rectangle in the cloud to
     choose examples (the parameter "brush"), click one to pick it ("picked"); what is chosen stays
-    in full color. The bars count the verdicts among the chosen ones.
+    in full color. The bars below count the verdicts among the chosen ones.
 
     Args:
         arrays: of one forget set, with margins and retrained models.
@@ -180,7 +179,7 @@ def _views(rows: list[dict[str, Any]], first: str, second: str) -> list[Any]:
         .mark_bar()
         .encode(
             x=alt.X("count():Q", title="examples chosen"),
-            y=alt.Y("verdict:N", sort=list(VERDICTS), title=None),
+            y=alt.Y("verdict:N", scale=alt.Scale(domain=list(VERDICTS)), title=None),
             color=hue,
             tooltip=[alt.Tooltip("verdict:N"), alt.Tooltip("count():Q", title="examples")],
         )

@@ -68,11 +68,11 @@ def klom(records: Sequence[Record], arrays: Arrays) -> ChartType:
     strips: list[dict[str, Any]] = []
     marks: list[dict[str, Any]] = []
     floors = []
+    values = {row: _by_set(sides, margins) for row, margins in sides.rows.items()}
     for one in sets:
-        for row, margins in sides.rows.items():
-            values = np.asarray(evaluation.klom(sides.oracles[one], margins[one]), np.float64)
-            strips += _strip(one, row, values)
-            marks.append(_marks(one, row, values, records))
+        for row, found in values.items():
+            strips += _strip(one, row, found[one])
+            marks.append(_marks(one, row, found[one], records))
         floors.append(next(m for m in marks if m["set"] == one and m["row"] == sides.floor))
     panels = [
         _panel(one, list(sides.rows), strips, marks, floor, first=one == sets[0])
@@ -97,6 +97,14 @@ def klom(records: Sequence[Record], arrays: Arrays) -> ChartType:
         notes,
         width=760,
     )
+
+
+def _by_set(sides: Sides, margins: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """KLoM f64[n] of a row on every set; all sets are one call, which compiles once."""
+    oracles = np.concatenate(list(sides.oracles.values()), axis=1)
+    values = evaluation.klom(oracles, np.concatenate([margins[s] for s in sides.oracles], axis=1))
+    ends = np.cumsum([part.shape[1] for part in sides.oracles.values()])
+    return dict(zip(sides.oracles, np.split(np.asarray(values, np.float64), ends[:-1])))
 
 
 def divide(arrays: Arrays, sets: Sequence[str]) -> tuple[Sides, list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, ordered, words
-from mu_jax.plots._finishing import finish
+from mu_jax.plots._finishing import finish, powers
 from mu_jax.plots.looks import color, looks, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK, SOFT
@@ -68,7 +68,7 @@ def landscape(records: Sequence[Record], metrics: Sequence[str] | None = None) -
         )
     level = float(np.mean(floor)) if floor else None
     strips = [
-        _strip(method, name, each, level, left=False)
+        _strip(method, name, each, level)
         for method, each in sorted(by_method.items(), key=lambda item: -len(item[1]))
         for name in _varying(each)
     ]
@@ -167,7 +167,10 @@ def _floor(floor: float, axis: str) -> Any:
 
 
 def _strip(
-    method: str, name: str, trials: Sequence[Trial], floor: float | None, *, left: bool
+    method: str,
+    name: str,
+    trials: Sequence[Trial],
+    floor: float | None,
 ) -> Any:
     known = [t.gap for t in trials if t.gap is not None]
     top = max(known, default=FAR)
@@ -186,15 +189,14 @@ def _strip(
     numbers = [row["value"] for row in rows]
     if all(isinstance(value, float) for value in numbers):
         is_log = min(numbers) > 0 and max(numbers) / min(numbers) >= 30
-        scale = (
-            alt.Scale(type="log", nice=False, padding=8)
-            if is_log
-            else alt.Scale(zero=False, padding=8)
-        )
-        x = alt.X("value:Q", title=name, scale=scale, axis=alt.Axis(format="~g", tickCount=4))
+        ticks = {"values": powers(min(numbers), max(numbers))} if is_log else {"tickCount": 4}
+        kind = {"type": "log"} if is_log else {"zero": False}
+        scale = alt.Scale(nice=False, padding=8, **kind)
+        axis = alt.Axis(format="~g", grid=False, **ticks)
+        x = alt.X("value:Q", title=name, scale=scale, axis=axis)
     else:
         rows = [row | {"value": str(row["value"])} for row in rows]
-        x = alt.X("value:N", title=name, axis=alt.Axis(labelAngle=-40))
+        x = alt.X("value:N", title=name, axis=alt.Axis(labelAngle=-40, grid=False))
     y = alt.Y(
         "gap:Q", title="gap, points", scale=alt.Scale(type="symlog"), axis=alt.Axis(tickCount=4)
     )

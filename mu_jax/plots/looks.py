@@ -103,4 +103,4 @@ def shape(labels: Mapping[str, str], field: str = "row", **options: Any) -> Any:
 
 def _legend(labels: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
     columns = 1 + (len(labels) - 1) // 20
-    return {"title": "model", "legend": alt.Legend(columns=columns), **options}
+    return {"title": "model", "legend": alt.Legend(columns=columns, symbolOpacity=1), **options}

@@ -23,8 +23,8 @@ def losses(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
     """Losses on the forget set before, after and of retrained models, a panel a row of models.
 
     Bars count the forget examples of a model whose loss is in a bin, a mean over the models. The
-    gray line counts test examples, as many as there are forget examples. The band in every panel
-    is the goal: the forget examples of retrained models, from the 2.5th to the 97.5th percentile
+    dashed line counts test examples, scaled to as many. The line with a band in every panel is the
+    goal: the forget examples of retrained models, their mean and the 2.5th to the 97.5th percentile
     over models.
 
     Args:
@@ -63,7 +63,7 @@ def losses(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
         f"Bars: {members:,} forget examples, mean over models."
         + (" Dashed: test examples, scaled to as many." if "test" in sets else "")
         + (
-            " Band: forget examples of retrained models, the goal."
+            " Line with band: those of retrained models, the goal."
             if target is not None
             else " No retrained models: nothing says where the bars should be."
         ),
@@ -132,7 +132,7 @@ def _panel(
     axis_x = alt.Axis(values=_ticks(edges), format="~g", grid=False, labelOverlap="greedy")
     axis_y = alt.Axis(values=[0.01, 0.1, 1, 10, 100, 1000, 10_000, 100_000], format="~g")
     x = alt.X("from:Q", scale=scale_x, axis=axis_x, title="loss")
-    title = "forget examples of a model" if left else None
+    title = "forget examples" if left else None
     y = alt.Y("count:Q", scale=scale_y, axis=axis_y, title=title)
     tips = [
         alt.Tooltip("from:Q", title="loss from", format=".3g"),
@@ -145,10 +145,14 @@ def _panel(
         .encode(x=x, x2="to", y=y, y2="base", tooltip=tips)
     ]
     if target is not None:
-        ends = np.percentile(_counts(target["forget"].losses, edges), [2.5, 97.5], axis=0)
-        rows = _steps(edges, {"low": ends[0], "high": ends[1]}, least)
-        band = alt.Chart(inline(rows)).mark_area(color=INK, opacity=0.25, aria=False)
-        layers.append(band.encode(x=alt.X("x:Q", scale=scale_x), y="low:Q", y2="high"))
+        goal = _counts(target["forget"].losses, edges)
+        low, high = np.percentile(goal, [2.5, 97.5], axis=0)
+        rows = _steps(edges, {"low": low, "high": high, "mean": goal.mean(axis=0)}, least)
+        base = alt.Chart(inline(rows)).encode(x=alt.X("x:Q", scale=scale_x))
+        layers += [
+            base.mark_area(color=INK, opacity=0.15, aria=False).encode(y="low:Q", y2="high"),
+            base.mark_line(color=INK, strokeWidth=1.3, aria=False).encode(y="mean:Q"),
+        ]
     if "test" in parts:
         test = parts["test"].losses
         scaled = _counts(test, edges).mean(axis=0) * members / test.shape[1]

@@ -76,7 +76,7 @@ def membership(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
             else "No retrained models: nothing says what to reach."
         ),
         *(
-            f"A rate of {rate:.1%} needs {1 / rate:,.0f} test examples, there are {others:,}."
+            f"A rate of {_percent(rate)} needs {1 / rate:,.0f} test examples, there are {others:,}."
             for rate in RATES
             if rate not in shown
         ),
@@ -84,10 +84,16 @@ def membership(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
     ]
     said = ", ".join(f"{row} {value.tpr[-1]:.1%}" for row, value in points.items()) if shown else ""
     described = f"ROC curves of a membership attack on {len(found)} rows: {words(found)}." + (
-        f" True positive rate at a false positive rate of {shown[-1]:.1%}: {said}." if said else ""
+        f" True positive rate at a false positive rate of {_percent(shown[-1])}: {said}."
+        if said
+        else ""
     )
     chart = alt.hconcat(*panels, spacing=24)
     return finish(chart, "Membership attack by the loss", described, notes, width=760)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:g} %"
 
 
 def roc(forget_losses: np.ndarray, test_losses: np.ndarray, fpr: np.ndarray) -> Roc:
@@ -197,7 +203,7 @@ def _rate(rate: float, place: int, points: dict[str, Roc], labels: dict[str, str
         for row, found in points.items()
     ]
     names = list(labels)
-    axis = alt.Axis(title=None, ticks=False, domain=False, grid=False)
+    axis = alt.Axis(title=None, ticks=False, domain=False, grid=False, labelPadding=8)
     y = alt.Y("row:N", sort=names, axis=axis)
     x = alt.X("tpr:Q", title="true positive rate, %")
     base = alt.Chart(inline(rows))
@@ -211,7 +217,7 @@ def _rate(rate: float, place: int, points: dict[str, Roc], labels: dict[str, str
         layers.append(band(inline([{"a": target["low"], "b": target["high"]}]), x=("a", "b")))
     tips = [
         alt.Tooltip("row:N"),
-        alt.Tooltip("tpr:Q", title=f"true positive rate at {rate:.1%}, %", format=".3~g"),
+        alt.Tooltip("tpr:Q", title=f"true positive rate at {_percent(rate)}, %", format=".3~g"),
         alt.Tooltip("low:Q", title="from", format=".3~g"),
         alt.Tooltip("high:Q", title="to", format=".3~g"),
     ]
@@ -227,5 +233,5 @@ def _rate(rate: float, place: int, points: dict[str, Roc], labels: dict[str, str
             tooltip=tips,
         ),
     ]
-    title = alt.TitleParams(f"at a false positive rate of {rate:.1%}", fontSize=12, offset=4)
+    title = alt.TitleParams(f"at a false positive rate of {_percent(rate)}", fontSize=12, offset=4)
     return alt.layer(*layers).properties(width=130, height=alt.Step(20), title=title)

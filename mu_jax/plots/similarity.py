@@ -46,7 +46,10 @@ def similarity(arrays: Arrays, row: str) -> ChartType:
             said.append(f"{name} set: least {least['y']:.2f} {least['to']} in {least['layer']}.")
     if not panels:
         raise NothingToDraw(f"No similarity of layers of {row!r}: no value is finite.")
-    notes = ["Band: retrained models among themselves, the goal of the black line.", *notes]
+    notes = [
+        "Band: retrained models among themselves, the goal of the line to retrained models.",
+        *notes,
+    ]
     described = f"Linear CKA of the layers of {row}. {' '.join(said)}"
     chart = alt.hconcat(*panels, spacing=20).resolve_scale(y="shared")
     title = f"Similarity of layers: {row}"
@@ -87,7 +90,7 @@ def _panel(
         "layer:N",
         sort=layers,
         title="layer, from input to output",
-        axis=alt.Axis(labelAngle=-40, grid=False),
+        axis=alt.Axis(labelAngle=-40, grid=False, labelOverlap=False),
     )
     title = ["linear CKA", "(the band of retrained models is the goal)"] if first else None
     y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=False))
@@ -107,7 +110,7 @@ def _panel(
     base = alt.Chart(inline(points))
     return alt.layer(
         alt.Chart(inline(bands))
-        .mark_bar(color=INK, opacity=0.16, width={"band": 0.9}, aria=False)
+        .mark_bar(color=INK, opacity=0.16, width={"band": 1.0}, aria=False)
         .encode(x=x, y=alt.Y("low:Q"), y2="high"),
         base.mark_line(aria=False).encode(x=x, y=y, color=hue),
         base.mark_rule(aria=False).encode(x=x, y=alt.Y("low:Q"), y2="high", color=hue),
