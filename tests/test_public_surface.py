@@ -138,7 +138,7 @@ def test_a_transform_is_called_with_key_variables_forget_retain():
         assert parameters == ["key", "variables", "forget", "retain"]
 
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "matplotlib")
+HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "altair")
 
 
 def modules_after(statement):
@@ -155,7 +155,7 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_subpackages_load_when_touched():
     loaded = "import sys, mu_jax; print([n for n in {names} if 'mu_jax.' + n in sys.modules])"
     lazy = ["attribution", "datasets", "ensembles", "evaluation", "models", "probes", "reporting"]
-    lazy += ["scoring", "tuning"]
+    lazy += ["plots", "scoring", "tuning"]
     code = loaded.format(names=lazy)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
+from mu_jax import plots
 from mu_jax.reporting import (
     Arrays,
     Cost,
@@ -198,3 +200,40 @@ def nested(spec, key):
 def rows_of(spec):
     """All rows of data in a specification, those of hidden layers too."""
     return [row for values in spec.get("datasets", {}).values() for row in values]
+
+
+FEW = ("retrain", "do nothing", "ssd", "gradient_ascent")
+
+
+@functools.cache
+def arrays():
+    return make_arrays(rows=FEW)
+
+
+@functools.cache
+def records():
+    return make_records(arrays())
+
+
+FIGURES = {
+    "tradeoff": lambda: plots.tradeoff(records()),
+    "klom": lambda: plots.klom(ensemble_records(arrays()), arrays()),
+    "membership": lambda: plots.membership(arrays()),
+    "losses": lambda: plots.losses(arrays()),
+    "classes": lambda: plots.classes(arrays()),
+    "confusion": lambda: plots.confusion(arrays(), "ssd"),
+    "similarity": lambda: plots.similarity(arrays(), "ssd"),
+    "edits": lambda: plots.edits(arrays(), "ssd"),
+    "ratios": lambda: plots.ratios(arrays(), "ssd"),
+    "relearning": lambda: plots.relearning(arrays()),
+    "run_time": lambda: plots.run_time(records()),
+    "landscape": lambda: plots.landscape(make_sweep(arrays(), methods=("ssd",))),
+    "drift": lambda: plots.drift(make_requests(arrays())),
+    "examples": lambda: plots.examples(arrays(), "do nothing", "ssd"),
+}
+
+
+@functools.cache
+def spec(name):
+    """The specification of a figure, made and checked against the schema once."""
+    return FIGURES[name]().to_dict()
