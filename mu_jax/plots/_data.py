@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 
 from mu_jax import evaluation
 from mu_jax.plots._altair import alt
+from mu_jax.plots.looks import ORACLES
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.reporting.arrays import Arrays, Examples
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 
-ORACLES = "oracles"  # a row that others are compared with, and that is none of the models at hand
 DIGITS = 5  # significant ones of every number in a chart: finer than an eye or a pixel
 
 

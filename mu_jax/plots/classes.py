@@ -10,7 +10,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import finite_rows, inline, spread, words
 from mu_jax.plots._finishing import finish
-from mu_jax.plots.looks import looks
+from mu_jax.plots.looks import Look, look_of
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK
 from mu_jax.reporting.arrays import Arrays, Examples
@@ -63,7 +63,8 @@ def classes(arrays: Arrays, set: str = "test", rows: Sequence[str] | None = None
         if c in shown
     ]
     panels = [
-        _panel(row, changes, bands, shown, left=k % COLUMNS == 0) for k, row in enumerate(others)
+        _panel(row, look_of(arrays, row), changes, bands, shown, left=k % COLUMNS == 0)
+        for k, row in enumerate(others)
     ]
     notes = [
         f"{where} set; gray: the range of {len(parts[RETRAIN].losses)} retrained models around "
@@ -133,6 +134,7 @@ def _change(row: str, part: Examples, name: int, target: np.ndarray) -> dict[str
 
 def _panel(
     row: str,
+    look: Look,
     changes: Sequence[Mapping[str, Any]],
     bands: Sequence[Mapping[str, Any]],
     shown: Sequence[int],
@@ -159,7 +161,7 @@ def _panel(
         .mark_bar(color=INK, opacity=0.16, height={"band": 1.0}, aria=False)
         .encode(x=alt.X("low:Q"), x2="high", y=y),
         alt.Chart(inline([{"x": 0}])).mark_rule(color=INK, aria=False).encode(x="x:Q"),
-        base.mark_bar(height={"band": 0.55}, color=looks([row])[row].color).encode(
+        base.mark_bar(height={"band": 0.55}, color=look.color).encode(
             x=alt.X("x:Q", title="points against retrained"), y=y, tooltip=tips
         ),
         base.mark_rule(color=INK, strokeWidth=1.2, aria=False).encode(

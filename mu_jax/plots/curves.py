@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, ordered, readable, spread, words
 from mu_jax.plots._finishing import finish
-from mu_jax.plots.looks import color, shape
+from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.reporting.arrays import Arrays
 from mu_jax.scoring.rows import RETRAIN
@@ -57,7 +57,8 @@ def panels(given: Sequence[Panel]) -> ChartType:
     """
     if not given or not all(panel.curves for panel in given):
         raise NothingToDraw("Nothing to draw: expected at least one curve in every panel.")
-    drawn = [_panel(panel, first=k == 0) for k, panel in enumerate(given)]
+    among = [name for panel in given for name in panel.curves]
+    drawn = [_panel(panel, among, first=k == 0) for k, panel in enumerate(given)]
     names = dict.fromkeys(name for panel in given for name in panel.curves)
     described = f"{'; '.join(panel.title for panel in given)}. Curves: {words(names)}."
     chart = alt.hconcat(*drawn, spacing=24)
@@ -101,7 +102,7 @@ def relearning(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
         notes.insert(0, "No curve of retrained models: nothing says what is fast.")
     else:
         notes.insert(0, "Goal: the curve of retrained models. Bands: 95 % intervals or ranges.")
-    labels = {name: name for name in last}
+    labels = Labels({name: name for name in last}, arrays.examples)
     chart = alt.layer(*_layers(data, labels, "steps of training", title)).properties(
         width=460, height=300
     )
@@ -133,7 +134,7 @@ def _points(name: str, steps: np.ndarray, values: np.ndarray) -> list[dict[str, 
 
 def _layers(
     data: Sequence[Mapping[str, Any]],
-    labels: Mapping[str, str],
+    labels: Labels,
     x: str,
     y: str,
     *,
@@ -174,8 +175,8 @@ def _layers(
     ]
 
 
-def _panel(panel: Panel, *, first: bool) -> Any:
-    labels, data = {}, []
+def _panel(panel: Panel, among: Sequence[str], *, first: bool) -> Any:
+    methods, data = {}, []
     for name, given in panel.curves.items():
         values = np.asarray(given, np.float64)
         if values.ndim != 2 or not values.size:
@@ -186,11 +187,13 @@ def _panel(panel: Panel, *, first: bool) -> Any:
         if not np.isfinite(values).all():
             raise NothingToDraw(f"{panel.title}: {name!r} has values that are NaN or infinite.")
         label = f"{name} (n={len(values)})"
-        labels[label] = name
+        methods[label] = name
         data += _points(label, np.arange(values.shape[1]), values)
     if panel.ticks:
         data = [row | {"x": panel.ticks[int(row["x"])], "marked": 1} for row in data]
-    layers = _layers(data, labels, panel.x, panel.y, legend=first, ticks=panel.ticks)
+    layers = _layers(
+        data, Labels(methods, among), panel.x, panel.y, legend=first, ticks=panel.ticks
+    )
     head = alt.TitleParams(panel.title, fontSize=13)
     width = max(200, 90 * len(panel.ticks)) if panel.ticks else 360
     return alt.layer(*layers).properties(width=width, height=280, title=head)

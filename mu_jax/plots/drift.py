@@ -10,12 +10,12 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, ordered, spread, words
 from mu_jax.plots._finishing import finish
-from mu_jax.plots.looks import color, shape
+from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK
 from mu_jax.plots.tradeoff import retrained_band
 from mu_jax.reporting.records import Record
-from mu_jax.scoring.rows import CONSTANT, RETRAIN
+from mu_jax.scoring.rows import RETRAIN
 
 REQUEST = "request"  # the hyper-parameter that numbers requests
 COLUMNS = 2
@@ -88,9 +88,9 @@ def _numbered(records: Sequence[Record]) -> dict[int, list[Record]]:
     return dict(sorted(found.items()))
 
 
-def _labels(records: Sequence[Record]) -> dict[str, str]:
+def _labels(records: Sequence[Record]) -> Labels:
     names = ordered(r.method for r in records)
-    return {name: name for name in names if name not in (RETRAIN, CONSTANT)}
+    return Labels({name: name for name in names if name != RETRAIN}, (r.method for r in records))
 
 
 def _rows(
@@ -133,7 +133,7 @@ def _panel(
     name: str,
     rows: list[dict[str, Any]],
     bands: list[dict[str, Any]],
-    labels: dict[str, str],
+    labels: Labels,
     *,
     left: bool,
 ) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, spread, words
 from mu_jax.plots._finishing import finish, powers
-from mu_jax.plots.looks import looks
+from mu_jax.plots.looks import Look, look_of
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK
 from mu_jax.reporting.arrays import Arrays, Edits, Histogram
@@ -52,7 +52,9 @@ def edits(arrays: Arrays, row: str) -> ChartType:
     leaves = [leaf for leaf in order if leaf in shown]
     rows = [r for r in rows if r["leaf"] in shown]
     kinds = [kind for kind in columns if any(r["what"] == kind for r in rows)]
-    panels = [_panel(row, kind, rows, leaves, first=kind == kinds[0]) for kind in kinds]
+    panels = [
+        _panel(look_of(arrays, row), kind, rows, leaves, first=kind == kinds[0]) for kind in kinds
+    ]
     notes = [
         f"Of {len(order)} leaves the {MOST} that moved most." if len(order) > MOST else "",
         "" if TOWARD in kinds else "No retrained model to say whether the way is the right one.",
@@ -91,7 +93,7 @@ def _rows(found: Edits, columns: dict[str, np.ndarray]) -> tuple[list[dict[str, 
 
 
 def _panel(
-    row: str, kind: str, rows: list[dict[str, Any]], leaves: list[str], *, first: bool
+    look: Look, kind: str, rows: list[dict[str, Any]], leaves: list[str], *, first: bool
 ) -> Any:
     axis = alt.Axis(title=None, labels=first, ticks=False, grid=True)
     y = alt.Y("leaf:N", sort=leaves, axis=axis)
@@ -106,7 +108,6 @@ def _panel(
         alt.Tooltip("over:N", title="which is"),
         alt.Tooltip("size:Q", title="entries"),
     ]
-    look = looks([row])[row]
     bar = base.mark_bar(height={"band": 0.6}, color=look.color, tooltip=True)
     return alt.layer(
         bar.encode(x=x, y=y, tooltip=tips),
@@ -146,7 +147,7 @@ def ratios(arrays: Arrays, row: str) -> ChartType:
     ]
     ticks = {"values": powers(edges[0], edges[-1])} if is_log else {}
     axis = alt.Axis(format="~g", grid=False, **ticks)
-    look = looks([row])[row]
+    look = look_of(arrays, row)
     x = alt.X("from:Q", title=found.title, scale=scale, axis=axis)
     y = alt.Y(
         "count:Q",

@@ -9,9 +9,9 @@ import numpy as np
 
 from mu_jax import evaluation
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import ORACLES, finite_rows, inline, words
+from mu_jax.plots._data import finite_rows, inline, words
 from mu_jax.plots._finishing import band, finish
-from mu_jax.plots.looks import color, looks
+from mu_jax.plots.looks import ORACLES, Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK
 from mu_jax.reporting.arrays import Arrays
@@ -75,7 +75,15 @@ def klom(records: Sequence[Record], arrays: Arrays) -> ChartType:
             marks.append(_marks(one, row, found[one], records))
         floors.append(next(m for m in marks if m["set"] == one and m["row"] == sides.floor))
     panels = [
-        _panel(one, list(sides.rows), strips, marks, floor, first=one == sets[0])
+        _panel(
+            one,
+            list(sides.rows),
+            strips,
+            marks,
+            floor,
+            among=list(arrays.examples),
+            first=one == sets[0],
+        )
         for one, floor in zip(sets, floors)
     ]
     notes = [
@@ -176,9 +184,10 @@ def _panel(
     marks: list[dict[str, Any]],
     floor: dict[str, Any],
     *,
+    among: Sequence[str],
     first: bool,
 ) -> Any:
-    labels = {row: row for row in rows}
+    labels = Labels({row: row for row in rows}, among)
     axis = alt.Axis(title=None, labels=first, ticks=False, domain=False, grid=False)
     y = alt.Y("row:N", sort=rows, axis=axis)
     scale = alt.Scale(type="log", domain=[LEAST, float(EDGES[-1])], nice=False)
@@ -218,16 +227,10 @@ def _panel(
         own.mark_tick(color=INK, thickness=2, height=13, aria=False).encode(x="x50:Q", y=y),
         own.mark_point(filled=False, size=45, color=INK, aria=False).encode(x="x99:Q", y=y),
         own.mark_point(filled=True, size=75, opacity=1, stroke=INK, strokeWidth=0.8).encode(
-            x="x95:Q", y=y, color=hue, shape=_shapes(labels), tooltip=tips
+            x="x95:Q", y=y, color=hue, shape=shape(labels, legend=None), tooltip=tips
         ),
     ]
     title = f"{one} set ({floor['n']:,} examples)"
     return alt.layer(*layers).properties(
         width=220, height=alt.Step(22), title=alt.TitleParams(title, fontSize=12, offset=4)
     )
-
-
-def _shapes(labels: Mapping[str, str]) -> Any:
-    found = looks(labels)
-    scale = alt.Scale(domain=list(labels), range=[found[row].shape for row in labels])
-    return alt.Shape("row:N", scale=scale, legend=None)

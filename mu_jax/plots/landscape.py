@@ -11,7 +11,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, ordered, words
 from mu_jax.plots._finishing import finish, powers
-from mu_jax.plots.looks import color, looks, shape
+from mu_jax.plots.looks import Labels, Look, color, looks, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK, SOFT
 from mu_jax.reporting.floors import gap_to_oracles
@@ -67,13 +67,15 @@ def landscape(records: Sequence[Record], metrics: Sequence[str] | None = None) -
             "No landscape: no setting has an average gap, for lack of retrained models or values."
         )
     level = float(np.mean(floor)) if floor else None
+    among = [record.method for record in records]
+    styles = looks(among)
     strips = [
-        _strip(method, name, each, level)
+        _strip(method, name, each, level, styles[method])
         for method, each in sorted(by_method.items(), key=lambda item: -len(item[1]))
         for name in _varying(each)
     ]
     notes = _notes(by_method, level, len(strips))
-    profile = _profile(by_method, level)
+    profile = _profile(by_method, level, among)
     below = alt.concat(*strips[:MOST], columns=COLUMNS, spacing=14)
     chart = alt.vconcat(profile, below, spacing=24) if strips else profile
     best = [
@@ -120,7 +122,9 @@ def _notes(by_method: Mapping[str, Sequence[Trial]], floor: float | None, strips
     ]
 
 
-def _profile(by_method: Mapping[str, Sequence[Trial]], floor: float | None) -> Any:
+def _profile(
+    by_method: Mapping[str, Sequence[Trial]], floor: float | None, among: Sequence[str]
+) -> Any:
     rows = []
     for method, trials in by_method.items():
         gaps = sorted(t.gap for t in trials if t.gap is not None)
@@ -138,7 +142,7 @@ def _profile(by_method: Mapping[str, Sequence[Trial]], floor: float | None) -> A
                 }
                 for k in kept
             ]
-    labels = {method: method for method in by_method}
+    labels = Labels({method: method for method in by_method}, among)
     x = alt.X("gap:Q", title="average gap to retraining, points", scale=alt.Scale(type="symlog"))
     y = alt.Y("share:Q", title="% of its settings at or below", scale=alt.Scale(domain=[0, 100]))
     base = alt.Chart(inline(rows))
@@ -166,12 +170,7 @@ def _floor(floor: float, axis: str) -> Any:
     )
 
 
-def _strip(
-    method: str,
-    name: str,
-    trials: Sequence[Trial],
-    floor: float | None,
-) -> Any:
+def _strip(method: str, name: str, trials: Sequence[Trial], floor: float | None, look: Look) -> Any:
     known = [t.gap for t in trials if t.gap is not None]
     top = max(known, default=FAR)
     rows = [
@@ -207,7 +206,6 @@ def _strip(
         alt.Tooltip("high:Q", title="greatest seed", format=".2f"),
         alt.Tooltip("why:N", title="state"),
     ]
-    look = looks([method])[method]
     base = alt.Chart(inline(rows))
     fine, broken = (base.transform_filter(f"datum.sign == '{s}'") for s in ("ok", "broken"))
     layers = [

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mu_jax.plots._altair import alt
 from mu_jax.plots.theme import GRAY, INK, adaptive
+from mu_jax.reporting.arrays import Arrays
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 
 # Told apart with normal sight and without red, green or blue cones: CIELAB distance of any two,
@@ -40,10 +41,12 @@ class Look(NamedTuple):
     shape: str
 
 
+ORACLES = "oracles"  # a row that others are compared with, and that is none of the models at hand
 SPECIAL = {
     RETRAIN: Look(INK, "circle"),
     NOTHING: Look(GRAY, "square"),
     CONSTANT: Look(GRAY, "cross"),
+    ORACLES: Look(INK, "diamond"),
 }
 
 
@@ -52,8 +55,9 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
 
     Retrained models are black, white on a dark ground, the untouched model is gray. Other names
     have one of 56 pairs of seven colors and eight shapes: familiar methods a fixed one, all others
-    one that follows from the name alone, or the next free one where two names of one figure share
-    it. Beyond 56 methods pairs are shared.
+    one that follows from the name, or the next one whose color (when all are taken, whose pair)
+    no other name of the figure has: equal sets of names have equal looks, whatever their order.
+    Beyond 56 methods pairs are shared.
 
     Args:
         methods: names, in any order.
@@ -80,23 +84,39 @@ def _place(name: str, taken: set[int]) -> int:
     start = zlib.crc32(name.encode()) % free
     order = [len(FAMILIAR) + (start + step) % free for step in range(free)]
     order += range(len(FAMILIAR))
-    return next((place for place in order if place not in taken), order[0])
+    hues = {place % len(HUES) for place in taken}
+    free_places = [place for place in order if place not in taken]
+    of_own_hue = [place for place in free_places if place % len(HUES) not in hues]
+    return next(iter([*of_own_hue, *free_places, order[0]]))
 
 
 def _look(place: int) -> Look:
     return Look(adaptive(*HUES[place % len(HUES)]), SHAPES[place % len(SHAPES)])
 
 
-def color(labels: Mapping[str, str], field: str = "row", **options: Any) -> Any:
+class Labels(dict[str, str]):
+    """The method of every label of a figure, and `among` which methods it is told apart."""
+
+    def __init__(self, methods: Mapping[str, str], among: Iterable[str] = ()):
+        super().__init__(methods)
+        self.among = [*methods.values(), *among]
+
+
+def look_of(arrays: Arrays, row: str) -> Look:
+    """The look of one row among all rows of its forget set."""
+    return looks([*arrays.examples, row])[row]
+
+
+def color(labels: Labels, field: str = "row", **options: Any) -> Any:
     """The color of each label, which is that of its method; `labels` has the method of each."""
-    found = looks(labels.values())
+    found = looks(labels.among)
     scale = alt.Scale(domain=list(labels), range=[found[m].color for m in labels.values()])
     return alt.Color(f"{field}:N", scale=scale, **_legend(labels, options))
 
 
-def shape(labels: Mapping[str, str], field: str = "row", **options: Any) -> Any:
+def shape(labels: Labels, field: str = "row", **options: Any) -> Any:
     """The shape of each label, as `color`."""
-    found = looks(labels.values())
+    found = looks(labels.among)
     scale = alt.Scale(domain=list(labels), range=[found[m].shape for m in labels.values()])
     return alt.Shape(f"{field}:N", scale=scale, **_legend(labels, options))
 

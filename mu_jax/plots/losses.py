@@ -10,7 +10,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import finite_rows, inline, ordered, words
 from mu_jax.plots._finishing import finish
-from mu_jax.plots.looks import looks
+from mu_jax.plots.looks import Look, look_of
 from mu_jax.plots.theme import INK, SOFT
 from mu_jax.reporting.arrays import Arrays, Examples
 from mu_jax.scoring.rows import NOTHING, RETRAIN
@@ -55,7 +55,7 @@ def losses(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
     center = _center(everything)
     edges = _edges(everything, center)
     panels = [
-        _panel(row, parts, target, edges, center, left=k % COLUMNS == 0)
+        _panel(row, look_of(arrays, row), parts, target, edges, center, left=k % COLUMNS == 0)
         for k, (row, parts) in enumerate(shown.items())
     ]
     members = next(iter(shown.values()))["forget"].losses.shape[1]
@@ -112,6 +112,7 @@ def _counts(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _panel(
     row: str,
+    look: Look,
     parts: Mapping[str, Examples],
     target: Mapping[str, Examples] | None,
     edges: np.ndarray,
@@ -141,7 +142,7 @@ def _panel(
     ]
     layers = [
         alt.Chart(inline(bars))
-        .mark_bar(color=looks([row])[row].color, opacity=0.75 if target is None else 0.6)
+        .mark_bar(color=look.color, opacity=0.75 if target is None else 0.6)
         .encode(x=x, x2="to", y=y, y2="base", tooltip=tips)
     ]
     if target is not None:

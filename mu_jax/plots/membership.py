@@ -10,7 +10,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import finite_rows, inline, words
 from mu_jax.plots._finishing import band, finish
-from mu_jax.plots.looks import color, shape
+from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.theme import SOFT
 from mu_jax.reporting.arrays import Arrays
 from mu_jax.scoring.rows import RETRAIN
@@ -57,7 +57,7 @@ def membership(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
     first = next(iter(found.values()))
     members, others = (first[name].losses.shape[1] for name in ("forget", "test"))
     grid = np.geomspace(1 / others, 1.0, POINTS)
-    labels = {row: row for row in found}
+    labels = Labels({row: row for row in found}, arrays.examples)
     curves = {
         row: roc(part["forget"].losses, part["test"].losses, grid) for row, part in found.items()
     }
@@ -137,7 +137,7 @@ def exact_band(share: np.ndarray, trials: int, level: float = 0.95) -> tuple[Any
     return low, high
 
 
-def _curves(curves: dict[str, Roc], labels: dict[str, str]) -> Any:
+def _curves(curves: dict[str, Roc], labels: Labels) -> Any:
     least = min(float(found.fpr[0]) for found in curves.values())
     bottom = least / 2  # a rate of 0 has no place on an axis of logarithms
     rows = []
@@ -192,7 +192,7 @@ def _curves(curves: dict[str, Roc], labels: dict[str, str]) -> Any:
     )
 
 
-def _rate(rate: float, place: int, points: dict[str, Roc], labels: dict[str, str]) -> Any:
+def _rate(rate: float, place: int, points: dict[str, Roc], labels: Labels) -> Any:
     rows = [
         {
             "row": row,

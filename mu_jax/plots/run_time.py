@@ -10,7 +10,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, spread, words
 from mu_jax.plots._finishing import finish
-from mu_jax.plots.looks import color
+from mu_jax.plots.looks import Labels, color
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import INK, SOFT
 from mu_jax.reporting.grouping import Setting, by_setting
@@ -63,7 +63,8 @@ def run_time(records: Sequence[Record]) -> ChartType:
         end = max((one.mean + shared) * factor, one.high * factor)
         totals.append({"row": label, "end": end, "text": _text(one.mean, shared, unit)})
     order = [t["row"] for t in sorted(totals, key=lambda t: t["end"])]
-    labels = {name: timed[name][0].method for name in order}
+    methods = {name: timed[name][0].method for name in order}
+    labels = Labels(methods, (r.method for r in records))
     without = [label for label in found if label not in timed]
     devices = dict.fromkeys(r.cost.device for r in records if r.cost.device)
     notes = [
@@ -99,7 +100,7 @@ def _layers(
     rows: list[dict[str, Any]],
     totals: list[dict[str, Any]],
     order: list[str],
-    labels: dict[str, str],
+    labels: Labels,
     unit: float | None,
 ) -> list[Any]:
     y = alt.Y("row:N", sort=order, axis=alt.Axis(title=None, ticks=False, grid=False))

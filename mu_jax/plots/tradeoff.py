@@ -10,7 +10,7 @@ import numpy as np
 from mu_jax.plots._altair import ChartType, alt
 from mu_jax.plots._data import inline, ordered, spread, words
 from mu_jax.plots._finishing import band, finish
-from mu_jax.plots.looks import color, shape
+from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import HEIGHT, INK, WIDTH
 from mu_jax.reporting.grouping import Setting, by_setting
@@ -69,7 +69,8 @@ def tradeoff(
             f"No trade-off: no row that has neither collapsed nor failed has {utility} and "
             f"{forgetting}."
         )
-    labels = {s.label: s.method for s in _in_order(drawn)}
+    methods = {s.label: s.method for s in _in_order(drawn)}
+    labels = Labels(methods, (r.method for r in records))
     scales = [_scale(records, name) for name in names]
     data = inline(_mean_row(s, names, scales) for s in drawn)
     layers = _target(records, names, scales)
@@ -143,7 +144,7 @@ def _seeds(
     settings: Sequence[Setting],
     names: Sequence[str],
     scales: Sequence[float],
-    labels: dict[str, str],
+    labels: Labels,
 ) -> Any:
     rows = [
         {"row": s.label, "seed": run.seed}
@@ -165,9 +166,7 @@ def _tips(names: Sequence[str]) -> list[Any]:
     return [alt.Tooltip(f"{a}:Q", title=n) for a, n in zip("xy", names)]
 
 
-def _means(
-    data: Any, labels: dict[str, str], names: Sequence[str], scales: Sequence[float]
-) -> list[Any]:
+def _means(data: Any, labels: Labels, names: Sequence[str], scales: Sequence[float]) -> list[Any]:
     titles = [f"{name}{', %' if scale == 100 else ''}" for name, scale in zip(names, scales)]
     aim = " (closer to the band of retrained models is better)"
     x = alt.X("x:Q", title=titles[0] + aim, scale=alt.Scale(zero=False, nice=True))

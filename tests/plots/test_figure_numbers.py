@@ -122,7 +122,7 @@ def test_classes_are_differences_to_the_retrained_mean_sorted_by_change():
         close(found["x"], 100 * (right.mean() - aim.mean()))
         interval = evaluation.t_interval(right)
         close(found["low"], 100 * (interval.low - aim.mean()))
-        band = [r for r in rows if r.get("class") == name and "row" not in r][0]
+        band = next(r for r in rows if r.get("class") == name and "row" not in r)
         close([band["low"], band["high"]], 100 * (np.array([min(aim), max(aim)]) - aim.mean()))
 
 
