@@ -13,6 +13,7 @@ from mu_jax.plots._finishing import band, finish
 from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import HEIGHT, INK, WIDTH
+from mu_jax.reporting.arrays import Arrays
 from mu_jax.reporting.grouping import Setting, by_setting
 from mu_jax.reporting.records import Metric, Record
 from mu_jax.scoring.rows import CONSTANT, RETRAIN
@@ -31,7 +32,11 @@ class Ends(NamedTuple):
 
 
 def tradeoff(
-    records: Sequence[Record], *, forgetting: str | None = None, utility: str | None = None
+    records: Sequence[Record],
+    arrays: Arrays | None = None,
+    *,
+    forgetting: str | None = None,
+    utility: str | None = None,
 ) -> ChartType:
     """How much a method forgets against what remains useful, each seed a faint point.
 
@@ -42,6 +47,8 @@ def tradeoff(
 
     Args:
         records: of one forget set.
+        arrays: of the same forget set. A row whose one record is over N models has a faint point
+            for each of them where both metrics are accuracies, else for each record.
         forgetting, utility: names of the metrics; None takes the accuracy on the forget set and on
             test examples (else retained ones), or what else is measured there.
 
@@ -80,7 +87,7 @@ def tradeoff(
         else "No retrained models: nothing says where a point should lie.",
         *_left_out([s for s in settings if s not in drawn], names),
     ]
-    layers += [_seeds(drawn, names, scales, labels), *_means(data, labels, names, scales)]
+    layers += [_seeds(drawn, arrays, names, scales, labels), *_means(data, labels, names, scales)]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
     described = f"Scatter of {forgetting} against {utility} for {len(drawn)} rows: {words(labels)}."
     return finish(chart, "Forgetting against utility", described, notes)
@@ -142,16 +149,21 @@ def _mean_row(setting: Setting, names: Sequence[str], scales: Sequence[float]) -
 
 def _seeds(
     settings: Sequence[Setting],
+    arrays: Arrays | None,
     names: Sequence[str],
     scales: Sequence[float],
     labels: Labels,
 ) -> Any:
-    rows = [
-        {"row": s.label, "seed": run.seed}
-        | {a: (run.metrics[n].value or 0.0) * c for a, n, c in zip("xy", names, scales)}
-        for s in settings
-        for run in _runs(s, names)
-    ]
+    rows = []
+    for setting in settings:
+        runs = _runs(setting, names)
+        points = [(r.seed, *(r.metrics[name].value or 0.0 for name in names)) for r in runs]
+        if arrays is not None and len(runs) == 1 and len(_same(settings, setting)) == 1:
+            points = _models(arrays, setting.method, names) or points
+        rows += [
+            {"row": setting.label, "seed": seed, "x": x * scales[0], "y": y * scales[1]}
+            for seed, x, y in points
+        ]
     marks = alt.Chart(inline(rows)).mark_point(filled=True, size=22, opacity=0.3, aria=False)
     return marks.encode(
         x="x:Q",
@@ -160,6 +172,33 @@ def _seeds(
         shape=shape(labels),
         tooltip=[alt.Tooltip("row:N"), alt.Tooltip("seed:O"), *_tips(names)],
     )
+
+
+def _same(settings: Sequence[Setting], setting: Setting) -> list[Setting]:
+    return [other for other in settings if other.method == setting.method]
+
+
+def _models(arrays: Arrays, row: str, names: Sequence[str]) -> list[tuple[int, float, float]]:
+    """Number and both accuracies of every model of a row; none where they are no accuracies."""
+    found = [_accuracies(arrays, row, name) for name in names]
+    if any(values is None for values in found):
+        return []
+    return [(k, float(x), float(y)) for k, (x, y) in enumerate(zip(*found))]  # type: ignore[arg-type]
+
+
+def _accuracies(arrays: Arrays, row: str, name: str) -> np.ndarray | None:
+    """f64[N] of "forget accuracy" and the like: on test examples over retained classes alone."""
+    where, _, kind = name.partition(" ")
+    parts = arrays.examples.get(row, {})
+    if kind != "accuracy" or where not in parts or parts[where].predictions is None:
+        return None
+    targets, said = np.asarray(parts[where].targets), np.asarray(parts[where].predictions)
+    if targets.ndim != 1 or said.ndim != 2 or not np.issubdtype(targets.dtype, np.integer):
+        return None
+    counted = np.ones(targets.size, bool)
+    if where == "test" and "retain" in parts:
+        counted = np.isin(targets, np.unique(parts["retain"].targets))
+    return (said == targets)[:, counted].mean(axis=1) if counted.any() else None
 
 
 def _tips(names: Sequence[str]) -> list[Any]:

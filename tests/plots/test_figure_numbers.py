@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plot_cases import CLASSES, FEW, arrays, make_requests, make_sweep, records, rows_of, spec
+from plot_cases import (
+    CLASSES,
+    FEW,
+    arrays,
+    ensemble_records,
+    make_requests,
+    make_sweep,
+    records,
+    rows_of,
+    spec,
+)
 
 from mu_jax import evaluation, plots
 from mu_jax.plots.edits import _beyond
@@ -38,6 +48,16 @@ def test_tradeoff_has_means_ranges_seeds_and_the_band():
     close(
         [band["x"], band["x0"], band["x1"]], 100 * np.array([right.mean(), min(right), max(right)])
     )
+
+
+def test_tradeoff_has_a_point_for_every_model_behind_one_record():
+    chart = plots.tradeoff(ensemble_records(arrays()), arrays()).to_dict(validate=False)
+    part = arrays().examples["ssd"]
+    points = [r for r in rows_of(chart) if r.get("row") == "ssd" and "seed" in r]
+    assert len(points) == 20
+    for axis, name in zip("xy", ("test", "forget")):
+        right = part[name].predictions == part[name].targets
+        close([r[axis] for r in points], 100 * right.mean(1))
 
 
 def test_klom_has_the_percentiles_over_examples_and_the_floor():
