@@ -8,6 +8,6 @@ from mu_jax._extras import extra
 
 with extra("charts"):
     import altair
+    from altair.typing import ChartType as ChartType
 
 alt: Any = altair
-ChartType = altair.typing.ChartType

@@ -79,7 +79,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def readable(values: ArrayLike) -> np.ndarray:
     """Which of N models have finite values [N, n] only, bool[N]."""
-    return np.isfinite(np.asarray(values, np.float64)).all(axis=1)
+    return np.asarray(np.isfinite(np.asarray(values, np.float64)).all(axis=1))
 
 
 def finite_rows(
@@ -103,7 +103,7 @@ def finite_rows(
     wanted = ordered(arrays.examples) if rows is None else list(dict.fromkeys(rows))
     for name in wanted:
         parts = {one: arrays.examples.get(name, {}).get(one) for one in sets}
-        values = {one: getattr(part, field, None) for one, part in parts.items()}
+        values: dict[str, Any] = {one: getattr(part, field, None) for one, part in parts.items()}
         if any(value is None or not np.size(value) for value in values.values()):
             lacking.append(name)
             continue
@@ -123,14 +123,14 @@ def finite_rows(
 
 
 def _chosen(part: Examples, good: np.ndarray) -> Examples:
-    fields = {
+    fields: dict[str, Any] = {
         name: None if (value := getattr(part, name)) is None else np.asarray(value)[good]
         for name in ("losses", "margins", "predictions")
     }
     return part._replace(**fields)
 
 
-def words(names: Iterable[str], most: int = 8) -> str:
+def words(names: Iterable[Any], most: int = 8) -> str:
     """Names as a text, no more than `most` of them.
 
     Example:

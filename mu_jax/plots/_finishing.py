@@ -32,7 +32,7 @@ def powers(low: float, high: float) -> list[float]:
 
 def band(data: Any, *, x: tuple[str, str] | None = None, y: tuple[str, str] | None = None) -> Any:
     """The band of retrained models, across the whole panel, from one field to another."""
-    places = {}
+    places: dict[str, Any] = {}
     if x is not None:
         places |= {"x": alt.X(f"{x[0]}:Q"), "x2": x[1]}
     if y is not None:

@@ -141,7 +141,7 @@ def _layers(
     legend: bool = True,
     ticks: Sequence[str] = (),
 ) -> list[Any]:
-    options = {} if legend else {"legend": None}
+    options: dict[str, Any] = {} if legend else {"legend": None}
     hue, sign = color(labels, **options), shape(labels, **options)
     axis = alt.Axis(grid=not ticks, labelAngle=0)
     across = alt.X(

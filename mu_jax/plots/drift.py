@@ -54,7 +54,8 @@ def drift(records: Sequence[Record], metrics: Sequence[str] | None = None) -> Ch
         )
     )
     lost: dict[str, int] = {}
-    panels, labels, said = [], _labels(records), []
+    panels: list[Any] = []
+    labels, said = _labels(records), []
     for name in names:
         rows, bands = _rows(numbered, name, lost)
         if rows:

@@ -173,7 +173,7 @@ def _floor(floor: float, axis: str) -> Any:
 def _strip(method: str, name: str, trials: Sequence[Trial], floor: float | None, look: Look) -> Any:
     known = [t.gap for t in trials if t.gap is not None]
     top = max(known, default=FAR)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "value": _value(t.point.get(name)),
             "gap": top if t.gap is None else t.gap,
@@ -185,8 +185,8 @@ def _strip(method: str, name: str, trials: Sequence[Trial], floor: float | None,
         }
         for t in trials
     ]
-    numbers = [row["value"] for row in rows]
-    if all(isinstance(value, float) for value in numbers):
+    numbers = [row["value"] for row in rows if isinstance(row["value"], float)]
+    if len(numbers) == len(rows):
         is_log = min(numbers) > 0 and max(numbers) / min(numbers) >= 30
         ticks = {"values": powers(min(numbers), max(numbers))} if is_log else {"tickCount": 4}
         kind = {"type": "log"} if is_log else {"zero": False}

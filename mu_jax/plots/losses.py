@@ -98,9 +98,9 @@ def _center(parts: Sequence[Examples]) -> float:
 def _edges(parts: Sequence[Examples], center: float) -> np.ndarray:
     values = [np.asarray(part.losses, np.float64) for part in parts]
     low, high = min(v.min() for v in values), max(v.max() for v in values)
-    low, high = min(low, 0.0), high if high > low else low + 1.0
-    ends = np.sign([low, high]) * np.log1p(np.abs([low, high]) / center)
-    steps = np.linspace(*ends, BINS + 1)
+    both = np.array([min(low, 0.0), high if high > low else low + 1.0])
+    first, last = np.sign(both) * np.log1p(np.abs(both) / center)
+    steps = np.linspace(first, last, BINS + 1)
     return np.sign(steps) * np.expm1(np.abs(steps)) * center
 
 

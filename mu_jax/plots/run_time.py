@@ -43,7 +43,8 @@ def run_time(records: Sequence[Record]) -> ChartType:
     whole = [each[1].mean() for each in timed.values() if each[0].method == RETRAIN]
     unit = float(whole[0]) if whole and whole[0] > 0 else None
     factor = 1.0 if unit is None else 100 / unit
-    rows, totals = [], []
+    rows: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
     for label, (_, run, before) in timed.items():
         shared = float(before.mean()) if before.size else 0.0
         one = spread(run, models="seeds")

@@ -35,7 +35,8 @@ def similarity(arrays: Arrays, row: str) -> ChartType:
     sets = arrays.similarity.get(row, {})
     if not sets:
         raise NothingToDraw(f"No similarity of layers: none was measured for {row!r}.")
-    panels, notes, said = [], [], []
+    panels: list[Any] = []
+    notes, said = [], []
     for name, found in sets.items():
         points, bands, lost = _rows(found)
         if lost:

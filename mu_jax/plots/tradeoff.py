@@ -157,7 +157,9 @@ def _seeds(
     rows = []
     for setting in settings:
         runs = _runs(setting, names)
-        points = [(r.seed, *(r.metrics[name].value or 0.0 for name in names)) for r in runs]
+        points: list[tuple] = [
+            (r.seed, *(r.metrics[name].value or 0.0 for name in names)) for r in runs
+        ]
         if arrays is not None and len(runs) == 1 and len(_same(settings, setting)) == 1:
             points = _models(arrays, setting.method, names) or points
         rows += [
