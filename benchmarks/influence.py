@@ -25,8 +25,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import mu_jax as mu
-from mu_jax import solvers
-from mu_jax.reporting import charts
+from mu_jax import plots, solvers
 
 PAIRS = ((3, 8), (4, 9), (1, 7), (5, 6))
 KS = (1, 2, 4, 8, 16, 32)
@@ -140,10 +139,10 @@ def draw(path: str, found: dict[str, np.ndarray]) -> None:
     """The curves as a picture: `log10` of the error over k, with the range over pairs."""
     curves = {name: np.log10(values) for name, values in found.items()}
     title = "Distance to the retrained parameters"
-    panel = charts.Panel(
+    panel = plots.Panel(
         title, "removed examples k", "log10 of |error| / |theta|", curves, tuple(map(str, KS))
     )
-    charts.draw_panels(path, [panel])
+    plots.save(plots.panels([panel]), path)
 
 
 def main(arguments: list[str]) -> int:

@@ -47,7 +47,6 @@ from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import exit_with_sentence, write_config
 from mu_jax import reporting
-from mu_jax.reporting import charts
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
 FLAGS = flags.FlagValues()
@@ -85,7 +84,9 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
         folders=("ensembles", "models"),
     )
     if PICTURE.value:
-        charts.require()
+        from mu_jax import plots
+
+        plots.require()
     task = make_task(config, methods)
     write_config(workdir, config)
     folder = study.Folder(workdir / "ensembles", SEEDS.value, config.block)

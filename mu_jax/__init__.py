@@ -227,6 +227,7 @@ _SUBPACKAGES = frozenset(
         "mesh",
         "models",
         "objectives",
+        "plots",
         "probes",
         "pruning",
         "reporting",

@@ -138,7 +138,7 @@ def test_a_transform_is_called_with_key_variables_forget_retain():
         assert parameters == ["key", "variables", "forget", "retain"]
 
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "matplotlib")
+HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "grain", "sklearn", "rich", "altair")
 HEAVY += ("sqlalchemy", "cryptography")
 
 
@@ -156,7 +156,7 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_subpackages_load_when_touched():
     loaded = "import sys, mu_jax; print([n for n in {names} if 'mu_jax.' + n in sys.modules])"
     lazy = ["attribution", "datasets", "ensembles", "evaluation", "models", "probes", "reporting"]
-    lazy += ["scoring", "service", "tuning"]
+    lazy += ["plots", "scoring", "service", "tuning"]
     code = loaded.format(names=lazy)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -17,7 +17,6 @@ from experiments.lib.running import write_records
 from mu_jax import _files as files
 from mu_jax import evaluation, reporting
 from mu_jax.models import decoder as decoders
-from mu_jax.reporting import charts
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
 RELEARNING = "relearning"
@@ -191,11 +190,14 @@ def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Rec
     """Draw what relearning brings back: the curve of every row, and exposure before and after.
 
     Args:
-      path: of the SVG. found: records by their file, beside which their arrays lie.
+      path: of the picture, see `plots.save`.
+      found: records by their file, beside which their arrays lie.
 
     Raises:
-      ValueError: records without curves, or another ending than `.svg`.
+      ValueError: records without curves, or an ending that `plots.save` does not know.
     """
+    from mu_jax import plots
+
     curves: dict[str, list[np.ndarray]] = {}
     for where, records in found.items():
         _add_curves(curves, records, where.parent)
@@ -208,11 +210,11 @@ def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Rec
     whole = {row: np.concatenate(parts) for row, parts in curves.items()}
     said = {name for records in found.values() for record in records for name in record.metrics}
     y = "NLL, nats" if "relearned NLL" in said else "probability"
-    panels = [charts.Panel("What was never shown, along relearning", "steps", y, whole)]
+    panels = [plots.Panel("What was never shown, along relearning", "steps", y, whole)]
     if ends:
         title, ticks = "Exposure of secrets never shown", ("before", "behind relearning")
-        panels.append(charts.Panel(title, "", "bits", {row: ends[row] for row in whole}, ticks))
-    charts.draw_panels(path, panels)
+        panels.append(plots.Panel(title, "", "bits", {row: ends[row] for row in whole}, ticks))
+    plots.save(plots.panels(panels), path)
 
 
 def _add_curves(
