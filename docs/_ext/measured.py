@@ -122,7 +122,8 @@ def _of_records(method: str) -> Iterator[str]:
 
 
 def _in_table(data_set: str, method: str) -> bool:
-    path = RECORDS / f"{data_set}.classification.jsonl"
+    """Whether the table of a data set has the method, which a search for classes may have found."""
+    path = RECORDS / f"{data_set.removesuffix('_classes')}.classification.jsonl"
     return path.exists() and bool(method in FIXED or rows_of(reporting.read(path), method))
 
 
