@@ -58,6 +58,17 @@ def test_only_what_has_seen_the_row_is_trained_again():
         assert all(jax.tree.leaves(same)) == (shard != 1)
 
 
+def test_the_measured_cost_of_removals_is_the_closed_form():
+    """All rows one by one: as many batches in each stage as before, so that steps are shares."""
+    protocol, (variables, info) = sisa(), trained()
+    steps = [
+        int(protocol.unlearn(None, variables, *without(k))[1].steps)
+        for k in range(data().num_examples)
+    ]
+    expected = mu.exact.sisa_cost(SHARDS, SLICES, epochs=2)
+    np.testing.assert_allclose(np.mean(steps) / info.steps.sum(), expected, rtol=1e-6)
+
+
 def test_a_checkpoint_holds_the_optimizer_and_the_statistics():
     """Weights alone would not do: Adam counts on, and batch statistics have moved."""
     variables, info = trained()
