@@ -134,8 +134,8 @@ class S3T:
             self._members,
             _split,
             _join,
-            self.combine,
-            self.layout,
+            how=self.combine,
+            layout=self.layout,
         )
 
     @functools.cached_property

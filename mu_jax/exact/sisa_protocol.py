@@ -48,7 +48,8 @@ class SISAVariables(NamedTuple):
     Attributes:
       last: the shards as they answer, a `Checkpoint` with leaves [S, ...].
       earlier: their checkpoints after each slice but the last, leaves [R - 1, S, ...], on the host.
-        A program that only predicts may have `variables._replace(earlier=())`.
+        A program that only predicts may have `variables._replace(earlier=())`, and the model reads
+        no more.
       rows: who is left in each shard and slice. digests: u8[R, S, 32], of the recipe and the
         surviving ids that each checkpoint has seen.
       key: PRNG key of the training.
@@ -117,8 +118,9 @@ class SISA:
             self._members,
             self._split,
             self._join,
-            self.combine,
-            self.layout,
+            how=self.combine,
+            layout=self.layout,
+            light=lambda variables: variables._replace(earlier=()),
         )
 
     @functools.cached_property

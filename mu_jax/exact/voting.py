@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax.ensembles.training import Layout, map_models
+from mu_jax.mesh.shards import by_rows
 from mu_jax.model import Loss, Model
 
 PyTree = Any
@@ -62,8 +63,10 @@ def voting_model(
     members: Members,
     split: Callable[[PyTree], tuple[PyTree, PyTree]],
     join: Callable[[PyTree, PyTree], PyTree],
+    *,
     how: Combine,
     layout: Layout | None,
+    light: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> Model:
     """The model whose outputs are those of an ensemble.
 
@@ -73,15 +76,25 @@ def voting_model(
         [S, ...], what all have in common, and the weights of the shards, f32[S].
       split, join: of the new model's variables.
       how: see `combined`. layout: see `mu.ensembles.map_models`.
+      light: the state without what a prediction does not read.
 
     Returns:
       A `Model`; its training mode is its inference mode, since the shards are trained apart.
     """
 
-    def predict(params, state, inputs):
+    def compute(params, state, inputs):
         own, common, weight = members(params, state)
         found = map_models(lambda one: predict_one(one, common, inputs), own, layout=layout)
         return combined(found, weight, how)
+
+    @jax.jit
+    def answer(params, state, inputs):
+        first = jax.tree.leaves(inputs)[0]
+        rows = first.reshape(first.shape[0], -1)[:, 0] if first.ndim > 1 else first
+        return by_rows(compute, params, state, inputs, rows=rows)
+
+    def predict(params, state, inputs):
+        return answer(params, light(state), inputs)
 
     def predict_train(params, state, inputs, key):
         del key
