@@ -16,7 +16,7 @@ from mu_jax.ensembles.training import Layout
 from mu_jax.exact.orders import prefixes_of, rotations
 from mu_jax.exact.s3t_protocol import S3T
 from mu_jax.exact.shards import Placement, default_layout, refuse_uneven
-from mu_jax.exact.voting import Combine
+from mu_jax.exact.voting import Combine, checked
 from mu_jax.loops.gradients import Gradients
 from mu_jax.model import Model
 
@@ -152,7 +152,7 @@ def s3t(
         factored,
         training_mode,
         gradients,
-        combine,
+        checked(combine),
         placement,
         capacity,
         json.dumps(dict(recipe or {}), sort_keys=True),

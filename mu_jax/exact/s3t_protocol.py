@@ -139,6 +139,13 @@ class S3T:
         )
 
     @functools.cached_property
+    def program(self) -> S3T:
+        """What decides the program of a depth alone: equal ones are compiled once."""
+        return dataclasses.replace(
+            self, orders=(), placement=None, capacity=None, recipe="", combine="outputs"
+        )
+
+    @functools.cached_property
     def unlearn(self) -> Transform:
         """The removal as a transform: `unlearn(key, variables, forget, retain)`.
 
@@ -179,7 +186,12 @@ class S3T:
         index = rows_of(data)
         rows = laid_out(self, key, index, self.capacity)
         gone = np.zeros((self.shards, self.slices), bool)
-        gone = gone if without is None else np.array(without, bool).reshape(gone.shape)
+        gone = gone if without is None else np.array(without, bool)
+        if gone.shape != (self.shards, self.slices):
+            raise ValueError(
+                f"expected `without` as bool[{self.shards}, {self.slices}], found shape "
+                f"{gone.shape}: say of each shard which slices to leave out"
+            )
         digests = self._digests(key, base, rows, gone)
         examples, turn = gathered(data, rows, self.mesh, self.axis), self._turn
         nothing = self._nothing(key, base)
@@ -234,7 +246,7 @@ class S3T:
         keys, alive = self._keys(key, depth), self._alive(gone, depth)
         members = tuple(above), examples, keys, alive, *self._positions(rows, depth)
         members = on_mesh(members, self.mesh, self.axis)
-        found, loss = s3t_stage.run(self, depth, base, *members)
+        found, loss = s3t_stage.run(self.program, depth, base, *members)
         losses = np.array(losses)
         losses[depth, :, : alive.shape[1]] = np.where(alive, np.asarray(loss), 0)
         return (*stages[:depth], found, *stages[depth + 1 :]), losses

@@ -59,7 +59,9 @@ class Examples(NamedTuple):
 
 def random_places(key: jax.Array, index: np.ndarray, shards: int, slices: int) -> Any:
     """A shard and a slice for every id, drawn by `fold_in(key, id)`: i32[n] each."""
-    drawn = np.asarray(_drawn(key, np.asarray(index, np.int32)))
+    filled = np.zeros(at_least(256, index.size), np.int32)  # one program for many numbers of ids
+    filled[: index.size] = index
+    drawn = np.asarray(_drawn(key, filled))[: index.size]
     return (drawn[:, 0] % shards).astype(np.int32), (drawn[:, 1] % slices).astype(np.int32)
 
 

@@ -15,7 +15,7 @@ from mu_jax.ensembles.training import Layout
 from mu_jax.exact.planning import stage_epochs
 from mu_jax.exact.shards import Placement, default_layout, refuse_uneven
 from mu_jax.exact.sisa_protocol import SISA
-from mu_jax.exact.voting import Combine
+from mu_jax.exact.voting import Combine, checked
 from mu_jax.loops.gradients import Gradients
 from mu_jax.model import Model
 
@@ -125,7 +125,7 @@ def sisa(
         batch_size,
         training_mode,
         gradients,
-        combine,
+        checked(combine),
         by_rows,
         placement,
         capacity,

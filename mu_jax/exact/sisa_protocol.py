@@ -124,6 +124,13 @@ class SISA:
         )
 
     @functools.cached_property
+    def program(self) -> SISA:
+        """What decides the program of a stage alone: equal ones are compiled once."""
+        return dataclasses.replace(
+            self, placement=None, capacity=None, recipe="", combine="outputs", by_rows=False
+        )
+
+    @functools.cached_property
     def unlearn(self) -> Transform:
         """The removal as a transform: `unlearn(key, variables, forget, retain)`.
 
@@ -203,7 +210,7 @@ class SISA:
             given = on_mesh((keys, stale[stage], ends[:, stage]), self.mesh, self.axis)
             old = on_mesh((done[max(stage - 1, 0)], done[stage]), self.mesh, self.axis)
             numbers = np.int32(stage), np.int32(self.epochs[stage])
-            found, said = sisa_stage.run(self, stage == 0, *old, examples, *given, numbers)
+            found, said = sisa_stage.run(self.program, stage == 0, *old, examples, *given, numbers)
             found = found if stage == self.slices - 1 else at_once.to_host(found)
             done = (*done[:stage], found, *done[stage + 1 :])
             return done, _with_row(reports, stage, said)

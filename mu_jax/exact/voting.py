@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,19 @@ def combined(outputs: jax.Array, weight: jax.Array, how: Combine) -> jax.Array:
     mean = added(jax.nn.softmax(outputs.astype(weight.dtype))) / total
     votes = added(jax.nn.one_hot(outputs.argmax(axis=-1), outputs.shape[-1]))
     return jnp.log((votes + mean) / (total + 1))
+
+
+def checked(how: Combine) -> Combine:
+    """The way to combine outputs; refuses what is none.
+
+    Raises:
+      ValueError: another word.
+    """
+    if how not in get_args(Combine):
+        raise ValueError(
+            f"expected combine to be {', '.join(get_args(Combine))}, found {how!r}: choose one"
+        )
+    return how
 
 
 def voting_model(

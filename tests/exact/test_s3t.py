@@ -190,6 +190,8 @@ BAD = {
     ),
     "another recipe": lambda p, v: s3t(epochs=3).unlearn(None, v, *without(5)),
     "other orders": lambda p, v: s3t(orders=[[0, 2, 1]]).unlearn(None, v, *without(5)),
+    "slices of no shard": lambda p, v: p.train(KEY, base(), data(), without=[True]),
+    "a vote of another kind": lambda p, v: s3t(combine="vote"),
     "no layers": lambda p, v: s3t(layers=()),
     "a layer twice": lambda p, v: s3t(layers=("block_1", "block_1")),
     "a layer that is not there": lambda p, v: s3t(layers=("block",)).train(KEY, base(), data()),

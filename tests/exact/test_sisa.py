@@ -59,11 +59,10 @@ def test_only_what_has_seen_the_row_is_trained_again():
 
 
 def test_the_measured_cost_of_removals_is_the_closed_form():
-    """All rows one by one: as many batches in each stage as before, so that steps are shares."""
+    """A row of every slice: as many batches in each stage as before, so that steps are shares."""
     protocol, (variables, info) = sisa(), trained()
     steps = [
-        int(protocol.unlearn(None, variables, *without(k))[1].steps)
-        for k in range(data().num_examples)
+        int(protocol.unlearn(None, variables, *without(k))[1].steps) for k in range(SHARDS * SLICES)
     ]
     expected = mu.exact.sisa_cost(SHARDS, SLICES, epochs=2)
     np.testing.assert_allclose(np.mean(steps) / info.steps.sum(), expected, rtol=1e-6)
@@ -87,11 +86,14 @@ def stages_of(variables):
 def test_a_removal_compiles_nothing():
     from compilations import counted_compilations
 
-    protocol, (variables, _) = sisa(), trained()
-    requests(protocol, variables, [5], [6, 7])
-    with counted_compilations() as compiled:
-        requests(protocol, variables, [1], ids_in(2, 0, 1, 2))
+    protocol, left = sisa(placement=None, capacity=16), data().take(np.arange(36))
+    variables, _ = protocol.train(KEY, left)
+    for forget_ids in ([5], [1, 30, 31, 32]):
+        with counted_compilations() as compiled:
+            forget, left = mu.split(left, forget_ids)
+            variables, _ = protocol.unlearn(None, variables, forget, left)
     assert not compiled
+    assert_same_bits(variables, protocol.train(KEY, left)[0])
 
 
 def test_where_rows_go_is_a_function_of_their_ids():
@@ -117,6 +119,31 @@ def test_drawn_places_in_either_layout(layout, slices):
     variables, _ = protocol.train(KEY, data())
     after, _, left = requests(protocol, variables, [3, 9], [11], [40, 41, 42])
     assert_same_bits(after, protocol.train(KEY, left)[0])
+
+
+@pytest.mark.slow
+def test_what_is_frozen_stays_as_it_was_drawn():
+    own = mu.from_function(lambda p, state, x: x @ p["kernel"] + p["bias"], mu.losses.squared_error)
+    protocol = mu.exact.sisa(
+        mu.restrict(own, lambda name: name == "kernel"),
+        optax.adamw(0.05, weight_decay=0.1),
+        init=lambda key: mu.Variables({"kernel": jax.random.normal(key, (5,)), "bias": 3.0 * ONE}),
+        shards=2,
+        slices=2,
+        epochs=2,
+        batch_size=4,
+        combine="outputs",
+    )
+    examples = data().replace(targets=data().inputs[:, 0])
+    variables, _ = protocol.train(KEY, examples)
+    forget, retain = mu.split(examples, [7])
+    after, _ = protocol.unlearn(None, variables, forget, retain)
+    assert_same_bits(after, protocol.train(KEY, retain)[0])
+    assert after.last.variables.params["bias"].tolist() == [3.0, 3.0]
+    assert not np.array_equal(*after.last.variables.params["kernel"])
+
+
+ONE = np.float32(1)
 
 
 @pytest.mark.slow
@@ -190,6 +217,7 @@ BAD = {
     "a masked removal": lambda p, v: mu.masked(p.unlearn, lambda name: "Dense_0" in name)(
         None, v, *without(5)
     ),
+    "a vote of another kind": lambda p, v: sisa(combine="vote"),
     "a small capacity": lambda p, v: sisa(capacity=4).train(KEY, data()),
     "places that are not there": lambda p, v: sisa(placement=lambda ids: (ids, 0 * ids)).train(
         KEY, data()
