@@ -183,8 +183,7 @@ class S3T:
         Cost: `plan_s3t(...).passes` over the data; memory of the base and of all parts.
         """
         refuse_traced(key, base, data)
-        index = rows_of(data)
-        rows = laid_out(self, key, index, self.capacity)
+        rows = laid_out(self, key, rows_of(data))
         gone = np.zeros((self.shards, self.slices), bool)
         gone = gone if without is None else np.array(without, bool)
         if gone.shape != (self.shards, self.slices):
@@ -213,8 +212,7 @@ class S3T:
         refuse_traced(variables, forget, retain)
         self._require_own(variables)
         held = Rows(*map(np.asarray, variables.rows))
-        kept = left_after(held, forget, retain)
-        rows = laid_out(self, variables.key, kept, held.index.shape[1])
+        rows = left_after(held, forget, retain)
         gone = np.asarray(variables.gone) | (rows.counts < held.counts)
         if not self._depths(gone).any():
             raise requests.Spent(

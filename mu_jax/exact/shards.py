@@ -47,6 +47,16 @@ class Rows(NamedTuple):
         parts = [self.index[number, ends[k] - self.counts[number, k] : ends[k]] for k in slices]
         return np.concatenate(parts) if parts else np.zeros(0, self.index.dtype)
 
+    def without(self, forgotten: np.ndarray) -> Rows:
+        """The rows that are left; each stays in its slice, whatever a placement would say now."""
+        laid, counts = np.zeros_like(self.index), np.zeros_like(self.counts)
+        for number, before in enumerate(self.counts):
+            own, piece = self.shard(number, range(before.size)), np.arange(before.size)
+            kept = ~np.isin(own, forgotten)
+            laid[number, : kept.sum()] = own[kept]
+            counts[number] = np.bincount(np.repeat(piece, before)[kept], minlength=before.size)
+        return Rows(laid, counts)
+
 
 class Examples(NamedTuple):
     """The examples by shard, as `Batches` has them: leaves [S, capacity, ...]."""
@@ -113,14 +123,14 @@ def placed(
     return Rows(laid, counts)
 
 
-def laid_out(protocol: Any, key: jax.Array, index: np.ndarray, capacity: int | None) -> Rows:
+def laid_out(protocol: Any, key: jax.Array, index: np.ndarray) -> Rows:
     """Lay out ids by the placement of a protocol, or as the key draws them."""
     sizes = protocol.shards, protocol.slices
     if protocol.placement is None:
         places = random_places(jax.random.fold_in(key, 0), index, *sizes)
     else:
         places = protocol.placement(index)
-    return placed(index, places, sizes, capacity, least=protocol.batch_size)
+    return placed(index, places, sizes, protocol.capacity, least=protocol.batch_size)
 
 
 def gathered(data: Batches, rows: Rows, mesh: Any, axis: str) -> Examples:
@@ -179,8 +189,8 @@ def refuse_twice(index: np.ndarray) -> None:
         )
 
 
-def left_after(held: Rows, forget: Any, retain: Any) -> np.ndarray:
-    """The ids that a lineage holds after a request, int64 [n].
+def left_after(held: Rows, forget: Any, retain: Any) -> Rows:
+    """The rows that a lineage holds after a request.
 
     Raises:
       ValueError: an id to forget that the lineage does not hold, a retain set with other rows than
@@ -206,7 +216,7 @@ def left_after(held: Rows, forget: Any, retain: Any) -> np.ndarray:
             f"expected every other row of the lineage in the retain set, found {lost.size} missing "
             f"(first: id {lost[0]}): add them, or name them in the request"
         )
-    return kept
+    return held.without(wanted)
 
 
 def digest(recipe: str, *parts: Any) -> np.ndarray:

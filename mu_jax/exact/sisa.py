@@ -68,8 +68,9 @@ def sisa(
       combine: how shards answer together, see `mu.exact.combined`; "votes" is published.
       by_rows: weigh shards by the number of their rows. A shard without rows never answers.
       placement: `ids -> (shard, slice)`, int arrays; default: drawn by the key. It may use what is
-        known before training (whose rows they are, how likely each is to be deleted), but no two
-        ids may see each other: the place of a row has to stay when others go.
+        known before training (whose rows they are, how likely each is to be deleted). A row stays
+        in its place when others go; only if the place of an id depends on no other id does `train`
+        on the retain set put it there as well.
       capacity: room in every shard, in rows; default the power of two that holds the largest one.
       recipe: what JSON can hold and tells this training from another of the same shapes, such as
         the learning rate; it is part of every digest.

@@ -165,7 +165,7 @@ class SISA:
         Cost: `epochs` passes over the data, S of them at once.
         """
         refuse_traced(key, data)
-        rows = laid_out(self, key, rows_of(data), self.capacity)
+        rows = laid_out(self, key, rows_of(data))
         nothing = self._nothing(key)
         blank = np.zeros((self.slices, self.shards, 32), np.uint8)
         last, earlier = _taken_apart(nothing)
@@ -179,8 +179,7 @@ class SISA:
         del key
         refuse_traced(variables, forget, retain)
         self._require_own(variables)
-        held, own = Rows(*map(np.asarray, variables.rows)), variables.key
-        rows = laid_out(self, own, left_after(held, forget, retain), held.index.shape[1])
+        rows = left_after(Rows(*map(np.asarray, variables.rows)), forget, retain)
         after, info = self._trained(variables, rows, retain)
         return requests.exact_report(
             self.model,

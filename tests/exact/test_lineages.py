@@ -45,11 +45,11 @@ def test_one_serving_loop_does_for_exact_and_approximate_methods(tmp_path):
     tune = mu.watched(mu.finetune(own.base, optax.sgd(1e-2)), False)
     for name, unlearn, variables in (("sisa", own.unlearn, start), ("tune", tune, single)):
         store = begun(tmp_path / name, variables)
-        for forget_ids in REQUESTS:
+        for forget_ids in REQUESTS[:3]:
             info = serve(store, unlearn, variables, examples(), forget_ids)
             assert info.messages() == []
-        assert store.forgotten().tolist() == sorted(k for part in REQUESTS for k in part)
-        assert len(store.history()) == 1 + len(REQUESTS)
+        assert store.forgotten().tolist() == sorted(k for part in REQUESTS[:3] for k in part)
+        assert len(store.history()) == 4
     left = mu.split(examples(), store.forgotten())[1]
     exact = Store(tmp_path / "sisa").restore(like=start)
     assert_same_bits(exact, own.train(KEY, left)[0])

@@ -86,6 +86,18 @@ def one_shard(ids):
     return 0 * ids, ids % SLICES
 
 
+def test_a_row_stays_where_it_was_whatever_a_placement_says_later():
+    """One by place and not by id, under which the rows behind a removed one would all move."""
+    protocol = s3t(shards=1, placement=lambda ids: (0 * ids, np.arange(ids.size) % SLICES))
+    variables, _ = protocol.train(KEY, base(), data())
+    after, _, _ = requests(protocol, variables, [4])  # of slice 1
+    assert after.gone.tolist() == [[False, True, False]]
+    for piece in (0, 2):
+        own = (v.rows.shard(0, [piece]).tolist() for v in (variables, after))
+        assert [*own] == [list(range(piece, 48, 3))] * 2
+    assert after.rows.shard(0, [1]).tolist() == [1, *range(7, 48, 3)]
+
+
 def test_a_stage_trains_its_own_layers_and_the_head():
     """Names are compared part by part: block_1 is not the beginning of block_10."""
     variables, info = trained()

@@ -98,15 +98,16 @@ def test_a_removal_compiles_nothing():
 
 def test_where_rows_go_is_a_function_of_their_ids():
     """Half of the data are placed as all of them are."""
-    protocol = sisa(placement=None)
+    protocol = sisa(placement=None, capacity=4096)
     index = np.arange(4096)
-    rows = [laid_out(protocol, KEY, ids, 4096) for ids in (index, index[::2])]
+    rows = [laid_out(protocol, KEY, ids) for ids in (index, index[::2])]
     for shard in range(SHARDS):
         for piece in range(SLICES):
             own, half = (each.shard(shard, [piece]) for each in rows)
             assert own[own % 2 == 0].tolist() == half.tolist()
     expected = 4096 / (SHARDS * SLICES)
     assert np.abs(rows[0].counts - expected).max() < 5 * np.sqrt(expected)
+    assert_same_bits(rows[0].without(index[1::2]), rows[1])
     draws = [random_places(jax.random.key(k), index, SHARDS, SLICES)[0] for k in (3, 4)]
     assert 0.7 < (draws[0] != draws[1]).mean() < 0.8  # three of four, by chance
 
