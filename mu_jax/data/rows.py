@@ -89,12 +89,16 @@ def can_be_counted(key: jax.Array, n: int) -> bool:
 def random_order_of(key: jax.Array, n: jax.Array, size: int) -> jax.Array:
     """`random_order(key, n)` at the first n places, i32[size], where n is traced; the rest is idle.
 
-    Only where `can_be_counted` holds.
+    The same order where `can_be_counted` holds; elsewhere another random one.
     """
     last = jnp.maximum(n - 1, 1).astype(jnp.uint32)
     low = jnp.uint32(2**32 - 1) >> jax.lax.clz(last)
     row = jnp.arange(size, dtype=jnp.uint32)
-    packed = (jax.random.bits(key, (size,), jnp.uint32) & ~low) | row
+    bits = jax.random.bits(key, (size,), jnp.uint32)
+    if size > _PACKED:  # beside the numbers of so many rows too few random bits would be left
+        bits = jnp.where(row < n.astype(jnp.uint32), bits, jnp.uint32(2**32 - 1))
+        return jax.lax.sort((bits, row), num_keys=2)[1].astype(jnp.int32)
+    packed = (bits & ~low) | row
     packed = jnp.where(row < n.astype(jnp.uint32), packed, jnp.uint32(2**32 - 1))  # to the end
     return (jnp.sort(packed) & low).astype(jnp.int32)
 

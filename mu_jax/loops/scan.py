@@ -369,6 +369,22 @@ def _epochs(
             yield pad(batch, size)
 
 
+def in_turns(turn: Callable[[PyTree, int], PyTree], carry: PyTree, total: int) -> PyTree:
+    """Programs one after another on the host, `carry = turn(carry, number)` for `total` numbers.
+
+    They are watched, saved and resumed like the batches of a loop. The carry is not copied: no turn
+    may donate it.
+    """
+    position = 0
+    for observer in _OBSERVERS.get():
+        carry, position = observer.begin(total, carry, position)
+    while position < total:
+        carry = turn(carry, position)
+        position += 1
+        _advance(carry, position)
+    return _end(carry, position)
+
+
 def num_batches(batches: Any) -> int | None:
     """Batches in one epoch, or None for an iterable that cannot say."""
     return getattr(batches, "num_batches", len(batches) if hasattr(batches, "__len__") else None)
