@@ -238,7 +238,8 @@ def test_a_label_dtype_that_the_loss_refuses_is_one_sentence(adapter):
     data = mu.batches(X, LABELS.astype(jnp.float32), batch_size=4)
     with pytest.raises(ValueError) as raised:
         mu.collect(mu.statistics.mean_gradient(model), variables, data)
-    assert_one_sentence(raised, "float32[4]", "check the shapes of both, and the dtype of the labels")
+    advice = "check the shapes of both, and the dtype of the labels"
+    assert_one_sentence(raised, "float32[4]", advice)
 
 
 def test_a_loss_that_reduces_over_the_batch_is_one_sentence():

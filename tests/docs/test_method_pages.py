@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -148,8 +149,8 @@ def method_of(record):
 
 def rows_of(text, title):
     """The lines of the Markdown table behind a title, by their first cell and the head."""
-    lines = text.partition(title)[2].splitlines()
-    table = [measured.cells(line) for line in lines if line.startswith("|")]
+    lines = itertools.dropwhile(lambda x: x[:1] != "|", text.partition(title)[2].splitlines())
+    table = [measured.cells(line) for line in itertools.takewhile(lambda x: x[:1] == "|", lines)]
     head, rows = table[0], table[2:]
     return {row[0]: dict(zip(head, row)) for row in rows}
 
