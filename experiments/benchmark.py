@@ -118,7 +118,7 @@ def run_request(
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     order = tables.ordering(found, request)
     print("\n" + order, flush=True)
-    return tables.records(found, named_set(task, request, ids)), study_arrays(found), order
+    return tables.records(found, named_set(task, request, ids)), study_arrays(found, ids), order
 
 
 def page(task: Task, records: Sequence[reporting.Record], orders: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ from experiments.lib.command_line import (
     start,
 )
 from experiments.lib.ids import named_set
+from experiments.lib.insides import Insides
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
@@ -84,16 +85,22 @@ def run(config, request: str) -> None:
 
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
     results, models, withheld, examples = [], {}, {}, []
+    insides = Insides(task, forget, retain)
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
         found, variables, reasons = run_seed(task, programs, forget, retain, forget_set, seed)
         results += found.records
         examples.append(found.arrays)
+        for name in (NOTHING, RETRAIN, *task.config.methods):
+            insides.add(name, variables[name])
+        if seed == FIRST_SEED.value:
+            for name in task.config.methods:
+                insides.add_ratios(name, name, method_arguments(task, name))
         models, withheld = models or variables, withheld or reasons
     (table,) = reporting.summarize(results)
     print()
     print(reporting.render([table], width=114))
 
-    arrays = {forget_set.kind: reporting.Arrays(of_all_seeds(examples))}
+    arrays = {forget_set.kind: insides.arrays(of_all_seeds(examples))}
     digest = digest_of(config, request=request, seeds=SEEDS.value, first_seed=FIRST_SEED.value)
     path = write_results(workdir / "results.jsonl", reporting.Run(tuple(results), arrays, digest))
     write_config(workdir, config)

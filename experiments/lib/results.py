@@ -12,8 +12,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.lib.insides import of_study
 from experiments.lib.populations import everything
 from experiments.lib.rows import Study
+from experiments.lib.tasks import split
 from mu_jax import evaluation, reporting
 from mu_jax.reporting import Arrays, Examples, Run
 from mu_jax.scoring.examples import examples_at
@@ -79,7 +81,16 @@ def _joined(parts: Sequence[Examples]) -> Examples:
     return Examples(*parts[0][:2], *fields)
 
 
-def study_arrays(study: Study) -> Arrays:
+def study_arrays(study: Study, ids: np.ndarray) -> Arrays:
+    """What the models of all rows say of the examples, and what is seen inside the first of them.
+
+    Args:
+      study: with models to look into. ids: of the forget set.
+    """
+    return of_study(study, *split(study.task, ids)).arrays(study_examples(study))
+
+
+def study_examples(study: Study) -> dict[str, dict[str, Examples]]:
     """What the models of all rows say of the examples of each set.
 
     Of the row "retrain" the last N models are its own, and those before them the oracles that KLoM
@@ -103,7 +114,7 @@ def study_arrays(study: Study) -> Arrays:
             name: _of_margins(yardstick.oracles[:, where], yardstick.targets[where], index[where])
             for name, where in yardstick.positions.items()
         }
-    return Arrays(found)
+    return found
 
 
 def _of_margins(margins: np.ndarray, targets: np.ndarray, ids: np.ndarray) -> Examples:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 from recomputed import assert_equal, of_ensemble
@@ -10,7 +9,7 @@ from recomputed import assert_equal, of_ensemble
 from experiments.configs import digits
 from experiments.lib import tables
 from experiments.lib.populations import everything, positions
-from experiments.lib.results import beside, digest_of, earlier, study_arrays, write_results
+from experiments.lib.results import beside, digest_of, earlier, study_examples, write_results
 from experiments.lib.rows import Row, Study
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import evaluation, reporting
@@ -57,7 +56,7 @@ def test_records_of_a_study_are_functions_of_the_arrays_beside_them(task, tmp_pa
     study, forget_set = some_study(task, loaded=loaded), ForgetSet("class 3", 15)
     records = tuple(tables.records(study, forget_set))
     path = tmp_path / "results.jsonl"
-    write_results(path, Run(records, {"class 3": study_arrays(study)}, "1f"))
+    write_results(path, Run(records, {"class 3": Arrays(study_examples(study))}, "1f"))
     run = reporting.read_run(path)
     rows = run.arrays["class 3"].examples
     assert ("oracles" in rows) == loaded and len(rows["constant"]["test"].losses) == 1
