@@ -18,7 +18,7 @@ from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 from mu_jax.scoring.shown import shown_inputs
 
 PyTree = Any
-SAMPLE = 256  # examples of a set on which layers are compared, drawn with `SEED`
+LEAST, MOST = 64, 256  # examples of a set on which layers are compared, drawn with `SEED`
 SEED = 0
 _OF_SSD = ("alpha", "definition", "group_size")
 
@@ -35,7 +35,8 @@ class Insides:
 
     def __init__(self, task: Task, forget: mu.Batches, retain: mu.Batches):
         self.task, self.sets = task, {"forget": forget, "retain": retain}
-        self._inputs = {name: _sample(part).inputs for name, part in self.sets.items()}
+        number = min(MOST, max(LEAST, forget.num_examples))  # alike: the sets share programs
+        self._inputs = {name: _sample(part, number).inputs for name, part in self.sets.items()}
         self._features: dict[str, dict[str, list]] = {}
         self._edits: dict[str, list[Edits]] = {}
         self._ratios: dict[str, Histogram] = {}
@@ -114,7 +115,7 @@ def of_study(study: Study, forget: mu.Batches, retain: mu.Batches) -> Insides:
     return found
 
 
-def _sample(part: mu.Batches) -> mu.Batches:
+def _sample(part: mu.Batches, number: int) -> mu.Batches:
     """A random sample of a set, always the same one."""
     order = np.random.default_rng(SEED).permutation(part.num_examples)
-    return part.take(np.sort(order[:SAMPLE]))
+    return part.take(np.sort(order[:number]))

@@ -82,10 +82,10 @@ def importance_ratios(
 ) -> Histogram:
     """How often forget importance over full importance takes which value, and the alpha of SSD.
 
-    Bins have equal width in logarithms, from the smaller of alpha and the thousandth of the
-    positive ratios to just above the larger of alpha and the largest ratio; what lies outside,
-    ratios of 0 and infinite ones, counts in the first and in the last bin. What lies above the
-    threshold is what `mu.ssd` dampens.
+    Bins have equal width in logarithms, from below alpha and the thousandth of the positive ratios
+    to just above alpha and the largest ratio; what lies outside, ratios of 0 and infinite ones,
+    counts in the first and in the last bin. An edge is the threshold; what lies above it is what
+    `mu.ssd` dampens.
 
     Args:
         model, variables: as `mu.ssd` is given them. forget, retain: the sets.
@@ -120,9 +120,9 @@ def histogram(values: np.ndarray, alpha: float) -> Histogram:
     known = values[np.isfinite(values) & (values > 0)]
     ends = [float(x) for x in np.quantile(known, [1e-3, 1])] if known.size else [0.1, 1.0]
     line = [alpha] if alpha > 0 else []
-    low, high = min(*ends, *line), 1.01 * max(*ends, *line)
+    low, high = min(*ends, *(0.7 * x for x in line)), 1.01 * max(*ends, *line)
     edges = np.geomspace(low, high, BINS + 1)
-    if low < alpha:  # an edge is the threshold, so that whole bins lie on either side
+    if line:  # an edge is the threshold, so that whole bins lie on either side
         edges[1 + np.abs(np.log(edges[1:-1] / alpha)).argmin()] = alpha
     counts, _ = np.histogram(np.clip(np.nan_to_num(values, nan=0), low, high), edges)
     title = "forget importance over full importance"

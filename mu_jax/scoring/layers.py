@@ -29,25 +29,50 @@ def features_of(model: Model, variables: PyTree, inputs: PyTree) -> dict[str, np
         model: its `observe` names the activations. variables: of one model. inputs: of n examples.
 
     Returns:
-        Features by layer, in the order of the model; nothing for a model that names none.
+        Features by layer, in the order in which the model computes them, the outputs last; of
+        several names of one activation the first by the alphabet. Nothing for a model that names
+        none.
 
-    Cost: one forward pass; the features on the host.
+    Cost: one forward pass, and before the first one a trace; the features on the host.
     """
     if model.observe is None:
         return {}
-    outputs, named = _program(model)(variables, inputs)
-    found = {**named, **({OUTPUTS: outputs} if hasattr(outputs, "ndim") else {})}
+    program, order = _program(model)
+    if not order:
+        order += _order(model, variables, inputs)
+    outputs, named = program(variables, inputs)
+    found = {name: named[name] for name in order}
+    found |= {OUTPUTS: outputs} if hasattr(outputs, "ndim") else {}
     n = jax.tree.leaves(inputs)[0].shape[0]
     return {name: np.asarray(x) for name, x in found.items() if x.ndim > 1 and x.shape[0] == n}
 
 
 @cached(maxsize=16)
-def _program(model: Model) -> Any:
+def _program(model: Model) -> tuple[Any, list[str]]:
+    """The program of a model, and room for the order of its layers."""
+
     def observed(variables: PyTree, inputs: PyTree) -> tuple[Any, dict[str, jax.Array]]:
         outputs, named = model.observe(*model.split(variables), inputs)  # type: ignore[misc]
         return jax.tree.map(_averaged, (outputs, named))
 
-    return jax.jit(observed)
+    return jax.jit(observed), []
+
+
+def _order(model: Model, variables: PyTree, inputs: PyTree) -> list[str]:
+    """Names of different activations, by the step of the program that computes them.
+
+    A dictionary that comes out of a program is in the order of the alphabet.
+    """
+
+    def named(variables: PyTree, inputs: PyTree) -> dict[str, jax.Array]:
+        return model.observe(*model.split(variables), inputs)[1]  # type: ignore[misc]
+
+    program, shapes = jax.make_jaxpr(named, return_shape=True)(variables, inputs)
+    steps = {id(x): k for k, step in enumerate(program.eqns) for x in step.outvars}
+    first: dict[int, str] = {}
+    for name, x in zip(sorted(shapes), program.jaxpr.outvars):
+        first.setdefault(id(x), name)
+    return sorted(first.values(), key={name: steps.get(x, -1) for x, name in first.items()}.get)
 
 
 def _averaged(x: jax.Array) -> jax.Array:
