@@ -77,18 +77,29 @@ def write_run(path: str | os.PathLike[str], run: Run) -> None:
     records = [_naming(record, names, run.digest) for record in run.records]
     lines = "".join(to_json(record) + "\n" for record in records)
     if run.arrays:
-        flat = _flat(run.arrays)
-        said = {"digest": np.array(run.digest), "number": np.array(len(flat))}
-        named_arrays.save(beside, WHAT, said | flat, compress=True)
+        write_arrays(beside, run.arrays, run.digest)
     files.replace_text(target, lines)
+
+
+def write_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, Arrays], digest: str = ""
+) -> None:
+    """Write arrays alone, by forget set, for records elsewhere that name the file.
+
+    Args:
+        path: of the `.npz` file. arrays, digest: as of a `Run`.
+    """
+    flat = _flat(arrays)
+    said = {"digest": np.array(digest), "number": np.array(len(flat))}
+    named_arrays.save(path, WHAT, said | flat, compress=True)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
     """The records of a file, and the arrays that they name.
 
     Targets and predictions that are trees come back as dictionaries of arrays by their path. Of
-    records that name several files, the arrays of all of them; the digest is then "" where these
-    differ.
+    records that name several files, the arrays of all of them, rows of one forget set together; the
+    digest is then "" where these differ.
 
     Args:
         path: the JSON lines, as `write_run`, `append` and every binary write them.
@@ -110,9 +121,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
                 f"expected the arrays of {path} in {name}, found those of a run of another "
                 "configuration, which has replaced them or was stopped: repeat the run"
             )
-        arrays |= found
+        arrays |= {k: _together(arrays[k], v) if k in arrays else v for k, v in found.items()}
         digests.add(digest)
     return Run(tuple(records), arrays, digests.pop() if len(digests) == 1 else "")
+
+
+def _together(first: Arrays, second: Arrays) -> Arrays:
+    """The rows of both; of a row that both have, the second."""
+    groups = [field.name for field in dataclasses.fields(Arrays) if field.name != "shown"]
+    joined: dict[str, Any] = {
+        name: {**getattr(first, name), **getattr(second, name)} for name in groups
+    }
+    return Arrays(**joined, shown=second.shown or first.shown)
 
 
 def _naming(record: Record, names: Mapping[str, str], digest: str) -> Record:

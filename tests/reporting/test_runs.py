@@ -22,6 +22,7 @@ from mu_jax.reporting import (
     Shown,
     Similarity,
 )
+from mu_jax.reporting.runs import write_arrays
 
 KIND = "id:a/b%2F c"
 
@@ -135,6 +136,17 @@ def test_records_of_several_runs_in_one_file_have_the_arrays_of_all(tmp_path):
     (tmp_path / "both.jsonl").write_text(text)
     found = reporting.read_run(tmp_path / "both.jsonl")
     assert list(found.arrays) == ["one", "two"] and found.digest == ""
+
+
+def test_rows_of_one_forget_set_come_from_several_files(tmp_path):
+    lines = ""
+    for row in ("ssd", "iau"):
+        arrays = {"x": Arrays({row: {"forget": examples(0, 2)}}, others={row: np.ones(1)})}
+        write_arrays(tmp_path / f"{row}.npz", arrays)
+        lines += reporting.to_json(record(arrays={"examples": f"{row}.npz"})) + "\n"
+    (tmp_path / "r.jsonl").write_text(lines)
+    found = reporting.read_run(tmp_path / "r.jsonl").arrays["x"]
+    assert list(found.examples) == list(found.others) == ["ssd", "iau"]
 
 
 def test_nothing_is_written_of_what_the_files_cannot_hold(tmp_path):
