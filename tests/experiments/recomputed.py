@@ -42,7 +42,8 @@ def of_ensemble(rows: dict[str, Sets], method: str, models: int) -> dict[str, fl
         membership(own["forget"].losses[j], own["test"].losses[j], j).value
         for j in range(min(5, models))
     ]
-    found["MIA"] = np.mean(attacks)
+    if None not in attacks:
+        found["MIA"] = np.mean(attacks)
     for name in names:
         oracles = rows.get("oracles", rows["retrain"])[name].margins
         oracles = oracles if "oracles" in rows else oracles[:-models]

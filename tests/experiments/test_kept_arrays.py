@@ -15,8 +15,6 @@ from mu_jax import evaluation, reporting
 pytest.importorskip("optuna", reason="needs the extra sweep")
 from experiments.sweep import trials
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
 MODELS = 22
 
 
