@@ -190,14 +190,15 @@ def case_arrays(
 
     The sets are "forget" and "retain", with the labels that were trained on; "test", examples that
     are not struck, of which the retained accuracy is; and "affected" with true labels, of which the
-    corrected accuracy is.
+    corrected accuracy is, without images of the class that a trigger leads to.
     """
     task, found = case.task, {}
     size, targets = task.train.num_examples, np.asarray(everything(task).targets)
     index = np.asarray(everything(task).index)
     for place, fraction in enumerate(fractions):
         where = positions(task, case.known(fraction))
-        where |= {"test": size + case.retained, "affected": size + case.affected}
+        true = case.targets(case.affected) != case.trigger_label
+        where |= {"test": size + case.retained, "affected": size + case.affected[true]}
         found[known_set(case, fraction).kind] = reporting.Arrays(
             {
                 name: examples_at(task.info.task, each[place].outputs, targets, index, where)
