@@ -10,7 +10,8 @@ as JSON lines and what they were computed from as arrays, publishes the models o
 versions of a store, and lets the version with the smallest average gap to retraining serve, of
 those that are fit to: a version that has collapsed or forgotten nothing is published for
 inspection, as by `experiments.unlearn`. At last it does the same to ensembles of models, as one
-program each, and prints how far the unlearned ones are from retrained ones by KLoM.
+program each, prints how far the unlearned ones are from retrained ones by KLoM, and writes these
+numbers and arrays too, as `klom.jsonl` and `klom.npz`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from experiments.lib.methods import Request, make_checked_task, make_method, met
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
-from experiments.lib.results import digest_of, of_all_seeds, write_results
+from experiments.lib.results import digest_of, of_all_seeds, study_examples, write_results
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, read_ids, retrain, split, train
@@ -56,6 +57,7 @@ REQUEST = flags.DEFINE_string(
 SEEDS = define_seeds(FLAGS, 3)
 FIRST_SEED = define_seed(FLAGS, "The first seed.", "first_seed")
 MODELS = define_count(FLAGS, "models", 32, "Models of each ensemble for KLoM; 0: no KLoM.", least=0)
+RUNS = ("results", "klom")  # single models, and the ensembles
 WORKDIR = define_workdir(FLAGS, "runs/quickstart", "Where results go.")
 
 
@@ -68,7 +70,7 @@ def run(config, request: str) -> None:
     start = time.monotonic()
     workdir = check_workdir(
         WORKDIR.value,
-        files=("config.json", "results.jsonl", "results.npz"),
+        files=("config.json", *(f"{each}.{end}" for each in RUNS for end in ("jsonl", "npz"))),
         folders=("ensembles", "store"),
     )
     task = make_checked_task(
@@ -112,6 +114,10 @@ def run(config, request: str) -> None:
         )
         found = study(task, ids, originals, directory)
         print("\n" + tables.ordering(found, request))
+        klom = tuple(tables.klom_records(found, forget_set))
+        arrays = {forget_set.kind: reporting.Arrays(study_examples(found))}
+        digest = digest_of(config, request=request, models=MODELS.value)
+        write_results(workdir / "klom.jsonl", reporting.Run(klom, arrays, digest))
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")
 

@@ -69,6 +69,25 @@ def test_records_of_a_study_are_functions_of_the_arrays_beside_them(task, tmp_pa
             np.testing.assert_allclose(examples.losses, own, rtol=2e-4, atol=2e-6)
 
 
+def test_the_order_of_the_methods_is_a_function_of_the_arrays_too(task, tmp_path):
+    study, path = some_study(task, loaded=False), tmp_path / "klom.jsonl"
+    records = tuple(tables.klom_records(study, ForgetSet("class 3", 15)))
+    write_results(path, Run(records, {"class 3": Arrays(study_examples(study))}))
+    run = reporting.read_run(path)
+    rows = run.arrays["class 3"].examples
+    floor = of_ensemble(rows, "retrain", MODELS)["KLoM forget p95"]
+    for record in run.records:
+        assert_equal(record, of_ensemble(rows, record.method, MODELS))
+        assert record.metrics["KLoM forget p95"].null == pytest.approx(floor)
+        printed = f"{record.metrics['KLoM forget p95'].value:.2f}"
+        (line,) = (
+            line
+            for line in tables.ordering(study, "x").splitlines()
+            if record.method in line[:26] and "p95" not in line
+        )
+        assert f" {printed} " in line
+
+
 def test_a_digest_is_of_what_decides_the_numbers():
     config, same, other = (digits.get_config() for _ in range(3))
     same.data_dir = "/elsewhere"
