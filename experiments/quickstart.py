@@ -21,6 +21,7 @@ import time
 import warnings
 
 import jax
+import numpy as np
 from absl import flags
 
 import mu_jax as mu
@@ -188,12 +189,21 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
 def publish(
     store: Store, task: Task, models: dict, withheld: dict[str, str], results, table, ids
 ) -> None:
-    """Publish the models of the first seed, and serve the fit one with the smallest average gap."""
+    """Publish the models of the first seed, and serve the fit one with the smallest average gap.
+
+    Nothing is served that has seen what the serving version has forgotten by an earlier request.
+    """
     found = {row.method: scoring.values(row.metrics) for row in reversed(results)}
+    serving = store.serving()
+    again = 0 if serving is None else np.setdiff1d(store.forgotten(serving), ids).size
+    if again:
+        seen = f"it was trained on {again} examples that version {serving} has forgotten"
+        withheld = {name: reason or seen for name, reason in withheld.items()}
     parent = store.publish(
         models[NOTHING], method="train", metrics=found[NOTHING], note=task.config.dataset
     )
-    store.swap(parent)
+    if serving is None:
+        store.swap(parent)
     versions = {}
     for name in task.config.methods:
         versions[name] = store.publish(
@@ -211,7 +221,12 @@ def publish(
             print(f"{guard.refusal(f'{version} ({name})', withheld[name])}.")
     fit = [label for label in ranked(table) if label in versions and not withheld[label]]
     if not fit:
-        print("No method is fit to serve: the original keeps serving.")
+        keeps = "the original" if serving is None else f"version {serving}"
+        print(f"No method is fit to serve: {keeps} keeps serving.")
+        if again:
+            print(
+                f"Take further requests to version {serving} with `python -m experiments.unlearn`."
+            )
         return
     store.swap(versions[fit[0]])
     equal = [row.label for row in table.rows if row.best]

@@ -7,12 +7,14 @@ import contextvars
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
 from mu_jax import _at_once as at_once
+from mu_jax import _target as target
 from mu_jax._tracing import holds_tracer
 from mu_jax.data.batches import Batch, Batches, checked_batch, pad, without_padding_values
 from mu_jax.data.blocks import blocks, can_be_cut
@@ -247,6 +249,22 @@ def _run_block(
 
 
 _compiled_block = jax.jit(_run_block, static_argnums=0, donate_argnums=1)
+# A pass lasts little longer than its compilation. On a CPU the compiler's full effort costs a
+# fifth of that and gains nothing: matrix products are library calls, see `benchmarks/README.md`.
+_quickly_compiled_block = jax.jit(
+    _run_block,
+    static_argnums=0,
+    donate_argnums=1,
+    compiler_options={"xla_backend_optimization_level": 1},
+)
+
+
+def _block_program(key: jax.Array | None) -> Callable[..., PyTree]:
+    """The program of a pass in the given order, or of training; XLA_FLAGS of the user decide."""
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    if key is None and not chosen and target.platform() == "cpu":
+        return _quickly_compiled_block
+    return _compiled_block
 
 
 def _in_segments(
@@ -280,7 +298,7 @@ def _segment(
     if not can_be_cut(batches):
         return _compiled_run(step, carry, batches, frozen, key, start, stop)
     for block in blocks(batches, key, start, stop):
-        carry = _compiled_block(step, carry, block.batches, frozen, 0, block.used)
+        carry = _block_program(key)(step, carry, block.batches, frozen, 0, block.used)
     return carry
 
 

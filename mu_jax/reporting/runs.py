@@ -258,7 +258,7 @@ def _field(value: Any) -> Any:
     """An array, a dictionary of arrays by path, or None."""
     if not isinstance(value, dict):
         return value
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, below in value.items():
         below = _field(below)
         if isinstance(below, dict):

@@ -72,7 +72,7 @@ def _order(model: Model, variables: PyTree, inputs: PyTree) -> list[str]:
     first: dict[int, str] = {}
     for name, x in zip(sorted(shapes), program.jaxpr.outvars):
         first.setdefault(id(x), name)
-    return sorted(first.values(), key={name: steps.get(x, -1) for x, name in first.items()}.get)
+    return [first[x] for x in sorted(first, key=lambda x: (steps.get(x, -1), first[x]))]
 
 
 def _averaged(x: jax.Array) -> jax.Array:
@@ -106,9 +106,10 @@ def similarity(
     )
     columns = []
     for layer in layers:
-        mine, before, after = (
+        mine = np.stack([one[layer] for one in models])
+        before, after = (
             np.stack([one[layer] for one in each]) if each else None
-            for each in (models, originals, oracles)
+            for each in (originals, oracles)
         )
         columns.append((*_to_others(mine, before, after, own), *_band(after)))
     to_original, to_oracle, low, high = (np.stack(each, axis=-1) for each in zip(*columns))
@@ -131,7 +132,7 @@ def _to_others(
     return to_original, to_oracle.astype(np.float32)
 
 
-def _band(after: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _band(after: np.ndarray | None) -> tuple[np.floating, np.floating]:
     if after is None or len(after) < 2:
         return np.float32(np.nan), np.float32(np.nan)
     pairs = np.asarray(_all_pairs(after, after))[np.triu_indices(len(after), 1)]

@@ -116,6 +116,12 @@ def test_the_quickstart_serves_the_best_of_those_that_forgot(tmp_path):
     assert (store.serving(), store.history()[2].method) == (3, "honest")
     assert [each.withheld for each in store.history()] == ["", withheld["idle"], ""]
     assert store.forgotten().tolist() == [3, 5]
+    # A second run trains on all examples but those of its own request, and serves only with these.
+    quickstart.publish(store, task, models, withheld, records, table, np.array([5, 7]))
+    assert (store.serving(), len(store.history())) == (3, 6)
+    assert "1 examples that version 3 has forgotten" in store.history()[5].withheld
+    quickstart.publish(store, task, models, withheld, records, table, np.array([3, 5, 7]))
+    assert (store.serving(), store.forgotten().tolist()) == (9, [3, 5, 7])
 
 
 STOPPED = ["--request=class:3", "--method=ssd"]

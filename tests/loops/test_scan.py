@@ -12,6 +12,7 @@ from compilations import counted_compilations
 
 import mu_jax as mu
 from mu_jax.data.batches import random_order
+from mu_jax.loops import scan
 from mu_jax.loops.scan import fold, num_batches, observe
 
 N = 11
@@ -309,3 +310,20 @@ def test_whole_epochs_that_are_skipped_are_not_read():
     assert (examples.walks, examples.read, int(found["calls"])) == (1, 3, 2)
     expected = fold(remember, start(), list(data()), epochs=3, start=7)
     np.testing.assert_array_equal(found["trace"], expected["trace"])
+
+
+def test_a_pass_is_compiled_quickly_unless_flags_say_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert scan._block_program(None) is scan._quickly_compiled_block
+    assert scan._block_program(jax.random.key(0)) is scan._compiled_block
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert scan._block_program(None) is scan._compiled_block
+
+
+def test_a_quickly_compiled_pass_gives_the_same(monkeypatch):
+    def step(total, batch, scale):
+        return total + (batch.weight[:, None] * jnp.sin(scale * batch.inputs)).sum(0)
+
+    monkeypatch.setenv("XLA_FLAGS", "")
+    found = fold(step, jnp.zeros(3), data(), jnp.float32(0.7))
+    np.testing.assert_allclose(found, np.sin(0.7 * data().inputs).sum(0), 1e-5)

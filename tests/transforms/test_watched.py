@@ -51,6 +51,21 @@ def test_losses_and_accuracies_are_those_of_numpy_inside_and_outside_jit():
         assert np.asarray(info.effect.unretained).all()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_few_retained_rows_are_looked_at_with_those_to_forget(kind):
+    """In one pass where the rows of both sets have one form."""
+    variables, forget, retain = given()
+    other = retain.replace(inputs=retain.inputs.astype(kind))
+    after = mu.Variables(2 * jnp.eye(3))
+    found = mu.effect(MODEL, variables, after, forget, other)
+    size = forget.num_examples
+    assert found.retain.weight.shape == (size,)
+    for change, data in ((found.forget, forget), (found.retain, other.take(np.arange(size)))):
+        for losses, model in ((change.losses_before, variables), (change.losses_after, after)):
+            np.testing.assert_allclose(losses, losses_in_numpy(model, data)[0], rtol=2e-3)
+        np.testing.assert_array_equal(change.weight, data.weight)
+
+
 def test_a_step_too_small_is_said_to_have_forgotten_nothing():
     variables, forget, retain = given()
     unlearn = mu.watched(mu.iau(MODEL, optax.sgd(1e-6)))

@@ -14,7 +14,7 @@ from mu_jax import _target as target
 from mu_jax import edits
 from mu_jax._tracing import cached
 from mu_jax._words import short
-from mu_jax.data.batches import Batch, Batches
+from mu_jax.data.batches import Batch, Batches, concatenate
 from mu_jax.data.tokens import parts_of
 from mu_jax.loops.labels import weights
 from mu_jax.loops.predict import map_rows
@@ -220,15 +220,37 @@ def glance(
 
 def _look(model: Model, before: PyTree, after: PyTree, sets: tuple[Any, Any], moved: Any) -> Effect:
     forget_set, retain_set = sets
-    forget, retain = _rows_of(model, before, after, forget_set), None
+    in_memory = isinstance(retain_set, Batches) and at_once.is_known(retain_set)
+    if in_memory and retain_set.mesh is None:
+        few = retain_set.take(np.arange(min(forget_set.num_examples, retain_set.num_examples)))
+        forget, retain = _both(model, before, after, forget_set, few)
+    else:
+        forget, retain = _rows_of(model, before, after, forget_set), None
     unretained: Any = np.zeros(np.shape(forget.change.weight), bool)
-    if isinstance(retain_set, Batches) and at_once.is_known(retain_set):
-        if retain_set.mesh is None:
-            few = np.arange(min(forget_set.num_examples, retain_set.num_examples))
-            retain = _rows_of(model, before, after, retain_set.take(few)).change
-        if forget.label is not None and retain_set.weight.is_fully_addressable:
-            unretained = _is_without(forget.label, retain_set.targets, retain_set.weight)
+    if in_memory and forget.label is not None and retain_set.weight.is_fully_addressable:
+        unretained = _is_without(forget.label, retain_set.targets, retain_set.weight)
     return Effect(forget.change, retain, unretained, moved)
+
+
+def _both(model: Model, before: PyTree, after: PyTree, forget: Any, few: Batches) -> Any:
+    """Rows of the forget set and few retained ones, of arrays in half as many batches."""
+    joins = isinstance(forget, Batches) and forget.mesh is None
+    if not (joins and _rows_in(forget) == _rows_in(few)):
+        found = [_rows_of(model, before, after, part) for part in (forget, few)]
+        return found[0], found[1].change
+    size = forget.num_examples
+    joined = _rows_of(model, before, after, concatenate(forget, few))
+    first, second = (
+        jax.tree.map(lambda x, part=part: at_once.indexed(x, part), joined)
+        for part in (slice(size), slice(size, None))
+    )
+    return first, second.change
+
+
+def _rows_in(data: Batches) -> Any:
+    """The form of a row: data that have one can be joined."""
+    leaves, structure = jax.tree.flatten((data.inputs, data.targets))
+    return structure, [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
 
 
 class _Found(NamedTuple):
