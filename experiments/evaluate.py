@@ -6,7 +6,7 @@
 Every version descends from one training, so the spread over seeds is that of the retrained models;
 a version is compared with the mean of these. What a scored or the serving version has forgotten
 beside the request is in no set, and the retrained models do not see it. Records go to
-evaluation.jsonl in the workdir.
+evaluation.jsonl in the workdir, and what every model says of every example to evaluation.npz.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from absl import flags
 from experiments.lib import scoring
 from experiments.lib.command_line import define_workdir, start
 from experiments.lib.ids import check_ids, named_set
+from experiments.lib.insides import Insides
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
+from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import (
     exit_with_sentence,
     read_config,
     stage,
-    write_records,
 )
 from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
 from mu_jax import evaluation, reporting
-from mu_jax.scoring import Score
+from mu_jax.scoring import Score, rows
 from mu_jax.store import Store, Version
 
 FLAGS = flags.FlagValues()
@@ -63,9 +64,18 @@ def run(workdir: pathlib.Path, request: str) -> None:
     forget, retain = split(task, ids)
     if others.size:
         print(f"{others.size} other examples that these versions have forgotten are in no set")
-    found = scored(task, store, versions, forget, retain, named_set(task, request, ids))
+    insides = Insides(task, forget, retain)
+    found = scored(task, store, versions, insides, named_set(task, request, ids))
     print(found.render(width=114))
-    path = write_records(workdir / "evaluation.jsonl", found.records)
+    digest = digest_of(
+        task.config,
+        request=request,
+        versions=[version.version for version in versions],
+        retrain=RETRAIN.value,
+    )
+    arrays = {found.records[0].forget_set.kind: insides.arrays(found.arrays)}
+    run = reporting.Run(found.records, arrays, digest)
+    path = write_results(workdir / "evaluation.jsonl", run)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
 
 
@@ -73,30 +83,46 @@ def scored(
     task: Task,
     store: Store,
     versions: list[Version],
-    forget,
-    retain,
+    insides: Insides,
     forget_set: reporting.ForgetSet,
 ) -> Score:
-    """The versions beside models retrained from scratch; one model is in memory at a time."""
+    """The versions beside models retrained from scratch, each looked into when it is there.
+
+    On the device one model is in memory at a time; the original and a retrained one stay on the
+    host.
+    """
+    forget, retain = insides.sets.values()
     like, costs = jax.eval_shape(task.init, jax.random.key(0)), []
     if not retrains(task):
         print("Nothing is retrained: the task gives weights without the recipe of their training")
     names = {version.version: f"{version.version}: {version.method}" for version in versions}
     children = [version for version in versions if version.parent is not None]
     originals = [version.version for version in versions if version.parent is None]
-    return evaluation.score(
+
+    def look(name: str, models: Iterator[Any]) -> Iterator[Any]:
+        return insides.watched(name, models)
+
+    found = evaluation.score(
         task.model,
-        {names[v.version]: restored(store, v.version, like) for v in children},
+        {
+            names[v.version]: look(names[v.version], restored(store, v.version, like))
+            for v in children
+        },
         forget=forget,
         retain=retain,
         test=task.test,
-        retrained=retrained(task, forget, retain, costs) if retrains(task) else (),
-        original=restored(store, originals[-1], like) if originals else None,
+        retrained=(
+            look(rows.RETRAIN, retrained(task, forget, retain, costs)) if retrains(task) else ()
+        ),
+        original=(look(rows.NOTHING, restored(store, originals[-1], like)) if originals else None),
         kind=task.info.task,
         forget_set=forget_set,
         hyperparameters={names[v.version]: v.hyperparameters for v in children},
         costs={"retrain": costs},
     )
+    for version in children:
+        insides.add_ratios(names[version.version], version.method, version.hyperparameters)
+    return found
 
 
 def restored(store: Store, version: int, like: Any) -> Iterator[Any]:

@@ -40,11 +40,12 @@ from experiments.lib.language.results import (
     draw,
     overview,
     records_of,
+    split_arrays,
     write_models,
-    write_results,
 )
 from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
+from experiments.lib.results import beside, digest_of, earlier, write_results
 from experiments.lib.running import exit_with_sentence, write_config
 from mu_jax import reporting
 from mu_jax.scoring.rows import NOTHING, RETRAIN
@@ -95,14 +96,18 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
         f"{SEEDS.value} seeds, on {jax.devices()[0].device_kind}",
         flush=True,
     )
-    records, rows = [], {}
+    names = list(methods or config.methods)
+    digest = digest_of(config, methods=names, seeds=SEEDS.value)
+    path, records, arrays = workdir / "results.jsonl", [], {}
+    kept = earlier(path, digest)
     targets = study.targets(task, folder)
     for split in task.splits:
-        rows[split.name] = split_rows(task, split, folder, targets, methods or config.methods)
+        rows = split_rows(task, split, folder, targets, names)
         if WRITE.value:
-            write_models(task, split, rows[split.name], workdir / "models")
-        records += records_of(task, split, rows[split.name])
-        path = write_results(workdir, records, rows)
+            write_models(task, split, rows, workdir / "models")
+        records += records_of(task, split, rows)
+        arrays[split.forget_set.kind] = split_arrays(split, rows)
+        write_results(path, beside(kept, reporting.Run(tuple(records), arrays, digest)))
     print(reporting.render(records, width=114))
     print("\n" + reporting.render(overview(records, task.headline), width=114))
     if PICTURE.value:

@@ -50,13 +50,15 @@ from experiments.lib.passages import (
     tokenized,
 )
 from experiments.lib.paths import check_workdir
-from experiments.lib.running import exit_with_sentence, keep_programs, stage, write_records
+from experiments.lib.results import write_results
+from experiments.lib.running import exit_with_sentence, keep_programs, stage
 from experiments.lib.tables_of_passages import (
     ORIGINAL,
     RELEARNED,
     UNLEARNED,
     Group,
     Rows,
+    group_arrays,
     group_records,
     table_of,
 )
@@ -64,6 +66,7 @@ from mu_jax import _files as files
 from mu_jax import reporting
 from mu_jax.datasets import language
 from mu_jax.models.decoder import Decoder, read_decoder, write_decoder
+from mu_jax.store.run_state import config_digest
 
 FLAGS = flags.FlagValues()
 TEXTS = pathlib.Path(__file__).parent / "passages"
@@ -138,7 +141,9 @@ def main(argv: list[str]) -> None:
 def run() -> None:
     begun = time.monotonic()
     workdir = check_workdir(
-        WORKDIR.value, files=("results.jsonl",), folders=("groups", "models", "programs")
+        WORKDIR.value,
+        files=("results.jsonl", "results.npz"),
+        folders=("groups", "models", "programs"),
     )
     paths = [pathlib.Path(path) for path in FILES.value]
     found = {path: read_texts(path) for path in paths}
@@ -147,15 +152,18 @@ def run() -> None:
     keep_programs(workdir / "programs")
     setting = read_model(path)
     tokenizer = language.read_tokenizer(path, vocab_size=setting.decoder.config.vocab_size)
-    records, tables = [], []
+    records, tables, arrays, digests = [], [], {}, []
     for name, texts in found.items():
         rows = tokenized(name, texts, tokenizer, BATCH)
         groups = [Group(*each, rows) for each in groups_of(texts, GROUPS.value).items()]
         rows_of = {group.name: run_group(setting, group, workdir) for group in groups}
         for group in groups:
             records += group_records(group, rows_of[group.name], setting.hyperparameters)
+            arrays[records[-1].forget_set.kind] = group_arrays(group, rows_of[group.name])
+            digests.append(digest_of(setting, group))
         tables += [table_of(groups, rows_of)] if groups else []
-    write_records(workdir / "results.jsonl", records)
+    digest = config_digest({"groups": digests})[:16]
+    write_results(workdir / "results.jsonl", reporting.Run(tuple(records), arrays, digest))
     print(reporting.render(tables, width=114))
     print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - begun:.0f} s")
 

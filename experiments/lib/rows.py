@@ -36,11 +36,15 @@ from mu_jax.scoring.ensembles import Yardstick, klom_of
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 
 Half = Literal["tuning", "reporting"]
+SEEN = 3  # models of a row that are looked into
 SEEDS = {"tuning": (2_001, 2_002), "reporting": (ORIGINALS, ORACLES)}  # of originals, of oracles
 
 
 class Row(NamedTuple):
-    """One method: outputs f32[N, n, K] on the training and test examples, and what it cost."""
+    """One method: outputs f32[N, n, K] on the training and test examples, and what it cost.
+
+    seen: variables of the first `SEEN` models, to look inside; None where there are none.
+    """
 
     name: str
     outputs: np.ndarray
@@ -48,6 +52,7 @@ class Row(NamedTuple):
     precompute_s: float | None = None
     passes: float | None = None
     hyperparameters: dict[str, Any] = {}  # noqa: RUF012
+    seen: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,27 +106,29 @@ def study(
     """
     models = len(originals.outputs)
     retain = split(task, ids)[1]
-    retrained = train_population(
+    found = train_population(
         task, directory, "retrain", models=2 * models, examples=retain, seed=ORACLES
-    ).outputs
+    )
+    retrained = found.outputs
     rows = [
         Row(
             RETRAIN,
             retrained[models:],
             wall_s=training_seconds(task, directory, retain, seed=ORACLES),
             passes=task.config.training.epochs * retain.num_examples,
+            seen=found.take(models, models + SEEN).variables,
         ),
-        Row(NOTHING, originals.outputs, wall_s=0.0),
+        Row(NOTHING, originals.outputs, wall_s=0.0, seen=originals.take(0, SEEN).variables),
         constant(task, retain, models),
         *unlearn_all(task, ids, originals, directory),
     ]
     targets = np.asarray(everything(task).targets)
     if oracles is None:
         oracles = np.asarray(evaluation.margins(retrained[:models], targets))
-    found = Yardstick(
+    yardstick = Yardstick(
         targets, positions(task, ids), oracles, retrained[models:], others=retrained[:models]
     )
-    return Study(task, found, rows)
+    return Study(task, yardstick, rows)
 
 
 @functools.lru_cache(maxsize=2)
@@ -196,13 +203,14 @@ def unlearn(
     @jax.jit
     def program(keys, variables, forget, retain, examples):
         found, info = ensembles.unlearn(transform, keys, variables, forget, retain)
-        return ensembles.ensemble_outputs(task.model, found, examples), info.example_passes
+        outputs = ensembles.ensemble_outputs(task.model, found, examples)
+        return outputs, info.example_passes, jax.tree.map(lambda x: x[:SEEN], found)
 
     keys = jax.random.split(jax.random.key(2), models)
     arguments = keys, originals.variables, request.forget, retain, everything(task)
     compiled = program.lower(*arguments).compile()
     start = time.monotonic()
-    outputs, passes = jax.block_until_ready(compiled(*arguments))
+    outputs, passes, seen = jax.block_until_ready(compiled(*arguments))
     return Row(
         name,
         np.asarray(outputs),
@@ -210,4 +218,5 @@ def unlearn(
         precompute_s=precompute_s,
         passes=float(np.mean(passes)),
         hyperparameters=method_arguments(task, name),
+        seen=jax.device_get(seen),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.lib.rows import Row, Study
 from mu_jax import evaluation
-from mu_jax.reporting import Cost, ForgetSet, Record
+from mu_jax.reporting import Cost, ForgetSet, Metric, Record, missing
 from mu_jax.scoring.ensembles import collapse, measure, p95
 from mu_jax.scoring.rows import record
 
@@ -17,6 +17,36 @@ from mu_jax.scoring.rows import record
 def records(study: Study, forget_set: ForgetSet) -> list[Record]:
     """One record for each row, all of them over N models."""
     return [_record(study, row, forget_set) for row in study.rows]
+
+
+def klom_records(study: Study, forget_set: ForgetSet) -> list[Record]:
+    """One record for each row with the numbers of `ordering` alone, beside their floor."""
+    found = []
+    for row in study.rows:
+        reason = collapse(study.yardstick, row.outputs)
+        metrics = {
+            f"KLoM {split} p95": _klom(study, row, split) for split in study.yardstick.positions
+        }
+        scored = metrics, evaluation.Collapse(bool(reason), reason)
+        arguments = row.hyperparameters
+        found.append(record(row.name, forget_set, 0, scored, hyperparameters=arguments))
+    return found
+
+
+def _klom(study: Study, row: Row, split: str) -> Metric:
+    """The 95th percentile over a split, without its interval, which is of the benchmark."""
+    where, floor = study.yardstick.positions[split], study.klom["retrain"]
+    if study.klom[row.name] is None:
+        reason = "outputs of some models are not finite"
+        return missing(reason, direction="lower is better", unit="nats")
+    return Metric(
+        p95(study.klom[row.name][where]),
+        n=len(row.outputs),
+        null=None if floor is None else p95(floor[where]),
+        no_interval="not computed; experiments.benchmark does",
+        direction="lower is better",
+        unit="nats",
+    )
 
 
 def _record(study: Study, row: Row, forget_set: ForgetSet) -> Record:

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.lib.passages import Measured, Texts
 from mu_jax import datasets, reporting
 from mu_jax.reporting import Metric, Oracle
+from mu_jax.scoring.shown import shown_texts
 
 ORIGINAL, UNLEARNED, RELEARNED = "do nothing", "undial", "undial, then other texts"
 UNSEEN = "texts never seen"
@@ -65,6 +66,36 @@ def group_records(
             )
         )
     return records
+
+
+def group_arrays(group: Group, rows: Rows) -> reporting.Arrays:
+    """What each model gives of the texts; an id is the place of a text in its file.
+
+    The losses are nats a token, of "forget", "retain" (texts to measure with), "test" (texts that
+    no model has seen) and "held" (of the group and not given to the method), where a model was
+    measured there. All that was measured is in `others`, under `row/field`, NaN where it was not.
+    """
+    places = {"forget": group.where}
+    for name, role in (("retain", "measure"), ("test", "unseen"), ("held", "held")):
+        places[name] = group.texts.where(role)
+    examples = {
+        row: {
+            name: reporting.Examples(
+                where.astype(np.int32), None, found.nll[None, where].astype(np.float32), None, None
+            )
+            for name, where in places.items()
+            if where.size and np.isfinite(found.nll[where]).all()
+        }
+        for row, found in rows.found.items()
+    }
+    texts = [text.text for text in group.texts.texts]
+    shown = {name: (where, [texts[k] for k in where]) for name, where in places.items()}
+    others = {
+        f"{row}/{field}": values
+        for row, found in rows.found.items()
+        for field, values in found._asdict().items()
+    }
+    return reporting.Arrays(examples, shown=shown_texts(shown), others=others)
 
 
 def metrics_of(group: Group, original: Measured, found: Measured) -> dict[str, Metric]:

@@ -9,13 +9,15 @@
 Every process that is started with the same sweep and storage takes part. Starting it again, after a
 stop or beside others, is harmless; what has ended is not run again. Each process works on the
 devices it sees and ends when all settings have ended, with the best ones, one table, and the
-records in `tuning.jsonl` and `reporting.jsonl`, which `experiments.report` prints. Meanwhile
+records in `tuning.jsonl` and `reporting.jsonl`, which `experiments.report` prints, and what every
+model of the chosen settings says of every example in `reporting.npz`. Meanwhile
 `optuna-dashboard` shows the storage. Exit code 0: every setting has a result. 1: some have failed,
 or workers were lost. 2: bad input, nothing was started.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -23,12 +25,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import flags
 
 from experiments.lib import paths
 from experiments.lib.command_line import define_workdir, start
 from experiments.lib.own_flags import LARGEST, define_count
+from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, write_records
 from experiments.lib.tasks import Task
 from experiments.sweep import files, tuning
@@ -76,8 +80,8 @@ def main(argv: list[str]) -> None:
         if DRY_RUN.value:
             print(listing(sweep, tuned))
             return
-        names = ("studies.db", "tuning.jsonl", "reporting.jsonl")
-        paths.check_workdir(workdir, files=names, folders=("ensembles",))
+        names = ("studies.db", "tuning.jsonl", "reporting.jsonl", "reporting.npz")
+        paths.check_workdir(workdir, files=names, folders=("ensembles", "arrays"))
         begin = time.monotonic()
         search = Search(sweep, task, workdir, tuned)
     if WORKERS.value == 1:
@@ -131,8 +135,9 @@ class Search:
         """Write the records and print what they say; whether every setting has a result."""
         reported = self._reported()
         found, chosen = (self._records(each) for each in (self.tuned, reported))
-        write_records(self.workdir / "tuning.jsonl", found)
-        write_records(self.workdir / "reporting.jsonl", chosen)
+        digest = digest_of(self.task.config, **_asked(self.sweep))
+        write_results(self.workdir / "tuning.jsonl", reporting.Run(tuple(found), digest=digest))
+        self._write_chosen(chosen, digest)
         if TABLE.value and found:
             print(tuning.describe(tuning.rank(found)) + "\n")
             print(reporting.render(chosen or found, width=110) + "\n")
@@ -143,6 +148,16 @@ class Search:
             advice = "run the same command again, with a larger --attempts if a setting failed"
             print(advice, file=sys.stderr)
         return not lost
+
+    def _write_chosen(self, records: Sequence[reporting.Record], digest: str) -> None:
+        """The records of the chosen settings, and the arrays of all their trials in one file."""
+        path = write_records(self.workdir / "reporting.jsonl", records)
+        try:
+            found = reporting.read_run(path)
+        except (OSError, ValueError) as error:  # of trials of an older version, or lost
+            print(f"reporting.jsonl has no arrays of its own: {error}", file=sys.stderr)
+            return
+        write_results(path, dataclasses.replace(found, digest=digest))
 
     def _open(self, job: Job) -> Queue:
         return self._queue(job.plan, jobs.make_sampler(self.sweep))
@@ -163,6 +178,18 @@ class Search:
         """The records of the settings that have ended, in the order of the work list."""
         results = [trial for _, queue in studies for trial in queue.results()]
         return jobs.read_records(trial.user_attrs["result"] for trial in results)
+
+
+def _asked(sweep: files.Sweep) -> dict[str, Any]:
+    """What decides the numbers of a search beside the configuration."""
+    names = ("requests", "reported", "kinds", "models", "seeds", "sampler", "trials")
+    values = {
+        name: {axis: list(found.values) for axis, found in axes.items()}
+        for name, axes in sweep.axes.items()
+    }
+    found = {name: getattr(sweep, name) for name in names}
+    lists = {name: list(x) if isinstance(x, tuple) else x for name, x in found.items()}
+    return {**lists, "kinds": dict(sweep.kinds), "axes": values}
 
 
 def _without_result(studies: Sequence[tuple[Job, Queue]]) -> Iterator[str]:

@@ -21,10 +21,14 @@ from experiments.lib.methods import METHODS, Request
 from experiments.lib.rows import Bench, Half, make_bench
 from experiments.lib.tasks import Task, lookup
 from mu_jax import ensembles
-from mu_jax.reporting import Cost, Record
+from mu_jax.reporting import Arrays, Cost, Record
+from mu_jax.reporting.runs import KEY, write_arrays
 from mu_jax.scoring.ensembles import collapse, measure
+from mu_jax.scoring.examples import examples_at
+from mu_jax.scoring.rows import RETRAIN
 from mu_jax.store.run_state import config_digest
 
+ARRAYS = "arrays"  # the folder of what is kept of the half "reporting"
 REFERENCES = "references"  # the trial of the rows "retrain" and "do nothing"
 SELECTION = {
     "tuning": "a setting of a search",
@@ -118,20 +122,50 @@ def run_trial(task: Task, directory: pathlib.Path, trial: Trial) -> list[Record]
     bench = make_bench(task, directory, trial.half, trial.request, trial.seed, trial.models)
     if trial.method == REFERENCES:
         rows = [("retrain", bench.retrained), ("do nothing", bench.untouched)]
-        return [_record(bench, trial, values, method=name) for name, values in rows]
+        kept = keep_arrays(bench, trial, rows)
+        return [_record(bench, trial, values, method=name, arrays=kept) for name, values in rows]
+    outputs = run_method(bench, trial.method, trial.points)
+    kept = keep_arrays(bench, trial, [(trial.method, found.values) for found in outputs])
     return [
         _record(
             bench,
             trial,
             found.values,
+            arrays=kept,
             run_id=dataclasses.replace(trial, points=(point,)).name,
             method=trial.method,
             hyperparameters=dict(point),
             selection=SELECTION[trial.half],
             cost=_cost(found),
         )
-        for point, found in zip(trial.points, run_method(bench, trial.method, trial.points))
+        for point, found in zip(trial.points, outputs)
     ]
+
+
+def keep_arrays(
+    bench: Bench, trial: Trial, rows: Sequence[tuple[str, np.ndarray]]
+) -> dict[str, str]:
+    """Keep what every model of the half "reporting" says of every example; for `Record.arrays`.
+
+    The file lies beside the ensembles, in `arrays`, under the name of the trial. A search has too
+    many settings to keep that of the half "tuning". Further seeds are forget sets of their own,
+    such as "class 3, seed 1". The row "retrain" is as in `results.study_examples`.
+    """
+    if trial.half != "reporting":
+        return {}
+    outputs = dict(rows)
+    if trial.method == REFERENCES:
+        outputs[RETRAIN] = np.concatenate([bench.others, bench.retrained])
+    index = np.asarray(bench.arguments[-1].index)
+    examples = {
+        name: examples_at(bench.task.info.task, of, bench.targets, index, bench.positions)
+        for name, of in outputs.items()
+    }
+    kind = named_set(bench.task, trial.request, bench.ids).kind
+    kind += f", seed {trial.seed}" if trial.seed else ""
+    path = bench.directory.parent / ARRAYS / f"{trial.name}.npz"
+    write_arrays(path, {kind: Arrays(examples)})
+    return {KEY: f"{ARRAYS}/{path.name}"}
 
 
 def _record(

@@ -137,8 +137,8 @@ def test_what_is_forgotten_is_in_no_set_of_a_later_request(workdir, monkeypatch,
         seen.append(task.train.index)
         return 0
 
-    def retrained(task, store, versions, forget, retain, forget_set):
-        seen.append(retain.index)
+    def retrained(task, store, versions, insides, forget_set):
+        seen.append(insides.sets["retain"].index)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(unlearn, "unlearn", noted)

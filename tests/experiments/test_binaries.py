@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from in_process import call, refused
+from recomputed import assert_equal, of_model
 
 from experiments.configs import digits
 from mu_jax import reporting
@@ -105,6 +106,38 @@ def test_quickstart_writes_records_and_serves_the_best_version(quickstart):
     assert serving.method in [row.label for row in table.rows if row.best]
 
 
+def test_the_numbers_of_the_quickstart_are_functions_of_the_arrays(quickstart):
+    run = reporting.read_run(quickstart[0] / "results.jsonl")
+    (arrays,) = run.arrays.values()
+    assert {record.config_hash for record in run.records} == {run.digest} and run.digest
+    for record in run.records:
+        sets = arrays.examples[record.method]
+        place = record.seed if len(sets["test"].losses) > 1 else 0
+        assert_equal(record, of_model(sets, place, record.seed))
+
+
+def test_the_quickstart_looks_into_its_models(quickstart):
+    (arrays,) = reporting.read_run(quickstart[0] / "results.jsonl").arrays.values()
+    rows = {"do nothing", "retrain", "ssd", "iau", "finetune"}
+    assert set(arrays.similarity) == rows and set(arrays.edits) == {"ssd", "iau", "finetune"}
+    untouched = arrays.similarity["do nothing"]["forget"]
+    assert untouched.layers == ("features", "outputs")
+    np.testing.assert_allclose(untouched.to_original, 1, atol=1e-4)
+    retrained = arrays.similarity["retrain"]["retain"]  # two models: the band is their similarity
+    np.testing.assert_allclose(retrained.to_oracle[0], retrained.low, atol=1e-5)
+    (threshold,) = (found.threshold for found in arrays.ratios.values())
+    assert threshold == digits.get_config().methods.ssd.alpha
+    chosen = arrays.ratios["ssd"]
+    above = chosen.counts[chosen.edges[:-1] >= threshold].sum()
+    sizes, changed = arrays.edits["ssd"].sizes, arrays.edits["ssd"].changed[0]
+    assert 0 < round(np.dot(sizes, changed)) <= above, "a weight of 0 is dampened and stays"
+    assert arrays.shown.kind == "image" and arrays.shown.content.shape[1:] == (8, 8, 1)
+    forget = arrays.examples["ssd"]["forget"].ids
+    assert np.isin(forget, arrays.shown.ids).all() and arrays.shown.ids.size > forget.size
+    size = (quickstart[0] / "results.npz").stat().st_size
+    assert size < 1_000_000
+
+
 @pytest.mark.slow
 def test_quickstart_publishes_what_forgot_nothing_and_serves_it_not(tmp_path):
     # On a random request doing nothing is close to retraining, so that it has the smallest gap.
@@ -183,6 +216,14 @@ def test_from_training_to_a_swapped_version_and_back(tmp_path):
     evaluated = run("evaluate", workdir, *request, "--retrain=2")
     assert evaluated.returncode == 0, evaluated.stderr
     assert all(row in evaluated.stdout for row in ("2: ssd", "do nothing", "constant"))
+    found = reporting.read_run(tmp_path / "run/evaluation.jsonl")
+    (arrays,) = found.arrays.values()
+    assert set(arrays.edits) == set(arrays.ratios) == {"2: ssd"} and found.digest
+    assert set(arrays.similarity) == {"retrain", "do nothing", "2: ssd"}
+    for record in found.records:
+        sets = arrays.examples[record.method]
+        first = 1 if record.method == "retrain" else 0  # seeds of retrained models come after
+        assert_equal(record, of_model(sets, record.seed - first, record.seed))
     assert run("unlearn", workdir, "--roll_back").returncode == 0
     assert store.serving() == 1
 

@@ -141,6 +141,14 @@ def test_a_run_prints_curves_and_writes_records(tmp_path):
     assert {record.seed for record in records} == {0, 1}
     assert all({"corrected accuracy", "retained accuracy"} == set(r.metrics) for r in records)
     assert records[0].forget_set.kind == "poison, 40 of 40 known"
+    (arrays,) = reporting.read_run(tmp_path / "results.jsonl").arrays.values()
+    for record in records:
+        sets = arrays.examples[record.method]
+        assert sets["forget"].ids.size == 40 and set(sets["forget"].targets) == {0}
+        for name, part in (("corrected", "affected"), ("retained", "test")):
+            hits = (sets[part].predictions == sets[part].targets)[record.seed]
+            metric = record.metrics[f"{name} accuracy"]
+            assert metric.value == pytest.approx(hits.mean()) and metric.n == hits.size
     for text in ("Corrected accuracy by the known part", "100% known", "closer to", "Records: "):
         assert text in result.stdout
 

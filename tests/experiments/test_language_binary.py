@@ -56,10 +56,19 @@ def test_a_run_ends_with_a_table_records_arrays_and_a_picture(ran):
         exposure = record.metrics["relearned exposure"]
         assert exposure.n == 1 and exposure.oracle is not None
         assert exposure.null == pytest.approx(1.09, abs=0.01), "the floor of 8 candidates"
-    with np.load(folder / "results.npz") as arrays:
-        curve = arrays["split 0/npo/relearning"]
-        assert curve.shape == (1, 3) and np.isfinite(curve).all()
-        assert arrays["split 0/retrain/before/candidates"].shape == (1, 2, 8)
+    (arrays,) = reporting.read_run(folder / "results.jsonl").arrays.values()
+    curve = arrays.relearning["npo"].values
+    assert curve.shape == (1, 3) and np.isfinite(curve).all()
+    assert arrays.others["retrain/before/candidates"].shape == (1, 2, 8)
+    for record in records:
+        found = arrays.others[f"{record.method}/before/nll"]
+        sets = arrays.examples[record.method]
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([sets[name].losses for name in ("forget", "retain")], axis=1)),
+            np.sort(found),
+        )
+        bits = arrays.others[f"{record.method}/before/bits"].mean()
+        assert record.metrics["held-out bits a byte"].value == pytest.approx(float(bits))
     for text in ("relearned exposure", "Means over runs", "Differences to retrain", "Records: "):
         assert text in said
     assert (folder / "relearning.svg").read_text().count("<svg") == 1

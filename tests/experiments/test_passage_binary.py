@@ -96,6 +96,15 @@ def test_what_a_model_knew_is_forgotten_and_recorded(files, tmp_path):
         assert 1 < after["steps of forgetting"].value < 30
         assert before["rise of the loss of retained texts"].value == 0.0
         assert learned["nll"].value != after["nll"].value
+    run = reporting.read_run(tmp_path / "results.jsonl")
+    for record in run.records:
+        arrays = run.arrays[record.forget_set.kind]
+        losses = arrays.examples[record.method]["forget"].losses
+        assert record.metrics["nll"].value == pytest.approx(float(losses.mean()), rel=1e-5)
+        where = arrays.examples[record.method]["forget"].ids
+        verbatim = arrays.others[f"{record.method}/verbatim"][where].mean()
+        assert record.metrics["verbatim"].value == pytest.approx(float(verbatim))
+        assert arrays.shown.content[0] in [text for *_, text in TEXTS]
     assert "What is left of the texts of texts" in ended.stdout
     assert "texts never seen" in ended.stdout
     (written,) = (tmp_path / "models").glob("texts-vow-*")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from recomputed import assert_equal
 from test_binaries import fails, run
 
 from experiments.configs import diabetes, digits_regression
@@ -15,6 +16,7 @@ from experiments.lib import domains
 from experiments.lib.tasks import LOSSES, in_units, make_module, make_task
 from mu_jax import reporting
 from mu_jax.reporting import ForgetSet, Metric, Record
+from mu_jax.scoring.single import membership
 
 
 def test_the_sets_part_both_splits_by_the_target():
@@ -58,6 +60,31 @@ def test_the_embedded_regression_beats_the_constant(tmp_path):
         assert found[method][0] < 0.8 * found["constant"][0]
         assert found[method][1] < 0.8 * found["constant"][1]
     assert "Forget set: below:75, 65 examples" in result.stdout
+    run_of = reporting.read_run(tmp_path / "d/results.jsonl")
+    (arrays,) = run_of.arrays.values()
+    for record in run_of.records:
+        check_numbers(record, arrays)
+
+
+def check_numbers(record, arrays):
+    """Every number of a record is that of the arrays."""
+    sets, seed = arrays.examples[record.method], record.seed
+    errors = {n: np.abs(x.predictions[seed] - x.targets).mean() for n, x in sets.items()}
+    mine = sets["forget"].predictions[seed]
+    reference = arrays.examples["retrain"]["forget"].predictions[seed]
+    attack = membership(sets["forget"].losses[seed], sets["forget test"].losses[seed], seed)
+    wanted = {
+        "retain test MAE": errors["test"],
+        "forget test MAE": errors["forget test"],
+        "W1 to retrained": np.abs(np.sort(mine) - np.sort(reference)).mean(),
+        "paired distance": np.abs(mine - reference).mean(),
+        "MIA": attack.value,
+    }
+    assert_equal(record, wanted)
+    if record.method in arrays.relearning:
+        curve = arrays.relearning[record.method].values[seed]
+        steps = record.metrics["relearn steps"].value
+        assert curve.size > 1 and 0 <= steps < curve.size
 
 
 def test_means_beyond_two_deviations_are_marked():

@@ -178,6 +178,10 @@ def make_split(
             "probability of answers never shown",
         ),
         functools.partial(_table, form, found.sets, shown),
+        texts={
+            title: [f"{each['question']}\n{each['answer']}" for each in records]
+            for title, records in found.sets.items()
+        },
     )
 
 

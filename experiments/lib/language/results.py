@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 from experiments.lib.language.methods import method_arguments
 from experiments.lib.language.study import Models
 from experiments.lib.language.task import Split, Task
-from experiments.lib.running import write_records
-from mu_jax import _files as files
 from mu_jax import evaluation, reporting
 from mu_jax.models import decoder as decoders
+from mu_jax.reporting import Arrays, Curve, Examples
 from mu_jax.scoring.rows import NOTHING, RETRAIN
+from mu_jax.scoring.shown import shown_texts
 
-RELEARNING = "relearning"
 Runs = dict[str, dict[tuple, reporting.Record]]  # by row and run
 
 
@@ -49,27 +47,33 @@ def records_of(task: Task, split: Split, rows: Mapping[str, Models]) -> list[rep
     return records
 
 
-def write_results(
-    workdir: pathlib.Path,
-    records: Sequence[reporting.Record],
-    rows: Mapping[str, Mapping[str, Models]],
-) -> pathlib.Path:
-    """Write `results.npz`, then `results.jsonl` whose records name it.
+def split_arrays(split: Split, rows: Mapping[str, Models]) -> Arrays:
+    """What every model says of every text, what comes back in relearning, and all that was read.
 
-    Args:
-      workdir: the folder. records: of all splits. rows: by the name of the split.
+    Losses are those of `Split.losses`, and of its sets all texts have different ids. What further
+    numbers are computed from lies in `others`, under `row/before` and, behind relearning,
+    `row/after`.
     """
-    arrays = {}
-    for split, models in rows.items():
-        for row, found in models.items():
-            arrays |= _flat(f"{split}/{row}/before", found.logs)
-            arrays |= _flat(f"{split}/{row}/after", found.after)
-            if found.curve is not None:
-                arrays[f"{split}/{row}/{RELEARNING}"] = np.asarray(found.curve)
-    with files.replacing(workdir / "results.npz") as file:
-        np.savez(file, **arrays)
-    named = [dataclasses.replace(r, arrays={"examples": "results.npz"}) for r in records]
-    return write_records(workdir / "results.jsonl", named)
+    examples = {name: _examples(split.losses(found.logs)) for name, found in rows.items()}
+    curves, others = {}, {}
+    for row, found in rows.items():
+        others |= _flat(f"{row}/before", found.logs) | _flat(f"{row}/after", found.after)
+        if found.curve is not None and split.relearn is not None:
+            curve = np.asarray(found.curve)
+            curves[row] = Curve(np.arange(curve.shape[1]), curve, split.relearn.title)
+    first = next(iter(examples.values()))
+    shown = shown_texts({name: (first[name].ids, texts) for name, texts in split.texts.items()})
+    return Arrays(examples, relearning=curves, shown=shown, others=others)
+
+
+def _examples(losses: Mapping[str, np.ndarray]) -> dict[str, Examples]:
+    found, start = {}, 0
+    for name, values in losses.items():
+        values = np.asarray(values, np.float32)
+        ids = np.arange(start, start + values.shape[1], dtype=np.int32)
+        found[name] = Examples(ids, None, values, None, None)
+        start += ids.size
+    return found
 
 
 def _flat(prefix: str, tree: Any) -> dict[str, np.ndarray]:
@@ -199,8 +203,10 @@ def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Rec
     from mu_jax import plots
 
     curves: dict[str, list[np.ndarray]] = {}
-    for where, records in found.items():
-        _add_curves(curves, records, where.parent)
+    for where in found:
+        for arrays in reporting.read_run(where).arrays.values():
+            for row, curve in arrays.relearning.items():
+                curves.setdefault(row, []).append(curve.values)
     ends = _ends([record for records in found.values() for record in records])
     if not curves:
         raise ValueError(
@@ -215,20 +221,6 @@ def draw(path: pathlib.Path, found: Mapping[pathlib.Path, Sequence[reporting.Rec
         title, ticks = "Exposure of secrets never shown", ("before", "behind relearning")
         panels.append(plots.Panel(title, "", "bits", {row: ends[row] for row in whole}, ticks))
     plots.save(plots.panels(panels), path)
-
-
-def _add_curves(
-    curves: dict[str, list[np.ndarray]], records: Sequence[reporting.Record], folder: pathlib.Path
-) -> None:
-    """Curves of relearning [runs, steps + 1] by row, of all files that the records name."""
-    for name in dict.fromkeys(r.arrays["examples"] for r in records if "examples" in r.arrays):
-        with files.reading(folder / name) as file:
-            arrays = np.load(file, allow_pickle=False)
-            for key in arrays.files:
-                _, _, rest = key.partition("/")
-                row, _, what = rest.partition("/")
-                if what == RELEARNING:
-                    curves.setdefault(row, []).append(arrays[key])
 
 
 def _ends(records: Sequence[reporting.Record]) -> dict[str, np.ndarray]:

@@ -145,6 +145,7 @@ def _split(config: ConfigDict, planted: Planted, number: int, secrets: np.ndarra
         },
         relearning,
         functools.partial(_table, secrets, shown.size, config.relearning.steps),
+        functools.partial(_losses, secrets),
     )
 
 
@@ -181,6 +182,12 @@ def _read(model: mu.Model, variables: PyTree, arrays: Mapping[str, Any]) -> Log:
         language.sequence_nll(ranked).reshape(-1, arrays["candidates"].batch_size),
         language.mean_nll(unseen) / jnp.log(2.0),
     )
+
+
+def _losses(secrets: np.ndarray, logs: Log) -> dict[str, np.ndarray]:
+    """NLL of the secrets to forget and of the others."""
+    kept = np.setdiff1d(np.arange(logs.nll.shape[1]), secrets)
+    return {"forget": np.asarray(logs.nll)[:, secrets], "retain": np.asarray(logs.nll)[:, kept]}
 
 
 def _table(

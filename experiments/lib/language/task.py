@@ -62,6 +62,12 @@ def check_shown(config: ConfigDict, what: str, number: int) -> None:
         )
 
 
+def losses_by_name(logs: Any) -> dict[str, np.ndarray]:
+    """Losses f32[N, n] by set, of logs with `nll` by name: those of the texts themselves."""
+    names = {name: name.removesuffix("/answer") for name in logs.nll}
+    return {short: logs.nll[name] for name, short in names.items() if "/" not in short}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One forget set of a task.
@@ -75,6 +81,8 @@ class Split:
       table: `(logs by row, logs of retrained models) -> Rows`; a log is `{"before": read}`, and
         with relearning `"after"`, NumPy arrays of what `Task.read` gave of one model. The row of
         the model before unlearning is `do nothing`.
+      losses: of logs of N models, f32[N, n] by set.
+      texts: to look at, by set, in the order of the losses; of some sets.
     """
 
     name: str
@@ -85,6 +93,8 @@ class Split:
     arrays: PyTree
     relearn: Relearn | None
     table: Callable[[Mapping[str, PyTree], Sequence[PyTree]], Rows]
+    losses: Callable[[PyTree], Mapping[str, np.ndarray]] = losses_by_name
+    texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

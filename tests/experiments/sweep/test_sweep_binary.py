@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from in_process import call
+from recomputed import assert_equal, of_ensemble
 
 from mu_jax import reporting
 
@@ -114,6 +115,11 @@ def test_workers_end_with_one_table_and_a_second_start_is_harmless(sweep, tmp_pa
     methods = [record.method for record in tuning]
     assert sorted(methods) == sorted(["retrain", "do nothing", *["ssd", "finetune"] * 2])
     assert {record.method for record in reported} == set(methods) and len(reported) == 4
+    kept = reporting.read_run(tmp_path / "work/reporting.jsonl")
+    assert {record.arrays["examples"] for record in reported} == {"reporting.npz"} and kept.digest
+    models = len(kept.arrays["class:3"].examples["ssd"]["test"].losses)
+    for record in kept.records:
+        assert_equal(record, of_ensemble(kept.arrays["class:3"].examples, record.method, models))
     printed = run("experiments.report", str(tmp_path / "work/tuning.jsonl"))
     assert printed.returncode == 0 and "ssd (alpha=1.5)" in printed.stdout
     again = sweep(GRIDS)
