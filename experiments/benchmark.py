@@ -22,7 +22,6 @@ shows these pages. The forget sets are those of the configuration (its field `re
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -40,7 +39,7 @@ from experiments.lib.populations import ORIGINALS, Population, everything, train
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, write_config, write_records, write_text
 from experiments.lib.tasks import Task, read_ids
-from mu_jax import datasets, ensembles, reporting
+from mu_jax import _progress, datasets, ensembles, reporting
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to run.")
@@ -88,8 +87,8 @@ def run(config, requests: Sequence[str]) -> None:
         task, workdir / "ensembles", "originals", models=MODELS.value, seed=ORIGINALS
     )
     records, orders = [], []
-    for request, ids in wanted.items():
-        print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
+    for request, ids in _progress.each(wanted.items(), "", "forget set"):
+        _progress.say(f"\n{request}: forget {len(ids)} of {task.train.num_examples}")
         found, order = run_request(task, request, ids, originals, workdir, oracles[request])
         records, orders = [*records, *found], [*orders, order]
         write_records(workdir / "results.jsonl", records)
@@ -109,7 +108,7 @@ def run_request(
     """Records of one forget set, and in which order the methods come, which is printed too."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     order = tables.ordering(found, request)
-    print("\n" + order, flush=True)
+    _progress.show("\n" + order)
     return tables.records(found, named_set(task, request, ids)), order
 
 

@@ -46,7 +46,7 @@ from experiments.lib.language.results import (
 from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
 from experiments.lib.running import exit_with_sentence, write_config
-from mu_jax import reporting
+from mu_jax import _progress, reporting
 from mu_jax.reporting import charts
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
@@ -96,7 +96,7 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
     )
     records, rows = [], {}
     targets = study.targets(task, folder)
-    for split in task.splits:
+    for split in _progress.each(task.splits, "", "forget set"):
         rows[split.name] = split_rows(task, split, folder, targets, methods or config.methods)
         if WRITE.value:
             write_models(task, split, rows[split.name], workdir / "models")
@@ -119,9 +119,8 @@ def split_rows(
         NOTHING: targets,
         **{name: study.unlearned(task, split, folder, name, targets) for name in methods},
     }
-    return {
-        name: study.measured(task, split, folder, name, found) for name, found in variables.items()
-    }
+    every = _progress.each(variables.items(), "measure", "method")
+    return {name: study.measured(task, split, folder, name, found) for name, found in every}
 
 
 if __name__ == "__main__":

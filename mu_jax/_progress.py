@@ -168,6 +168,12 @@ class Display:
                 self._write(text + "\n")
                 self._wrote_at = self._clock()
 
+    def print(self, text: str) -> None:
+        """Print a text that is a result, in the place of the line until the next look."""
+        with self._lock:
+            self._clear()
+            print(text, flush=True)
+
     def _line(self, now: float) -> str:
         """All that is open, from the outside in; rate and time of the outermost that is counted."""
         line, separator, timed = "", "", False
@@ -274,6 +280,15 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     else:
         display.say(text)
+
+
+def show(text: str) -> None:
+    """Print a result on stdout while work is open: `print` would write into the line shown."""
+    display = _SHOWN.get()
+    if display is None:
+        print(text, flush=True)
+    else:
+        display.print(text)
 
 
 def duration(seconds: float) -> str:
