@@ -154,21 +154,29 @@ for name in ("do nothing", *methods):
 # %% [markdown]
 # Two lessons are in these lines. Fine-tuning and NegGrad+ have lowered the forget accuracy towards
 # that of the oracles, as the table says, and KLoM is no better than that of doing nothing: the
-# average is right, for the wrong examples. SSD comes close to the floor. Has it won? The same
-# question on *test* examples, which nobody asked to forget:
+# average is right, for the wrong examples. SSD comes close to the floor. Has it won? A mean hides
+# the examples that are far off, so here is the **95th percentile**, which the table has too, on the
+# forget set and on *test* examples, which nobody asked to forget:
 
 # %%
 on_oracles = margins(oracles, test_set)
 elsewhere = {"retrain (floor)": on_oracles[N:], "SSD": margins(unlearned["SSD"], test_set)}
 elsewhere["do nothing"] = margins(originals, test_set)
+percentiles = {}
 for name, values in elsewhere.items():
-    one = evaluation.klom_interval(on_oracles[:N], values, None)
-    print(f"{name:16} KLoM {one.estimate:5.2f} on test examples, {one.low:5.2f} to {one.high:5.2f}")
+    percentiles[name] = [
+        evaluation.klom_interval(reference, versions[name], 0.95).estimate,
+        evaluation.klom_interval(on_oracles[:N], values, 0.95).estimate,
+    ]
+    print(
+        "{:16} {:5.2f} on the forget set, {:5.2f} on test examples".format(name, *percentiles[name])
+    )
 
 # %% [markdown]
-# There it is far off, further than doing nothing: it has damaged the model everywhere, and the
-# forgotten examples with the others. **Judge on all three sets**, as the table does. (Settings
-# matter: these were taken by hand. `mu.tune` chooses better ones.)
+# There it is no better than doing nothing on the forget set, and further off than doing nothing on
+# the test set: it has damaged the model, as its test accuracy in the table says. **Judge on all
+# three sets, and by more than a mean.** (Settings matter: these were taken by hand. `mu.tune`
+# chooses better ones.)
 #
 # One model that has gone wrong widens the bins for all, and *lowers* KLoM below what a perfect
 # method gets. `klom_check` names such models. Look at it before you believe a small value.

@@ -212,8 +212,10 @@ def start_workers(number: int, search: Search) -> None:
 
 
 def _pass_on(process: subprocess.Popen, told: SimpleQueue[str]) -> None:
-    for line in process.stderr or ():
-        told.put(line.rstrip("\n"))
+    assert process.stderr is not None  # it is a pipe
+    with process.stderr as lines:
+        for line in lines:
+            told.put(line.rstrip("\n"))
 
 
 if __name__ == "__main__":
