@@ -22,7 +22,6 @@ sets are those of the configuration (its field `requests`), unless --requests na
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -41,7 +40,7 @@ from experiments.lib.results import beside, digest_of, earlier, study_arrays, wr
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, write_config, write_text
 from experiments.lib.tasks import Task, read_ids
-from mu_jax import datasets, ensembles, reporting
+from mu_jax import _progress, datasets, ensembles, reporting
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "digits", "What to run.")
@@ -95,8 +94,8 @@ def run(config, requests: Sequence[str]) -> None:
     )
     path, records, arrays, orders = workdir / "results.jsonl", [], {}, []
     kept = earlier(path, digest)
-    for request, ids in wanted.items():
-        print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
+    for request, ids in _progress.each(wanted.items(), "", "forget set"):
+        _progress.say(f"\n{request}: forget {len(ids)} of {task.train.num_examples}")
         found, behind, order = run_request(task, request, ids, originals, workdir, oracles[request])
         records, orders = [*records, *found], [*orders, order]
         arrays[found[0].forget_set.kind] = behind
@@ -117,7 +116,7 @@ def run_request(
     """Records and arrays of one forget set, and the order of the methods, which is printed too."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     order = tables.ordering(found, request)
-    print("\n" + order, flush=True)
+    _progress.show("\n" + order)
     return tables.records(found, named_set(task, request, ids)), study_arrays(found, ids), order
 
 

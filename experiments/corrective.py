@@ -24,7 +24,6 @@ compiled programs are kept in the workdir, and a run that was stopped goes on wh
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 
 import jax
@@ -48,7 +47,7 @@ from experiments.lib.results import beside, digest_of, earlier, write_results
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, keep_programs, write_config
 from experiments.lib.tasks import make_task, split
-from mu_jax import datasets, evaluation, reporting
+from mu_jax import _progress, datasets, evaluation, reporting
 from mu_jax.scoring.examples import examples_at
 from mu_jax.scoring.rows import record
 
@@ -104,11 +103,9 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
     )
     path, records, tables, arrays = workdir / "results.jsonl", [], [], {}
     kept = earlier(path, digest)
-    for case in cases:
-        print(
-            f"\n{case.name}: {case.ids.size} of {task.train.num_examples} manipulated",
-            file=sys.stderr,
-        )
+    for case in _progress.each(cases, "", "manipulation"):
+        number = task.train.num_examples
+        _progress.say(f"\n{case.name}: {case.ids.size} of {number} manipulated")
         rows = run_case(case, fractions, workdir / "ensembles")
         curves = {
             name: case.curve(fractions, [row.outputs for row in found])
@@ -151,7 +148,7 @@ def run_case(case: Case, fractions: list[float], directory: pathlib.Path) -> dic
         RETRAIN: [population(RETRAIN, ORACLES, clean)] * len(fractions),
         "do nothing": [Row("do nothing", originals.outputs, wall_s=0.0)] * len(fractions),
     }
-    for fraction in fractions:
+    for fraction in _progress.each(fractions, "", "fraction"):
         known = case.known(fraction)
         retain = split(task, known)[1]
         found = [population(NAIVE, KNOWN, retain), constant(task, retain, seeds)]

@@ -32,7 +32,7 @@ from experiments.lib.running import (
     stage,
 )
 from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
-from mu_jax import evaluation, reporting
+from mu_jax import _progress, evaluation, reporting
 from mu_jax.scoring import Score, rows
 from mu_jax.store import Store, Version
 
@@ -133,7 +133,8 @@ def restored(store: Store, version: int, like: Any) -> Iterator[Any]:
 def retrained(task: Task, forget, retain, costs: list[reporting.Cost]) -> Iterator[Any]:
     """Variables of models trained from scratch without the forget set; fills `costs`."""
     program = jax.jit(retrain(task, retain))
-    for seed in range(1, RETRAIN.value + 1):  # no seed of a version: all of these are its reference
+    # No seed of a version: all of these are its reference.
+    for seed in _progress.each(range(1, RETRAIN.value + 1), "", "seed"):
         key = jax.random.key(10_000 + seed)
         with stage(f"retrain, seed {seed}"):
             variables, info = jax.block_until_ready(program(key, task.init(key), forget, retain))

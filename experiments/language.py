@@ -47,7 +47,7 @@ from experiments.lib.language.task import Split, Task
 from experiments.lib.paths import check_workdir
 from experiments.lib.results import beside, digest_of, earlier, write_results
 from experiments.lib.running import exit_with_sentence, write_config
-from mu_jax import reporting
+from mu_jax import _progress, reporting
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
 FLAGS = flags.FlagValues()
@@ -101,7 +101,7 @@ def run(config: ConfigDict, methods: list[str] | None) -> None:
     path, records, arrays = workdir / "results.jsonl", [], {}
     kept = earlier(path, digest)
     targets = study.targets(task, folder)
-    for split in task.splits:
+    for split in _progress.each(task.splits, "", "forget set"):
         rows = split_rows(task, split, folder, targets, names)
         if WRITE.value:
             write_models(task, split, rows, workdir / "models")
@@ -125,9 +125,8 @@ def split_rows(
         NOTHING: targets,
         **{name: study.unlearned(task, split, folder, name, targets) for name in methods},
     }
-    return {
-        name: study.measured(task, split, folder, name, found) for name, found in variables.items()
-    }
+    every = _progress.each(variables.items(), "measure", "method")
+    return {name: study.measured(task, split, folder, name, found) for name, found in every}
 
 
 if __name__ == "__main__":

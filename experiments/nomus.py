@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import sys
 import time
 from typing import NamedTuple
 
@@ -40,7 +39,7 @@ from experiments.lib.results import digest_of, write_results
 from experiments.lib.rows import Row, constant, unlearn_all
 from experiments.lib.running import exit_with_sentence, write_config
 from experiments.lib.tasks import Task, location, read_ids, split
-from mu_jax import datasets, evaluation, reporting
+from mu_jax import _progress, datasets, evaluation, reporting
 from mu_jax.scoring import kinds
 from mu_jax.scoring.examples import examples_at
 from mu_jax.scoring.rows import record
@@ -78,7 +77,7 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
     write_config(workdir, config)
-    print(f"{kind}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
+    _progress.say(f"{kind}: forget {len(ids)} of {task.train.num_examples}")
     rows = run_methods(task, ids, seeds, workdir / "ensembles")
     forget_set = named_set(task, kind, ids)
     records = score_rows(task, rows, splits, forget_set)

@@ -24,7 +24,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -63,7 +62,7 @@ from experiments.lib.tables_of_passages import (
     table_of,
 )
 from mu_jax import _files as files
-from mu_jax import reporting
+from mu_jax import _progress, reporting
 from mu_jax.datasets import language
 from mu_jax.models.decoder import Decoder, read_decoder, write_decoder
 from mu_jax.store.run_state import config_digest
@@ -156,7 +155,8 @@ def run() -> None:
     for name, texts in found.items():
         rows = tokenized(name, texts, tokenizer, BATCH)
         groups = [Group(*each, rows) for each in groups_of(texts, GROUPS.value).items()]
-        rows_of = {group.name: run_group(setting, group, workdir) for group in groups}
+        every = _progress.each(groups, "", "group")
+        rows_of = {group.name: run_group(setting, group, workdir) for group in every}
         for group in groups:
             records += group_records(group, rows_of[group.name], setting.hyperparameters)
             arrays[records[-1].forget_set.kind] = group_arrays(group, rows_of[group.name])
@@ -201,7 +201,7 @@ def run_group(setting: Setting, group: Group, workdir: pathlib.Path) -> Rows:
     path = workdir / "groups" / f"{group.texts.name}-{group.name}.json"
     kept = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if kept.get("digest") == digest:
-        print(f"  {group.name}: kept in {path}", file=sys.stderr)
+        _progress.say(f"  {group.name}: kept in {path}")
     else:
         found, steps = compute(setting, group, workdir, digest)
         arrays = {
@@ -247,7 +247,7 @@ def compute(setting: Setting, group: Group, workdir: pathlib.Path, digest: str) 
         steps, reached = info.details.known
         found[UNLEARNED] = measure_at(model, unlearned, texts, read)
     if not reached:
-        print(f"  {group.name}: {steps} steps did not reach the level", file=sys.stderr)
+        _progress.say(f"  {group.name}: {steps} steps did not reach the level")
     if KEEP.value:
         written = workdir / "models" / f"{group.texts.name}-{group.name}-{digest}"
         if not written.exists():

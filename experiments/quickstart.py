@@ -43,7 +43,7 @@ from experiments.lib.results import digest_of, of_all_seeds, study_examples, wri
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, read_ids, retrain, split, train
-from mu_jax import evaluation, reporting
+from mu_jax import _progress, evaluation, reporting
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 from mu_jax.store import Store
 
@@ -89,7 +89,8 @@ def run(config, request: str) -> None:
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
     results, models, withheld, examples = [], {}, {}, []
     insides = Insides(task, forget, retain)
-    for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
+    seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
+    for seed in _progress.each(seeds, "", "seed"):
         found, variables, reasons = run_seed(task, programs, forget, retain, forget_set, seed)
         results += found.records
         examples.append(found.arrays)
@@ -128,11 +129,11 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
     request = Request(forget, directory)
     key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
     transforms = {RETRAIN: retrain(task, retain)}
-    for name in task.config.methods:
+    for name in _progress.each(task.config.methods, "", "method"):
         with stage(f"prepare {name}"):
             transforms[name] = make_method(task, name, request)
     programs = {}
-    for name, transform in transforms.items():
+    for name, transform in _progress.each(transforms.items(), "", "program"):
         with stage(f"compile {name}"):
             start = time.monotonic()
             lowered = jax.jit(transform).lower(key, variables, forget, retain)
@@ -150,7 +151,7 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
         original = train(task, jax.random.key(seed), task.train)
     models, infos, costs = {}, {}, {NOTHING: [scoring.cost(None, wall_s=0.0)]}
     costs[CONSTANT] = costs[NOTHING]
-    for name, (program, compile_s) in programs.items():
+    for name, (program, compile_s) in _progress.each(programs.items(), "", "method"):
         with stage(f"seed {seed}: {name}"):
             key = jax.random.key(10_000 + seed)
             start = time.monotonic()

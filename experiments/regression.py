@@ -40,7 +40,7 @@ from experiments.lib.paths import check_workdir
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, in_units, retrain, train
-from mu_jax import ensembles, evaluation, losses, probes, reporting
+from mu_jax import _progress, ensembles, evaluation, losses, probes, reporting
 from mu_jax.reporting import Arrays, Curve, Examples, Metric, Record, missing
 from mu_jax.scoring.kinds import collapse_of_regression, point
 from mu_jax.scoring.rows import CONSTANT, record
@@ -96,7 +96,7 @@ def unlearn(task: Task, sets: Sets, request: Request) -> dict[str, Any]:
     transforms = {"retrain": retrain(task, sets.retain)}
     transforms |= {name: make_method(task, name, request) for name in task.config.methods}
     program = jax.jit(ensembles.unlearn, static_argnums=0, static_argnames="layout")
-    for name, transform in transforms.items():
+    for name, transform in _progress.each(transforms.items(), "", "method"):
         with stage(name):
             models[name], _ = program(
                 transform, keys, originals, sets.forget, sets.retain, layout=_layout(task)
@@ -130,7 +130,8 @@ def relearn(task: Task, sets: Sets, models: dict[str, Any]) -> dict[str, np.ndar
         )
 
     program = jax.jit(lambda v: ensembles.map_models(one, v, layout=_layout(task)))
-    return {name: np.asarray(program(variables)) for name, variables in models.items()}
+    every = _progress.each(models.items(), "", "method")
+    return {name: np.asarray(program(variables)) for name, variables in every}
 
 
 def _error(outputs: jax.Array, targets: jax.Array) -> jax.Array:

@@ -30,11 +30,12 @@ from experiments.lib.command_line import define_config, start
 from experiments.lib.methods import METHODS, method_arguments
 from experiments.lib.own_flags import LARGEST, define_count
 from experiments.lib.paths import working_directory
-from experiments.lib.running import exit_with_sentence
+from experiments.lib.running import exit_with_sentence, stage
 from experiments.lib.tasks import lookup
 from experiments.sweep.files import Sweep
 from experiments.sweep.files import read as read_sweep
 from launch_tpu.compile import compiled, decoders, programs, projection, topologies
+from mu_jax import _progress
 from mu_jax.loops.scan import Program
 from mu_jax.store import commits
 
@@ -127,13 +128,12 @@ def check(
         raise ValueError("expected --methods, found none; name at least one")
     prepare = _of_decoder if config.get("decoder") else _of_task
     build = prepare(config, topology, methods, sweep)
-    for method in methods:
+    for method in _progress.each(methods, "", "method"):
         found = build(method)
         for number, program in enumerate(found, 1):
             label = f"{method}: {programs.name(program)} ({number} of {len(found)})"
-            print(f"  compiling {label} ...", end="", file=sys.stderr, flush=True)
-            measured = compiled.measure(program, topology.generation, platform="tpu")
-            print(f" {measured.compile_seconds:.0f} s", file=sys.stderr, flush=True)
+            with stage(f"compile {label}"):
+                measured = compiled.measure(program, topology.generation, platform="tpu")
             yield projection.Row(method, programs.name(program), program.times, measured)
 
 

@@ -232,6 +232,7 @@ FLOORS = (
         "_nnx",
         "_objects",
         "_paths",
+        "_progress",
         "_tracing",
         "_words",
         "_at_once",
@@ -309,7 +310,7 @@ def test_imports_run_downwards(module):
         assert imported != "mu_jax", f"{module} imports the roof"
         assert floor(imported) <= floor(module), f"{module} imports {imported} above it"
         if unit(module) in ALONE and not module.startswith(NOT_ALONE):
-            shared = {"_at_once", "_extras", "_files", "_json", "_target", "projected"}
+            shared = {"_at_once", "_extras", "_files", "_json", "_progress", "_target", "projected"}
             own = unit(imported) in {unit(module), *shared}
             assert own or imported in IDS, f"{module} does not stand alone"
 

@@ -27,6 +27,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from experiments.lib import configurations, own_flags, own_tasks, paths
+from mu_jax.loops import progress
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _CONFIG = "config"
@@ -90,7 +91,13 @@ def start(
     _define_flags_of_jax()
     about = sys.modules[main.__module__].__doc__ or ""
     parser = functools.partial(_parse_or_exit, values, about=about, arguments=arguments)
-    app.run(main, flags_parser=parser)
+    app.run(functools.partial(_watched, main), flags_parser=parser)
+
+
+def _watched(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """`main`, with the progress of its long work on stderr."""
+    with progress():
+        main(argv)
 
 
 @functools.cache

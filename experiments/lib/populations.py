@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mu_jax as mu
+from experiments.lib.running import stored
 from experiments.lib.tasks import Task, training_optimizer
 from mu_jax import datasets, ensembles
 
@@ -144,7 +143,8 @@ def _stored(
     identity: dict[str, Any],
 ) -> Any:
     """The population that `compute` gives, from disk where it is there."""
-    return ensembles.stored(
+    return stored(
+        label,
         directory,
         identity,
         compute,
@@ -152,7 +152,6 @@ def _stored(
         examples,
         everything(task),
         block=min(BLOCK, models),
-        progress=_report(label),
     )
 
 
@@ -175,13 +174,3 @@ def positions(task: Task, forget_ids: np.ndarray) -> dict[str, np.ndarray]:
     forget = np.isin(np.asarray(task.train.index), forget_ids)
     test = train.size + np.arange(task.test.num_examples)
     return {"forget": train[forget], "retain": train[~forget], "test": test}
-
-
-def _report(label: str) -> Callable[[int, int], None]:
-    start = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        seconds = time.monotonic() - start
-        print(f"  {label}: {done} of {total} models, {seconds:.1f} s", file=sys.stderr, flush=True)
-
-    return report

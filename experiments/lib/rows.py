@@ -31,7 +31,7 @@ from experiments.lib.populations import (
 )
 from experiments.lib.running import stage
 from experiments.lib.tasks import Task, read_ids, split
-from mu_jax import ensembles, evaluation
+from mu_jax import _progress, ensembles, evaluation
 from mu_jax.scoring.ensembles import Yardstick, klom_of
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
 
@@ -185,7 +185,7 @@ def unlearn_all(
     """The rows of every method of the configuration, from the same originals."""
     forget, retain = split(task, ids)
     rows = []
-    for name in task.config.methods:
+    for name in _progress.each(task.config.methods, label.strip(" :"), "method"):
         with stage(f"{label}{name}, {len(originals.outputs)} models"):
             rows.append(unlearn(task, name, Request(forget, directory), retain, originals))
     return rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 from absl import logging
@@ -17,7 +17,7 @@ import mu_jax as mu
 from experiments.lib import configurations
 from experiments.lib.sentences import refuse
 from mu_jax import _files as files
-from mu_jax import reporting
+from mu_jax import _progress, ensembles, reporting
 from mu_jax._paths import absolute
 
 
@@ -37,7 +37,22 @@ def stage(label: str) -> Iterator[None]:
     start = time.monotonic()
     with mu.progress(label):
         yield
-    print(f"  {label}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+        _progress.say(f"  {label}: {time.monotonic() - start:.1f} s")
+
+
+def stored(label: str, *arguments: Any, **options: Any) -> Any:
+    """`mu_jax.ensembles.stored` with its progress, and a line with its time if it has computed."""
+    start, computed = time.monotonic(), False
+
+    def note(done: int, total: int) -> None:
+        nonlocal computed
+        computed = True
+
+    with mu.progress(label):
+        found = ensembles.stored(*arguments, progress=note, **options)
+        if computed:
+            _progress.say(f"  {label}: {time.monotonic() - start:.1f} s")
+    return found
 
 
 def keep_programs(folder: pathlib.Path) -> None:

@@ -17,18 +17,22 @@ or workers were lost. 2: bad input, nothing was started.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from absl import flags
 
+import mu_jax as mu
 from experiments.lib import paths
 from experiments.lib.command_line import define_workdir, start
 from experiments.lib.own_flags import LARGEST, define_count
@@ -36,7 +40,7 @@ from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, write_records
 from experiments.lib.tasks import Task
 from experiments.sweep import files, tuning
-from mu_jax import reporting
+from mu_jax import _progress, reporting
 
 with exit_with_sentence():  # Optuna is an extra
     from experiments.sweep import jobs
@@ -45,6 +49,7 @@ with exit_with_sentence():  # Optuna is an extra
     from experiments.sweep.work_queue import Limits, Queue, work
 
 FLAGS = flags.FlagValues()
+POLL_S = 0.5  # seconds between looks at whether the workers have ended
 SWEEP = flags.DEFINE_string("sweep", None, "The sweep file.", required=True, flag_values=FLAGS)
 WORKDIR = define_workdir(FLAGS, "runs/sweep", "Where records, ensembles and SQLite go.")
 STORAGE = flags.DEFINE_string(
@@ -87,7 +92,7 @@ def main(argv: list[str]) -> None:
     if WORKERS.value == 1:
         search.walk()
     else:
-        start_workers(WORKERS.value)
+        start_workers(WORKERS.value, search)
     whole = search.conclude()
     if TABLE.value:
         print(f"Records: {workdir}/*.jsonl   Time: {time.monotonic() - begin:.0f} s")
@@ -159,12 +164,17 @@ class Search:
             return
         write_results(path, dataclasses.replace(found, digest=digest))
 
+    def ended(self) -> int:
+        """How many settings have a result, whoever has found it."""
+        return sum(len(queue.results()) for _, queue in self.tuned)
+
     def _open(self, job: Job) -> Queue:
         return self._queue(job.plan, jobs.make_sampler(self.sweep))
 
     def _work(self, job: Job, queue: Queue) -> None:
         run = functools.partial(jobs.evaluate, self.task, self.workdir / "ensembles", job)
-        work(queue, run, report=functools.partial(print, file=sys.stderr, flush=True))
+        with mu.progress(job.plan.name):
+            work(queue, run, report=_progress.say)
 
     def _reported(self) -> list[tuple[Job, Queue]]:
         """The studies of the chosen settings; none before the whole search has results."""
@@ -203,12 +213,36 @@ def _without_result(studies: Sequence[tuple[Job, Queue]]) -> Iterator[str]:
             yield f"{job.plan.name}: {left} settings have no result: their workers ended before"
 
 
-def start_workers(number: int) -> None:
-    """Start processes with the same flags, and wait until they have ended."""
+def start_workers(number: int, search: Search) -> None:
+    """Start processes with the same flags, and wait until they have ended.
+
+    This process shows how far all of them are, and passes on what each says.
+    """
     command = [sys.executable, "-m", "experiments.sweep", *sys.argv[1:], "--workers=1", "--notable"]
-    processes = [subprocess.Popen(command) for _ in range(number)]
+    quiet = os.environ | {"MU_JAX_PROGRESS": "off"}
+    processes = [
+        subprocess.Popen(command, env=quiet, stderr=subprocess.PIPE, text=True, errors="replace")
+        for _ in range(number)
+    ]
+    told: SimpleQueue[str] = SimpleQueue()
+    threads = [threading.Thread(target=_pass_on, args=(each, told)) for each in processes]
+    for thread in threads:
+        thread.start()
+    settings = sum(job.plan.number for job, _ in search.tuned)
+    with _progress.work(f"{number} workers", settings, "setting", search.ended()) as searching:
+        while any(thread.is_alive() for thread in threads) or not told.empty():
+            with contextlib.suppress(Empty):
+                _progress.say(told.get(timeout=POLL_S))
+                searching.done = search.ended()
     for process in processes:
         process.wait()
+
+
+def _pass_on(process: subprocess.Popen, told: SimpleQueue[str]) -> None:
+    assert process.stderr is not None  # it is a pipe
+    with process.stderr as lines:
+        for line in lines:
+            told.put(line.rstrip("\n"))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from mu_jax import _progress
 from mu_jax._tracing import cached
 from mu_jax.attribution._features import check_classes, checked_margins
 from mu_jax.data.batches import Batch, Batches
@@ -96,7 +97,8 @@ def influence_scores(
         check_classes(targets.targets)
     inverse = factors.inverse(damping)
     columns = []
-    for start in range(0, targets.num_examples, targets.batch_size):
+    starts = range(0, targets.num_examples, targets.batch_size)
+    for start in _progress.each(starts, "influence on targets", "batch"):
         rows = jnp.arange(start, min(start + targets.batch_size, targets.num_examples))
         found = map_rows(_target_rows(model, of), unweighted(targets.take(rows)), variables)
         columns.append(map_rows(_score_rows(model), data, variables, _solved(inverse, found)))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax import _progress
 from mu_jax._tracing import cached
 from mu_jax.attribution.datamodels import check_ensemble
 from mu_jax.data.batches import Batch, is_concrete
@@ -51,7 +52,8 @@ def grand(model: Model, checkpoints: Iterable[PyTree], data: Any) -> jax.Array:
       Array([ 4., 12.], dtype=float32)
     """
     function, data = _gradient_norms(model), unweighted(data)
-    norms = [map_rows(function, data, variables) for variables in checkpoints]
+    every = _progress.each(checkpoints, "gradient norms", "checkpoint")
+    norms = [map_rows(function, data, variables) for variables in every]
     if not norms:
         raise ValueError("expected at least one checkpoint, found none: give trained variables")
     mean = sum(norms) / len(norms)

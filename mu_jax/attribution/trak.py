@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mu_jax import _progress
 from mu_jax._tracing import cached
 from mu_jax.attribution._features import (
     check_classes,
@@ -221,7 +222,7 @@ def trak(
     """
     ridge = (1e-3 if weight_decay is None else 0.0) if ridge is None else ridge
     prepared = []
-    for number, variables in enumerate(checkpoints):
+    for number, variables in enumerate(_progress.each(checkpoints, "TRAK", "checkpoint")):
         _check_dim(dim, model.params(variables), data)
         projection = Projection(jax.random.fold_in(key, number), dim)
         matrix = collect(gram(model, weight_decay is not None), (variables, projection), data)

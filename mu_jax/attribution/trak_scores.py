@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mu_jax import _progress
 from mu_jax._tracing import cached
 from mu_jax.attribution._features import coefficients, leverages, margin_features
 from mu_jax.attribution.trak import Checkpoint, Trak
@@ -45,7 +46,7 @@ def trak_scores(
     and of `4 dim T` bytes.
     """
     products, residuals, scores = [], [], []
-    for checkpoint in store.checkpoints:
+    for checkpoint in _progress.each(store.checkpoints, "TRAK scores", "checkpoint"):
         point = checkpoint.variables, checkpoint.projection, checkpoint.factor
         psi = map_rows(_feature_rows(store.model), unweighted(targets), point)
         solved = jax.scipy.linalg.cho_solve((checkpoint.factor, True), psi.T)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mu_jax import _progress
 from mu_jax._extras import extra
 from mu_jax.datasets.adapters.rows import Rows
 from mu_jax.datasets.folders import data_root, id_file, put
@@ -149,7 +150,7 @@ def _builder(name: str, version: str, splits: Mapping[str, Rows], plan: _Plan) -
             return {split: self._generate_examples(rows) for split, rows in splits.items()}
 
         def _generate_examples(self, rows: Rows) -> Iterator[tuple[int, dict]]:
-            for position in range(len(rows)):
+            for position in _progress.each(range(len(rows)), "write", "row"):
                 found, target = rows[position]
                 if found.shape != plan.shape:
                     raise ValueError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import _files as files
-from mu_jax import _json
+from mu_jax import _json, _progress
 from mu_jax.store import commits
 from mu_jax.store.leaves import pack
 from mu_jax.store.run_state import config_digest
@@ -53,7 +53,8 @@ def stored(
       *frozen: pytrees of arrays, handed to `compute` as arguments.
       block: models in one program. An ensemble keeps the size with which it was begun.
       pick: which part of each block's tree to return (only the outputs of large models, say).
-      progress: called as `progress(done, models)` after every block that had to be computed.
+      progress: called as `progress(done, models)` after every block that had to be computed;
+        `mu.progress` shows the same on a terminal or in a log.
 
     Returns:
       A tree of numpy arrays `[models, ...]`.
@@ -89,16 +90,20 @@ def stored(
         wanted = range(-(-models // block))
         missing = sorted(set(wanted) - set(commits.numbers(blocks)))
         program = jax.jit(compute).lower(numbers, *frozen).compile() if missing else None
-        for number in missing:
-            first, start = number * block, time.monotonic()
-            members = jnp.arange(block, dtype=jnp.int32) + first
-            result = jax.block_until_ready(program(members, *frozen))  # type: ignore[misc]
-            seconds = time.monotonic() - start
-            # In a bucket another process may have stored the same block meanwhile.
-            with contextlib.suppress(FileExistsError):
-                commits.write(blocks, number, pack(result), {"first": first, "seconds": seconds})
-            if progress is not None:
-                progress(min(models, (number + 1) * block), models)
+        there = models - sum(min(block, models - number * block) for number in missing)
+        with _progress.work("", models, "model", there) as computing:
+            for number in missing:
+                first, start = number * block, time.monotonic()
+                members = jnp.arange(block, dtype=jnp.int32) + first
+                result = jax.block_until_ready(program(members, *frozen))  # type: ignore[misc]
+                seconds = time.monotonic() - start
+                # In a bucket another process may have stored the same block meanwhile.
+                with contextlib.suppress(FileExistsError):
+                    about = {"first": first, "seconds": seconds}
+                    commits.write(blocks, number, pack(result), about)
+                computing.step(min(block, models - first))
+                if progress is not None:
+                    progress(min(models, first + block), models)
     like = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     pick = pick or (lambda tree: tree)
     parts = [pick(_read(blocks, number, like)) for number in wanted]

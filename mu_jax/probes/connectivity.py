@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from mu_jax import _progress
 from mu_jax.data.batches import Batch, Batches
 from mu_jax.data.checks import check_counts
 from mu_jax.evaluation.accuracy import as_float
@@ -88,7 +89,7 @@ def linear_mode_connectivity(
     _check_alike(first, second)
     shares = np.linspace(0, 1, points, dtype=np.float32)
     errors = []
-    for share in shares:
+    for share in _progress.each(shares, "path", "point"):
         between = on_automatic_axes(_between, first, second, jnp.asarray(share), like=first)
         if refresh is not None:
             between = exact_statistics(model, between, refresh)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax import _progress
 from mu_jax._tracing import cached
 from mu_jax.data.batches import Batch, Batches, in_memory
 from mu_jax.data.rows import shapes_of_rows
@@ -72,7 +73,7 @@ def collect(model: Model, models: Any, sets: dict[str, ExampleSet], row: str) ->
 def _of_each(
     model: Model, models: Iterable[PyTree], sets: dict[str, ExampleSet], row: str
 ) -> Iterator[dict[str, PyTree]]:
-    for one in models:
+    for one in _progress.each(models, row, "model"):
         if _is_stacked(model, one, sets["retain"].data, row):
             raise ValueError(
                 f"expected the variables of one model in each entry of {row!r}, found stacked "

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from mu_jax import _files as files
-from mu_jax import _json
+from mu_jax import _json, _progress
 
 PROMISE = {"digests": True}  # part of the record beside digests
 _NAME = "DIGESTS.json"
@@ -100,7 +100,8 @@ def _promised(directory: Path) -> bool:
 def _digests(directory: Path, names: list[str]) -> list[str]:
     """Digests of files, a missing one having none; several are read at a time."""
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda name: _digest(directory / name), names))
+        found = pool.map(lambda name: _digest(directory / name), names)
+        return list(_progress.each(found, "digests", "file", total=len(names)))
 
 
 def _digest(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from mu_jax import _progress
 from mu_jax.data.batches import Batches
 from mu_jax.transforms import Transform
 from mu_jax.tuning.drawing import Setting
@@ -35,17 +37,13 @@ def unlearn_each(
     A transform that cannot take a traced number, and data that are streamed, run one by one.
     """
     found: dict[int, PyTree] = {}
-    for numbers in _groups(settings):
-        chosen = [settings[i] for i in numbers]
-        arguments = (key, variables, forget, retain)
-        if not (isinstance(forget, Batches) and isinstance(retain, Batches)):
-            results = _one_by_one(factory, chosen, arguments)
-        else:
-            try:
-                results = list(_together(factory, chosen, arguments, at_once))
-            except jax.errors.JAXTypeError:  # the factory or the transform looks at the number
-                results = _one_by_one(factory, chosen, arguments)
-        found |= dict(zip(numbers, results))
+    arguments = (key, variables, forget, retain)
+    with _progress.work("tune", len(settings), "setting") as tuning:
+        for numbers in _groups(settings):
+            chosen = [settings[i] for i in numbers]
+            for number, result in zip(numbers, _unlearned(factory, chosen, arguments, at_once)):
+                found[number] = result
+                tuning.step()
     return [found[i] for i in range(len(settings))]
 
 
@@ -62,8 +60,21 @@ def _is_traced(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _one_by_one(factory: Factory, settings: Sequence[Setting], arguments: tuple) -> list[PyTree]:
-    return [jax.tree.map(np.asarray, factory(**setting)(*arguments)[0]) for setting in settings]
+def _unlearned(
+    factory: Factory, settings: Sequence[Setting], arguments: tuple, at_once: int
+) -> Iterator[PyTree]:
+    """The results of settings that are equal but for their floats, in order."""
+    together: Iterator[PyTree] = iter(())
+    if all(isinstance(each, Batches) for each in arguments[2:]):
+        together = _together(factory, settings, arguments, at_once)
+    try:
+        first = list(itertools.islice(together, 1))
+    except jax.errors.JAXTypeError:  # the factory or the transform looks at the number
+        first = []
+    yield from itertools.chain(first, together)
+    if not first:
+        for setting in settings:
+            yield jax.tree.map(np.asarray, factory(**setting)(*arguments)[0])
 
 
 def _together(

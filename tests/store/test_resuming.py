@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +11,7 @@ import optax
 import pytest
 
 import mu_jax as mu
-from mu_jax.loops.scan import fold, observe
+from mu_jax.loops.scan import observe
 from mu_jax.store import resuming
 
 N, KEY, CONFIG = 12, jax.random.key(0), {"alpha": 1.5, "seed": 0}
@@ -190,9 +188,7 @@ def test_states_are_deleted_at_the_end_and_the_next_run_starts_anew(tmp_path):
 
 def test_between_saves_lie_min_seconds(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 4))
-    progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
-    for module in (progress, resuming):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(resuming, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = []
     monkeypatch.setattr(resuming, "save_state", lambda place, step, *rest: steps.append(step))
     with mu.resumable(tmp_path, config=CONFIG, min_seconds=10.0):
@@ -251,52 +247,6 @@ def test_a_run_on_a_mesh_resumes_bit_identically(tmp_path):
     result, begun = resume(training, tmp_path, batches)
     assert begun == [3]
     assert_same(result, expected)
-
-
-@pytest.fixture
-def seconds(monkeypatch):
-    """A clock that goes on by four seconds at every look."""
-    clock = iter(range(0, 10_000, 4))
-    progress = importlib.import_module("mu_jax.loops.progress")  # the name is also a function's
-    for module in (progress, resuming):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-
-
-def count(carry, batch):
-    return carry + batch.weight.sum()
-
-
-@pytest.mark.usefixtures("seconds")
-def test_progress_prints_lines_every_ten_seconds_where_there_is_no_terminal(capsys):
-    with mu.progress("importance"):
-        total = fold(count, jnp.float32(0), data(), epochs=4)
-    assert total == 4 * N
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"importance: {k} of 12 batches" for k in (3, 6, 9, 12)]
-
-
-@pytest.mark.usefixtures("seconds")
-def test_progress_over_data_of_unknown_length(capsys):
-    with mu.progress("fit"):
-        fold(count, jnp.float32(0), iter(list(data())))
-    assert capsys.readouterr().err.splitlines() == ["fit: 3 batches"]
-
-
-def test_quick_loops_print_nothing(capsys):
-    with mu.progress("importance"):
-        statistic(data())
-    assert capsys.readouterr() == ("", "")
-
-
-def test_progress_draws_a_bar_on_a_terminal_that_vanishes(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
-    with mu.progress("importance"):
-        result = several_loops(data())
-    shown = capsys.readouterr()
-    assert shown.out == "" and "importance" in shown.err
-    assert shown.err.rstrip().endswith("\x1b[2K")
-    assert_same(result, several_loops(data()))
 
 
 def test_progress_goes_with_resuming(tmp_path, capsys):

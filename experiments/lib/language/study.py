@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ import optax
 
 from experiments.lib.language.methods import make_method, method_arguments
 from experiments.lib.language.task import Split, Task
+from experiments.lib.running import stored
 from mu_jax import ensembles, probes
 
 PyTree = Any
@@ -58,12 +57,9 @@ class Folder(NamedTuple):
     block: int
 
     def stored(self, recipe: dict, label: str, compute: Callable, *frozen: PyTree) -> PyTree:
-        """As `ensembles.stored`, with a line for every block that had to be computed."""
+        """As `ensembles.stored`, with its progress, and a line with its time if it has computed."""
         block = min(self.block, self.models)
-        report = _report(label)
-        return ensembles.stored(
-            self.directory, recipe, compute, self.models, *frozen, block=block, progress=report
-        )
+        return stored(label, self.directory, recipe, compute, self.models, *frozen, block=block)
 
 
 def targets(task: Task, folder: Folder) -> PyTree:
@@ -186,13 +182,3 @@ def _keys(seed: jax.Array | int, numbers: jax.Array) -> jax.Array:
     """A key for each number, which does not depend on the others."""
     fold = jax.numpy.vectorize(lambda j: jax.random.fold_in(jax.random.key(seed), j))
     return fold(numbers)
-
-
-def _report(label: str) -> Callable[[int, int], None]:
-    start = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        seconds = time.monotonic() - start
-        print(f"  {label}: {done} of {total} models, {seconds:.1f} s", file=sys.stderr, flush=True)
-
-    return report

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from mu_jax import _progress
 from mu_jax._gguf import is_gguf, open_gguf
 from mu_jax.data.axes import Axis, axis_names, check_axis
 from mu_jax.mesh.params import Rules, param_shardings
@@ -192,13 +193,16 @@ def _filled(decoder: Decoder, tensors: Source, kinds: PyTree, places: PyTree) ->
     def one(leaf: Leaf, block: int | None) -> jax.Array:
         inside = () if block is None else (f"block_{block}",)
         kind, place = (at(tree, *inside, leaf.path) for tree in (kinds, places))
-        return _placed(_reader(tensors, leaf, block, kind.dtype), kind, place)
+        found = _placed(_reader(tensors, leaf, block, kind.dtype), kind, place)
+        reading.step()
+        return found
 
     def stacked(leaf: Leaf) -> jax.Array:
         kind, place = (at(tree, "blocks", leaf.path) for tree in (kinds, places))
-        return _stacked(tensors, leaf, kind, place)
+        return _stacked(tensors, leaf, kind, place, reading)
 
-    return build(decoder.config, scan_layers=decoder.scan_layers, one=one, stacked=stacked)
+    with _progress.work("read", len(tensor_names(decoder.config)), "tensor") as reading:
+        return build(decoder.config, scan_layers=decoder.scan_layers, one=one, stacked=stacked)
 
 
 def _reader(
@@ -223,7 +227,11 @@ def _placed(
 
 
 def _stacked(
-    tensors: Source, leaf: Leaf, kind: jax.ShapeDtypeStruct, place: NamedSharding | None
+    tensors: Source,
+    leaf: Leaf,
+    kind: jax.ShapeDtypeStruct,
+    place: NamedSharding | None,
+    reading: _progress.Work,
 ) -> jax.Array:
     """The tensors of all blocks in one array, of which the host holds one at a time."""
     inside = place and NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
@@ -232,6 +240,7 @@ def _stacked(
         read = _reader(tensors, leaf, block, kind.dtype)
         one = _placed(read, jax.ShapeDtypeStruct(leaf.shape, kind.dtype), inside)
         found = _put(found, one, block)
+        reading.step()
     return found
 
 

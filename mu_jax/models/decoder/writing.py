@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from mu_jax import _files as files
+from mu_jax import _progress
 from mu_jax._gguf import is_gguf, open_gguf
 from mu_jax._gguf_tokenizer import tokenizer_files
 from mu_jax.model import Variables, path_name
@@ -117,7 +118,7 @@ def _write_files(
 ) -> None:
     with open(folder / SINGLE, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for array in _arrays(tensors, dtype):
+        for array in _progress.each(_arrays(tensors, dtype), "write", "tensor", total=len(tensors)):
             file.write(array.reshape(-1).view(np.uint8).data)
     kinds = [jnp.dtype(dtype or array.dtype) for _, _, array, _ in tensors]
     widest = functools.reduce(jnp.promote_types, kinds)

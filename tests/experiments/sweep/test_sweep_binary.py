@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from in_process import call
@@ -100,6 +102,30 @@ def test_a_bucket_and_sqlite_are_one_line(sweep):
     assert result.returncode == 2 and result.stdout == ""
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "--workdir=gs://bucket/sweep, found SQLite, which needs a local file; add" in line
+
+
+SPEAKS = """
+import os, sys
+for number in range(3):
+    print(os.environ["MU_JAX_PROGRESS"], number, file=sys.stderr, flush=True)
+"""
+
+
+def test_workers_speak_through_the_process_that_started_them(monkeypatch, capsys):
+    """Each line of a worker is passed on whole; no worker rewrites the line of another."""
+    binary = importlib.import_module("experiments.sweep.__main__")
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        binary.subprocess,
+        "Popen",
+        lambda command, **options: popen([sys.executable, "-c", SPEAKS], **options),
+    )
+    plan = SimpleNamespace(number=4)
+    search = SimpleNamespace(tuned=[(SimpleNamespace(plan=plan), None)], ended=lambda: 2)
+    binary.start_workers(2, search)
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(
+        f"off {number}" for number in range(3) for _ in range(2)
+    )
 
 
 @pytest.mark.slow

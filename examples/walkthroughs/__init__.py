@@ -1,0 +1,1 @@
+"""Three walk-throughs: scripts that open as notebooks."""
