@@ -255,6 +255,7 @@ FLOORS = (
     {"scoring"},
     {"tuning"},
     {"plots"},
+    {"page"},
     {"service"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}
