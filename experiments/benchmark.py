@@ -12,11 +12,11 @@ divergence of the margins of N unlearned models from those of the oracles, per e
 has its 95th percentile over each split. Ensembles are kept in the workdir and reused; a run that
 was stopped goes on where it was.
 
-Beside `results.jsonl` it writes `table.md`, the page of the data set: one table of all methods and
-all forget sets, with intervals and the run time as a share of that of retraining, and under it the
-order of the methods on each forget set with the interval of every step. `docs/classification.md`
-shows these pages. The forget sets are those of the configuration (its field `requests`), unless
---requests names others.
+Beside `results.jsonl` it writes `results.npz`, what every model says of every example, and
+`table.md`, the page of the data set: one table of all methods and all forget sets, with intervals
+and the run time as a share of that of retraining, and under it the order of the methods on each
+forget set with the interval of every step. `docs/classification.md` shows these pages. The forget
+sets are those of the configuration (its field `requests`), unless --requests names others.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from experiments.lib.overview import overview
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, Population, everything, train_population
+from experiments.lib.results import beside, digest_of, earlier, study_arrays, write_results
 from experiments.lib.rows import study
-from experiments.lib.running import exit_with_sentence, write_config, write_records, write_text
+from experiments.lib.running import exit_with_sentence, write_config, write_text
 from experiments.lib.tasks import Task, read_ids
 from mu_jax import datasets, ensembles, reporting
 
@@ -77,7 +78,9 @@ def run(config, requests: Sequence[str]) -> None:
             "raise --models"
         )
     workdir = check_workdir(
-        WORKDIR.value, files=("config.json", "results.jsonl", "table.md"), folders=("ensembles",)
+        WORKDIR.value,
+        files=("config.json", "results.jsonl", "results.npz", "table.md"),
+        folders=("ensembles",),
     )
     _check_requests(requests)
     task = make_checked_task(config, "classification")
@@ -87,15 +90,20 @@ def run(config, requests: Sequence[str]) -> None:
     originals = train_population(
         task, workdir / "ensembles", "originals", models=MODELS.value, seed=ORIGINALS
     )
-    records, orders = [], []
+    digest = digest_of(
+        config, requests=list(wanted), models=MODELS.value, oracles=str(ORACLES.value or "")
+    )
+    path, records, arrays, orders = workdir / "results.jsonl", [], {}, []
+    kept = earlier(path, digest)
     for request, ids in wanted.items():
         print(f"\n{request}: forget {len(ids)} of {task.train.num_examples}", file=sys.stderr)
-        found, order = run_request(task, request, ids, originals, workdir, oracles[request])
+        found, behind, order = run_request(task, request, ids, originals, workdir, oracles[request])
         records, orders = [*records, *found], [*orders, order]
-        write_records(workdir / "results.jsonl", records)
+        arrays[found[0].forget_set.kind] = behind
+        write_results(path, beside(kept, reporting.Run(tuple(records), arrays, digest)))
         write_text(workdir / "table.md", page(task, records, orders))
     print(reporting.render(records, width=114))
-    print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
+    print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
 
 
 def run_request(
@@ -105,12 +113,12 @@ def run_request(
     originals: Population,
     workdir: pathlib.Path,
     oracles: np.ndarray | None,
-) -> tuple[list[reporting.Record], str]:
-    """Records of one forget set, and in which order the methods come, which is printed too."""
+) -> tuple[list[reporting.Record], reporting.Arrays, str]:
+    """Records and arrays of one forget set, and the order of the methods, which is printed too."""
     found = study(task, ids, originals, workdir / "ensembles", oracles=oracles)
     order = tables.ordering(found, request)
     print("\n" + order, flush=True)
-    return tables.records(found, named_set(task, request, ids)), order
+    return tables.records(found, named_set(task, request, ids)), study_arrays(found), order
 
 
 def page(task: Task, records: Sequence[reporting.Record], orders: Sequence[str]) -> str:

@@ -37,11 +37,19 @@ from experiments.lib.cases import Case, make_case
 from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.methods import check_methods
 from experiments.lib.paths import check_workdir
-from experiments.lib.populations import ORACLES, ORIGINALS, train_population
+from experiments.lib.populations import (
+    ORACLES,
+    ORIGINALS,
+    everything,
+    positions,
+    train_population,
+)
+from experiments.lib.results import beside, digest_of, earlier, write_results
 from experiments.lib.rows import Row, constant, unlearn_all
-from experiments.lib.running import exit_with_sentence, keep_programs, write_config, write_records
+from experiments.lib.running import exit_with_sentence, keep_programs, write_config
 from experiments.lib.tasks import make_task, split
 from mu_jax import datasets, evaluation, reporting
+from mu_jax.scoring.examples import examples_at
 from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
@@ -82,7 +90,7 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
         )
     workdir = check_workdir(
         WORKDIR.value,
-        files=("config.json", "results.jsonl"),
+        files=("config.json", "results.jsonl", "results.npz"),
         folders=("ensembles", "programs"),
     )
     task = make_task(config)
@@ -91,7 +99,11 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
         check_methods(case.task)
     write_config(workdir, config)
     keep_programs(workdir / "programs")
-    records, tables = [], []
+    digest = digest_of(
+        config, manipulations=[c.name for c in cases], fractions=fractions, seeds=SEEDS.value
+    )
+    path, records, tables, arrays = workdir / "results.jsonl", [], [], {}
+    kept = earlier(path, digest)
     for case in cases:
         print(
             f"\n{case.name}: {case.ids.size} of {task.train.num_examples} manipulated",
@@ -103,11 +115,12 @@ def run(config: ConfigDict, names: list[str] | None, fractions: list[float]) -> 
             for name, found in rows.items()
         }
         records += case_records(case, fractions, rows, curves)
+        arrays |= case_arrays(case, fractions, rows)
         tables.append(curve_table(case, curves))
-        write_records(workdir / "results.jsonl", records)
+        write_results(path, beside(kept, reporting.Run(tuple(records), arrays, digest)))
     print(reporting.render(records, width=114))
     print("\n" + reporting.render(tables, width=114))
-    print(f"\nRecords: {workdir / 'results.jsonl'}   Time: {time.monotonic() - start:.0f} s")
+    print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
 
 
 def parse_fractions(texts: list[str]) -> list[float]:
@@ -155,14 +168,43 @@ def case_records(
     """One record for each fraction, method and seed."""
     records = []
     for place, fraction in enumerate(fractions):
-        ids = case.known(fraction)
-        kind = f"{case.name}, {ids.size} of {case.ids.size} known"
-        forget_set = reporting.ForgetSet(kind, ids.size, datasets.digest(ids))
+        forget_set = known_set(case, fraction)
         for name, found in rows.items():
             for seed in range(SEEDS.value):
                 metrics = curve_metrics(curves[name], place, seed)
                 records.append(case_record(case, found[place], forget_set, seed, metrics))
     return records
+
+
+def known_set(case: Case, fraction: float) -> reporting.ForgetSet:
+    """What is known of the manipulated set, for the records."""
+    ids = case.known(fraction)
+    kind = f"{case.name}, {ids.size} of {case.ids.size} known"
+    return reporting.ForgetSet(kind, ids.size, datasets.digest(ids))
+
+
+def case_arrays(
+    case: Case, fractions: list[float], rows: dict[str, list[Row]]
+) -> dict[str, reporting.Arrays]:
+    """What every model says of the examples, by the known part of the manipulated set.
+
+    The sets are "forget" and "retain", with the labels that were trained on; "test", examples that
+    are not struck, of which the retained accuracy is; and "affected" with true labels, of which the
+    corrected accuracy is.
+    """
+    task, found = case.task, {}
+    size, targets = task.train.num_examples, np.asarray(everything(task).targets)
+    index = np.asarray(everything(task).index)
+    for place, fraction in enumerate(fractions):
+        where = positions(task, case.known(fraction))
+        where |= {"test": size + case.retained, "affected": size + case.affected}
+        found[known_set(case, fraction).kind] = reporting.Arrays(
+            {
+                name: examples_at(task.info.task, each[place].outputs, targets, index, where)
+                for name, each in rows.items()
+            }
+        )
+    return found
 
 
 def curve_metrics(

@@ -6,11 +6,12 @@
 Every version descends from one training, so the spread over seeds is that of the retrained models;
 a version is compared with the mean of these. What a scored or the serving version has forgotten
 beside the request is in no set, and the retrained models do not see it. Records go to
-evaluation.jsonl in the workdir.
+evaluation.jsonl in the workdir, and what every model says of every example to evaluation.npz.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -24,11 +25,11 @@ from experiments.lib.command_line import define_workdir, start
 from experiments.lib.ids import check_ids, named_set
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
+from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import (
     exit_with_sentence,
     read_config,
     stage,
-    write_records,
 )
 from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
 from mu_jax import evaluation, reporting
@@ -65,7 +66,14 @@ def run(workdir: pathlib.Path, request: str) -> None:
         print(f"{others.size} other examples that these versions have forgotten are in no set")
     found = scored(task, store, versions, forget, retain, named_set(task, request, ids))
     print(found.render(width=114))
-    path = write_records(workdir / "evaluation.jsonl", found.records)
+    digest = digest_of(
+        task.config,
+        request=request,
+        versions=[version.version for version in versions],
+        retrain=RETRAIN.value,
+    )
+    run = dataclasses.replace(found.run, digest=digest)
+    path = write_results(workdir / "evaluation.jsonl", run)
     print(f"\nRecords: {path}   The table again: python -m experiments.report {path}")
 
 

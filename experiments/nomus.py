@@ -36,11 +36,13 @@ from experiments.lib.ids import named_set
 from experiments.lib.methods import make_checked_task
 from experiments.lib.paths import check_workdir, working_directory
 from experiments.lib.populations import ORACLES, ORIGINALS, positions, train_population
+from experiments.lib.results import digest_of, write_results
 from experiments.lib.rows import Row, constant, unlearn_all
-from experiments.lib.running import exit_with_sentence, write_config, write_records
+from experiments.lib.running import exit_with_sentence, write_config
 from experiments.lib.tasks import Task, location, read_ids, split
 from mu_jax import datasets, evaluation, reporting
 from mu_jax.scoring import kinds
+from mu_jax.scoring.examples import examples_at
 from mu_jax.scoring.rows import record
 
 FLAGS = flags.FlagValues()
@@ -70,7 +72,8 @@ def main(argv: list[str]) -> None:
 
 def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     start = time.monotonic()
-    check_workdir(workdir, files=("config.json", "results.jsonl"), folders=("ensembles",))
+    files = ("config.json", "results.jsonl", "results.npz")
+    check_workdir(workdir, files=files, folders=("ensembles",))
     task = make_checked_task(config, "classification or multilabel")
     ids, kind = forget_ids(task, request)
     task, splits = with_unseen(task, ids)
@@ -79,7 +82,10 @@ def run(config, request: str | None, seeds: int, workdir: pathlib.Path) -> None:
     rows = run_methods(task, ids, seeds, workdir / "ensembles")
     forget_set = named_set(task, kind, ids)
     records = score_rows(task, rows, splits, forget_set)
-    path = write_records(workdir / "results.jsonl", records)
+    behind = {forget_set.kind: reporting.Arrays(arrays_of(task, rows, splits))}
+    digest = digest_of(config, request=kind, seeds=seeds)
+    run = reporting.Run(tuple(records), behind, digest)
+    path = write_results(workdir / "results.jsonl", run)
     print(reporting.render(records, width=114))
     print("\nNoMUS is U / 2 + (1 - 2 FS) / 2; a model that knows nothing gets U / 2 + 1 / 2.")
     print(f"Records: {path}   Time: {time.monotonic() - start:.0f} s")
@@ -143,6 +149,17 @@ def score_rows(
         for row in rows
         for seed, outputs in enumerate(row.outputs)
     ]
+
+
+def arrays_of(
+    task: Task, rows: list[Row], splits: Scored
+) -> dict[str, dict[str, reporting.Examples]]:
+    """What every model says of the examples of each set, "unseen" among them, by row."""
+    ids = np.concatenate([np.asarray(part.index) for part in (task.train, task.test)])
+    kind, targets = task.info.task, splits.targets
+    return {
+        row.name: examples_at(kind, row.outputs, targets, ids, splits.positions) for row in rows
+    }
 
 
 def score(

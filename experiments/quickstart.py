@@ -6,11 +6,11 @@
 
 For every seed it trains a model on all data and one on the retain set alone, unlearns with every
 method of the configuration, and scores them all. It prints one table, writes the records behind it
-as JSON lines, publishes the models of the first seed as versions of a store, and lets the version
-with the smallest average gap to retraining serve, of those that are fit to: a version that has
-collapsed or forgotten nothing is published for inspection, as by `experiments.unlearn`. At last it
-does the same to ensembles of models, as one program each, and prints how far the unlearned ones are
-from retrained ones by KLoM.
+as JSON lines and what they were computed from as arrays, publishes the models of the first seed as
+versions of a store, and lets the version with the smallest average gap to retraining serve, of
+those that are fit to: a version that has collapsed or forgotten nothing is published for
+inspection, as by `experiments.unlearn`. At last it does the same to ensembles of models, as one
+program each, and prints how far the unlearned ones are from retrained ones by KLoM.
 """
 
 from __future__ import annotations
@@ -36,13 +36,9 @@ from experiments.lib.methods import Request, make_checked_task, make_method, met
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
+from experiments.lib.results import digest_of, of_all_seeds, write_results
 from experiments.lib.rows import study
-from experiments.lib.running import (
-    exit_with_sentence,
-    stage,
-    write_config,
-    write_records,
-)
+from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, read_ids, retrain, split, train
 from mu_jax import evaluation, reporting
 from mu_jax.scoring.rows import CONSTANT, NOTHING, RETRAIN
@@ -71,7 +67,7 @@ def run(config, request: str) -> None:
     start = time.monotonic()
     workdir = check_workdir(
         WORKDIR.value,
-        files=("config.json", "results.jsonl"),
+        files=("config.json", "results.jsonl", "results.npz"),
         folders=("ensembles", "store"),
     )
     task = make_checked_task(
@@ -87,16 +83,19 @@ def run(config, request: str) -> None:
     )
 
     programs = compile_methods(task, forget, retain, workdir / "ensembles")
-    results, models, withheld = [], {}, {}
+    results, models, withheld, examples = [], {}, {}, []
     for seed in range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value):
-        rows, variables, reasons = run_seed(task, programs, forget, retain, forget_set, seed)
-        results += rows
+        found, variables, reasons = run_seed(task, programs, forget, retain, forget_set, seed)
+        results += found.records
+        examples.append(found.arrays)
         models, withheld = models or variables, withheld or reasons
     (table,) = reporting.summarize(results)
     print()
     print(reporting.render([table], width=114))
 
-    path = write_records(workdir / "results.jsonl", results)
+    arrays = {forget_set.kind: reporting.Arrays(of_all_seeds(examples))}
+    digest = digest_of(config, request=request, seeds=SEEDS.value, first_seed=FIRST_SEED.value)
+    path = write_results(workdir / "results.jsonl", reporting.Run(tuple(results), arrays, digest))
     write_config(workdir, config)
     publish(Store(workdir / "store"), task, models, withheld, results, table, ids)
     if MODELS.value:
@@ -131,7 +130,7 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
     """One seed: the original, a constant, retraining, every method.
 
     Returns:
-      The records; the variables by name; and by name why they should not serve, "" if they may.
+      The score; the variables by name; and by name why they should not serve, "" if they may.
     """
     with stage(f"seed {seed}: train the original"):
         original = train(task, jax.random.key(seed), task.train)
@@ -170,7 +169,7 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
             collapse = evaluation.Collapse(record.status == "collapsed", record.reason)
             pair, info = (original, models[record.method]), infos[record.method]
             _, withheld[record.method] = guard.judge(task, pair, forget, retain, info, collapse)
-    return list(found.records), {NOTHING: original, **models}, withheld
+    return found, {NOTHING: original, **models}, withheld
 
 
 def publish(

@@ -29,6 +29,7 @@ import numpy as np
 import optax
 from absl import flags
 
+import mu_jax as mu
 from experiments.lib import configurations
 from experiments.lib.command_line import define_config, define_seeds, define_workdir, start
 from experiments.lib.constant import constant_outputs
@@ -36,15 +37,11 @@ from experiments.lib.domains import Sets, compare, split
 from experiments.lib.ids import named_set
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.paths import check_workdir
-from experiments.lib.running import (
-    exit_with_sentence,
-    stage,
-    write_config,
-    write_records,
-)
+from experiments.lib.results import digest_of, write_results
+from experiments.lib.running import exit_with_sentence, stage, write_config
 from experiments.lib.tasks import Task, in_units, retrain, train
 from mu_jax import ensembles, evaluation, losses, probes, reporting
-from mu_jax.reporting import Metric, Record, missing
+from mu_jax.reporting import Arrays, Curve, Examples, Metric, Record, missing
 from mu_jax.scoring.kinds import collapse_of_regression, point
 from mu_jax.scoring.rows import CONSTANT, record
 from mu_jax.scoring.single import membership
@@ -63,7 +60,9 @@ def main(argv: list[str]) -> None:
 def run(config) -> None:
     start = time.monotonic()
     workdir = check_workdir(
-        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)
+        WORKDIR.value,
+        files=("config.json", "results.jsonl", "results.npz"),
+        folders=("ensembles",),
     )
     task = make_checked_task(config, "regression", "; use experiments.benchmark")
     configurations.check_fields(config, configurations.REGRESSION)
@@ -72,8 +71,12 @@ def run(config) -> None:
     models = unlearn(task, sets, Request(sets.forget, workdir / "ensembles"))
     with stage("relearn copies"):
         curves = relearn(task, sets, models)
-    records = score(task, sets, models, curves)
-    path = write_records(workdir / "results.jsonl", records)
+    outputs = predict(task, sets, models)
+    records = score(task, sets, outputs, curves)
+    arrays = {records[0].forget_set.kind: arrays_of(task, sets, outputs, curves)}
+    digest = digest_of(config, seeds=SEEDS.value)
+    run = reporting.Run(tuple(records), arrays, digest)
+    path = write_results(workdir / "results.jsonl", run)
     print(reporting.render(records, width=114))
     if config.get("expected"):
         print("\n" + compare(records, config.expected))
@@ -135,14 +138,41 @@ def _error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return losses.absolute_error(point(outputs, targets), targets)
 
 
-def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -> list[Record]:
-    """One record for each row and seed, and those of the constant predictor."""
-    targets = Sets(*(in_units(task, np.asarray(part.targets)) for part in sets))
-    outputs = predict(task, sets, models)
-    constants = (constant_outputs(task, sets.retain, part.num_examples) for part in sets)
-    outputs[CONSTANT] = Sets(
-        *(np.stack([in_units(task, part)] * SEEDS.value) for part in constants)
-    )
+def arrays_of(
+    task: Task, sets: Sets, outputs: dict[str, Sets], curves: dict[str, np.ndarray]
+) -> Arrays:
+    """What every model predicts, its absolute errors, and what relearning brings back.
+
+    The sets are "forget", "retain", "test" (test examples to retain) and "forget test".
+    """
+    names = Sets("forget", "retain", "forget test", "test")
+    targets = targets_of(task, sets)
+
+    def examples(found: np.ndarray, part: mu.Batches, wanted: np.ndarray) -> Examples:
+        errors = np.stack([evaluation.example_errors(one, wanted) for one in found])
+        return Examples(np.asarray(part.index), wanted, errors, None, found)
+
+    rows = {
+        row: {name: examples(*each) for name, *each in zip(names, found, sets, targets)}
+        for row, found in outputs.items()
+    }
+    title = "mean absolute error on forgotten test examples"
+    relearning = {
+        row: Curve(np.arange(curve.shape[1]), curve, title) for row, curve in curves.items()
+    }
+    return Arrays(rows, relearning=relearning)
+
+
+def targets_of(task: Task, sets: Sets) -> Sets:
+    """Targets in original units."""
+    return Sets(*(in_units(task, np.asarray(part.targets)) for part in sets))
+
+
+def score(
+    task: Task, sets: Sets, outputs: dict[str, Sets], curves: dict[str, np.ndarray]
+) -> list[Record]:
+    """One record for each row and seed."""
+    targets = targets_of(task, sets)
     forget_set = named_set(task, task.config.forget, np.asarray(sets.forget.index))
     records = []
     for name, found in outputs.items():
@@ -165,7 +195,10 @@ def score(task: Task, sets: Sets, models: dict, curves: dict[str, np.ndarray]) -
 
 
 def predict(task: Task, sets: Sets, models: dict[str, Any]) -> dict[str, Sets]:
-    """Point predictions of every seed's model in original units, `f32[seeds, n, ...]`."""
+    """Point predictions of every seed's model in original units, `f32[seeds, n, ...]`.
+
+    The constant predictor is among the rows, as often as there are seeds.
+    """
     program = jax.jit(
         functools.partial(ensembles.ensemble_outputs, task.model, layout=_layout(task))
     )
@@ -174,7 +207,10 @@ def predict(task: Task, sets: Sets, models: dict[str, Any]) -> dict[str, Sets]:
         outputs = np.asarray(program(variables, part))
         return in_units(task, np.stack([point(one, part.targets) for one in outputs]))
 
-    return {name: Sets(*(of(v, part) for part in sets)) for name, v in models.items()}
+    found = {name: Sets(*(of(v, part) for part in sets)) for name, v in models.items()}
+    constants = (constant_outputs(task, sets.retain, part.num_examples) for part in sets)
+    found[CONSTANT] = Sets(*(np.stack([in_units(task, part)] * SEEDS.value) for part in constants))
+    return found
 
 
 def _errors(targets: Sets, found: Sets, retrained: Sets, seed: int) -> dict[str, Metric]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,17 +13,23 @@ import numpy as np
 
 from mu_jax import _files as files
 
-_DAMAGED = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
-def save(path: str | os.PathLike[str], what: str, arrays: Mapping[str, Any]) -> None:
+def save(
+    path: str | os.PathLike[str], what: str, arrays: Mapping[str, Any], *, compress: bool = False
+) -> None:
     """Write the arrays, whole or not at all.
 
     Args:
-      path: of the file. what: is in it, such as "adapters". arrays: by name.
+      path: of the file. what: is in it, such as "adapters". arrays: by name. compress: or not.
     """
+    write = np.savez_compressed if compress else np.savez
     with files.replacing(path) as file:
-        np.savez(file, format=np.array(_format(what)), **arrays)
+        write(file, format=np.array(_format(what)), **arrays)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from mu_jax.reporting.arrays import (
 from mu_jax.reporting.floors import at_floor, gap_to_oracles
 from mu_jax.reporting.json_lines import append, from_json, read, to_json
 from mu_jax.reporting.records import Cost, ForgetSet, Metric, Oracle, Record, missing
+from mu_jax.reporting.runs import read_run, write_run
 from mu_jax.reporting.summary import Cell, Column, Row, Table, summarize
 from mu_jax.reporting.tables import render, to_rich
 
@@ -40,8 +41,10 @@ __all__ = [
     "gap_to_oracles",
     "missing",
     "read",
+    "read_run",
     "render",
     "summarize",
     "to_json",
     "to_rich",
+    "write_run",
 ]

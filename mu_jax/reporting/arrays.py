@@ -91,6 +91,7 @@ class Arrays:
       examples: by row and set ("forget", "retain", "test").
       similarity: by row and set. edits, ratios, relearning: by row. None of them has to be there.
       shown: the examples themselves, as many as fit a page.
+      others: arrays by name that further metrics are computed from, as of language models.
     """
 
     examples: Mapping[str, Mapping[str, Examples]]
@@ -99,6 +100,7 @@ class Arrays:
     ratios: Mapping[str, Histogram] = field(default_factory=dict)
     relearning: Mapping[str, Curve] = field(default_factory=dict)
     shown: Shown | None = None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

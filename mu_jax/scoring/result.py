@@ -6,13 +6,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-import jax
-import numpy as np
-
-from mu_jax import _files as files
-from mu_jax.reporting.arrays import Examples
-from mu_jax.reporting.json_lines import to_json
+from mu_jax.reporting.arrays import Arrays, Examples, Run
 from mu_jax.reporting.records import Record
+from mu_jax.reporting.runs import write_run
 from mu_jax.reporting.summary import Row, Table, summarize
 from mu_jax.reporting.tables import render
 
@@ -46,15 +42,18 @@ class Score:
         """The table as text, `width` characters a line, or as Markdown."""
         return render([self.table], width=width, markdown=markdown)
 
+    @property
+    def run(self) -> Run:
+        """Records and arrays, as the figures and `reporting.write_run` take them."""
+        return Run(self.records, {self.records[0].forget_set.kind: Arrays(self.arrays)})
+
     def __repr__(self) -> str:
         return self.render()
 
     def write(self, path: str | os.PathLike) -> None:
         """Writes the records as JSON lines to `path`, and the arrays to an `.npz` file beside it.
 
-        The arrays of `scores.jsonl` lie in `scores.npz` under `row/set/field`, such as
-        `ssd/forget/losses`, and every record names that file. Each file is written whole or not at
-        all, the arrays first, in place of what was there.
+        See `reporting.write_run`; `reporting.read_run` reads both again.
 
         Args:
             path: a file that ends in `.jsonl`.
@@ -63,27 +62,4 @@ class Score:
             ValueError: another ending, or hyper-parameters that JSON cannot hold; nothing is then
                 written.
         """
-        target = files.absolute(path)
-        if target.suffix != ".jsonl":
-            raise ValueError(
-                f"expected a path that ends in .jsonl, found {target}: the arrays go to an .npz "
-                "file of the same name"
-            )
-        beside = target.with_suffix(".npz")
-        named = [dataclasses.replace(r, arrays={"examples": beside.name}) for r in self.records]
-        lines = "".join(to_json(record) + "\n" for record in named)
-        with files.replacing(beside) as file:
-            np.savez(file, **self._flat())  # type: ignore[arg-type]
-        files.replace_text(target, lines)
-
-    def _flat(self) -> dict[str, np.ndarray]:
-        found = {}
-        for row, sets in self.arrays.items():
-            for name, examples in sets.items():
-                for field, value in examples._asdict().items():
-                    leaves = jax.tree_util.tree_leaves_with_path(value)
-                    for path, leaf in leaves:
-                        tail = jax.tree_util.keystr(path, simple=True, separator="/")
-                        key = "/".join([row, name, field, *([tail] if tail else [])])
-                        found[key] = np.asarray(leaf)
-        return found
+        write_run(path, self.run)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mu_jax import evaluation
@@ -17,9 +16,10 @@ from mu_jax.reporting.arrays import Examples
 from mu_jax.reporting.records import Cost, ForgetSet, Metric, Oracle, Record
 from mu_jax.scoring import ensembles, kinds
 from mu_jax.scoring.collecting import ExampleSet
+from mu_jax.scoring.examples import examples_of
 from mu_jax.scoring.kinds import Kind, Part
 from mu_jax.scoring.result import Score
-from mu_jax.scoring.single import Own, losses_of, measure_model
+from mu_jax.scoring.single import Own, measure_model
 
 RETRAIN, NOTHING, CONSTANT = "retrain", "do nothing", "constant"
 Rows = dict[str, dict[str, Any]]  # outputs [N, n, ...] by row and set
@@ -91,24 +91,10 @@ def _constant(asked: Asked, rows: Rows) -> Rows:
 
 def _examples(asked: Asked, outputs: Mapping[str, Any]) -> dict[str, Examples]:
     """What every model says of every example, by set."""
-    models = [_parts(asked, outputs, j) for j in range(_size(outputs))]
-    found = {}
-    for name, part in asked.sets.items():
-        losses = np.stack([_losses(asked, parts[name]) for parts in models])
-        margins = predicted = None
-        if asked.kind == "classification":
-            margins = np.asarray(evaluation.margins(outputs[name], part.targets))
-        if asked.kind != "other":
-            says = (kinds.predictions(asked.kind, parts[name].outputs) for parts in models)
-            predicted = np.stack(list(says))
-        found[name] = Examples(part.ids, part.targets, losses, margins, predicted)
-    return found
-
-
-def _losses(asked: Asked, part: Part) -> np.ndarray:
-    if asked.kind == "other":
-        return np.asarray(asked.model.loss(*jax.tree.map(jnp.asarray, tuple(part))))
-    return losses_of(asked.kind, part)
+    return {
+        name: examples_of(asked.kind, outputs[name], part.targets, part.ids, loss=asked.model.loss)
+        for name, part in asked.sets.items()
+    }
 
 
 def _of_models(asked: Asked, rows: Rows, arrays: Mapping[str, Any]) -> Iterator[Record]:

@@ -289,11 +289,10 @@ def test_records_and_arrays_can_be_written_and_read(tmp_path):
     assert (
         mine.metrics["retain accuracy"].oracle.mean == records[0].metrics["retain accuracy"].value
     )
-    with np.load(tmp_path / mine.arrays["examples"]) as arrays:
-        np.testing.assert_array_equal(arrays["mine/forget/ids"], FORGET.index)
-        np.testing.assert_array_equal(
-            arrays["mine/test/margins"], found.arrays["mine"]["test"].margins
-        )
+    assert mine.arrays == {"examples": "scores.npz"}
+    arrays = reporting.read_run(tmp_path / "scores.jsonl").arrays["class 3"].examples["mine"]
+    np.testing.assert_array_equal(arrays["forget"].ids, FORGET.index)
+    np.testing.assert_array_equal(arrays["test"].margins, found.arrays["mine"]["test"].margins)
     with pytest.raises(ValueError, match=r"expected a path that ends in \.jsonl"):
         found.write(tmp_path / "scores.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl", "scores.npz"]
