@@ -9,7 +9,7 @@ import importlib.resources
 import json
 from typing import Any
 
-from mu_jax._extras import extra
+import vl_convert
 
 SCRIPTS = ("pack.js", "looks.js", "tables.js", "charts.js", "cards.js", "explorer.js")
 
@@ -38,9 +38,6 @@ def asset(name: str) -> str:
 @functools.cache
 def drawing_library() -> str:
     """Vega, Vega-Lite and vega-embed as one script, from the files of vl-convert."""
-    with extra("charts"):
-        import vl_convert
-
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     if "</script" in script.lower() or "<!--" in script:
         raise ValueError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mu_jax._extras import extra
+import jinja2
+from markupsafe import Markup
+
 from mu_jax._version import __version__
 from mu_jax.page.embedding import SCRIPTS, asset, drawing_library, pack, pack_text
 from mu_jax.page.examples import examples_of
@@ -35,7 +37,6 @@ def render(runs: Sequence[Run], *, title: str = "Unlearning report") -> str:
 
     Raises:
         ValueError: no records.
-        ModuleNotFoundError: without the extra `report`.
 
     Cost: KLoM of every row, a few charts a row, and about two seconds for the library that draws.
     The page has 0.9 MB of that library, at most 3,000 examples and 1.5 MB of their images.
@@ -55,9 +56,6 @@ def render(runs: Sequence[Run], *, title: str = "Unlearning report") -> str:
 
 
 def _template(name: str) -> Any:
-    with extra("report"):
-        import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mu_jax.page"),
         autoescape=True,
@@ -68,10 +66,8 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def _markup(text: str) -> Any:
+def _markup(text: str) -> Markup:
     """Text of our own files, which is markup already."""
-    from markupsafe import Markup
-
     return Markup(text)
 
 

@@ -3,8 +3,9 @@ const NARROW = 640; // pixels: below, panels stand under one another
 const views = new Map();
 
 // The chart as it fits the width of its place: in a narrow one, panels stand under one another.
-function fitted(spec, width) {
-  const found = retitled(spec, width);
+// The heading of the section is its title, and remarks stand above it as text.
+function fitted(found, width) {
+  delete found.title;
   if (width >= NARROW) return found;
   if (found.hconcat) {
     found.vconcat = found.hconcat;
@@ -22,30 +23,6 @@ function fitPanel(panel, width) {
     panel.width = Math.max(Math.min(panel.width, width - 110), 160);
   for (const each of [panel, ...(panel.layer ?? [])])
     if (each.encoding?.y?.axis?.labels === false) each.encoding.y.axis.labels = true;
-}
-
-// The heading of the section is the title of the chart; its remarks are broken as they fit.
-function retitled(spec, width) {
-  const remarks = [spec.title?.subtitle ?? []].flat();
-  delete spec.title;
-  if (!remarks.length) return spec;
-  const { subtitleColor, subtitleFontSize, subtitleLineHeight } = spec.config.title;
-  spec.title = {
-    text: width < NARROW ? wrapped(remarks.join(" "), Math.floor(width / 6.2)) : remarks,
-    color: subtitleColor, fontSize: subtitleFontSize, lineHeight: subtitleLineHeight,
-    fontWeight: "normal",
-  };
-  return spec;
-}
-
-function wrapped(text, most) {
-  const lines = [""];
-  for (const word of text.split(" ")) {
-    const last = lines.length - 1;
-    if (lines[last] && lines[last].length + word.length + 1 > most) lines.push(word);
-    else lines[last] = lines[last] ? `${lines[last]} ${word}` : word;
-  }
-  return lines;
 }
 
 async function themed(spec, look) {
@@ -74,8 +51,10 @@ async function drawFigure(place) {
   try {
     const spec = await unpack(wanted);
     if (place.dataset.spec !== wanted) return;
-    const words = place.closest("figure").querySelector(".described");
+    const figure = place.closest("figure");
+    const words = figure.querySelector(".described");
     words.textContent = spec.description || words.textContent;
+    figure.querySelector(".remarks").textContent = [spec.title?.subtitle ?? []].flat().join(" ");
     await draw(place, spec, words.textContent);
     for (const button of document.querySelectorAll(`.save[data-chart="${place.id}"]`))
       button.disabled = false;
