@@ -38,12 +38,16 @@ def examples_of(arrays: Arrays | None) -> dict[str, Any] | str:
         return "Two models side by side need arrays of two rows, and there are fewer."
     margins = all(part.margins is not None for sets in rows.values() for part in sets.values())
     measure = "margin" if margins else "loss"
+    first = next(iter(rows.values()))
+    common = [name for name in SETS if all(name in found for found in rows.values())]
+    shares = _shares({name: first[name].ids.size for name in common if first[name].ids.size})
     sets = {}
-    for name in SETS:
-        if all(name in found and found[name].ids.size for found in rows.values()):
-            chosen, note = _chosen(rows, name, arrays.shown)
-            notes += note
-            sets[name] = _set({row: found[name] for row, found in rows.items()}, chosen, measure)
+    for name in (one for one in common if one in shares):
+        ids, most = first[name].ids, shares[name]
+        chosen = _chosen(ids, most, None if name == "test" else arrays.shown)
+        if most < ids.size:
+            notes.append(f"{most} of {ids.size} examples of the {name} set are here.")
+        sets[name] = _set({row: found[name] for row, found in rows.items()}, chosen, measure)
     if not sets:
         return "The arrays of these rows have no example in common, so none can be compared."
     if not any("band" in found for found in sets.values()):
@@ -86,22 +90,24 @@ def _start(rows: Sequence[str]) -> tuple[str, str]:
     return found[0], methods[0] if methods else found[1]
 
 
-def _chosen(
-    rows: Mapping[str, Mapping[str, Examples]], name: str, shown: Shown | None
-) -> tuple[np.ndarray, list[str]]:
-    """Places of the examples of the page: all, else what can be looked at and a sample."""
-    first = next(iter(rows.values()))
-    ids, least = first[name].ids, MOST // len(SETS)
-    most = MOST - sum(min(first[one].ids.size, least) for one in SETS if one in first)
-    most += min(ids.size, least)
+def _shares(sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many examples of each set the page has: small sets whole, the others as many each."""
+    left, shares = MOST, {}
+    for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        shares[name] = min(sizes[name], left // (len(sizes) - place))
+        left -= shares[name]
+    return shares
+
+
+def _chosen(ids: np.ndarray, most: int, shown: Shown | None) -> np.ndarray:
+    """Places of that many examples: what can be looked at first, then others evenly."""
     if ids.size <= most:
-        return np.arange(ids.size), []
-    has = np.isin(ids, shown.ids) if shown is not None and name != "test" else np.zeros(0, bool)
+        return np.arange(ids.size)
+    has = np.zeros(ids.size, bool) if shown is None else np.isin(ids, shown.ids)
     places = np.flatnonzero(has)[:most]
-    rest = np.setdiff1d(np.arange(ids.size), places)
+    rest = np.flatnonzero(~has)
     even = rest[np.linspace(0, rest.size - 1, most - places.size).astype(int)]
-    note = f"{most} of {ids.size} examples of the {name} set are here, evenly chosen."
-    return np.sort(np.concatenate([places, even])), [note]
+    return np.sort(np.concatenate([places, even]))
 
 
 def _set(rows: Mapping[str, Examples], chosen: np.ndarray, measure: str) -> dict[str, Any]:
