@@ -228,6 +228,7 @@ _SUBPACKAGES = frozenset(
         "models",
         "objectives",
         "page",
+        "plots",
         "probes",
         "pruning",
         "reporting",
