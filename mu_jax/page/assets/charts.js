@@ -36,7 +36,7 @@ async function draw(place, spec, label) {
   views.get(place)?.finalize();
   const found = await vegaEmbed(place, whole, OPTIONS);
   views.set(place, found);
-  place.setAttribute("role", "region"); // the library makes it a graphic, whose parts nobody hears
+  place.setAttribute("role", "group"); // the library makes it a graphic, whose parts nobody hears
   place.removeAttribute("aria-roledescription");
   const picture = place.querySelector("canvas, svg");
   picture.setAttribute("role", "img");
