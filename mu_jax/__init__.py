@@ -227,6 +227,7 @@ _SUBPACKAGES = frozenset(
         "mesh",
         "models",
         "objectives",
+        "page",
         "plots",
         "probes",
         "pruning",

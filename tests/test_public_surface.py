@@ -257,6 +257,7 @@ FLOORS = (
     {"scoring"},
     {"tuning"},
     {"plots"},
+    {"page"},
     {"service"},
 )
 ALONE = {"evaluation", "datasets", "models", "losses"}

@@ -110,7 +110,7 @@ def _check_width(width: int) -> int:
     return width
 
 
-def _decimals(column: Column, means: Sequence[float]) -> int | None:
+def decimals_of(column: Column, means: Sequence[float]) -> int | None:
     """Decimals of a column: four digits of its largest mean and two of its smallest; None: %g."""
     sizes = [abs(mean) for mean in means if mean]
     if column.decimals is not None or not sizes:
@@ -146,7 +146,7 @@ def _grid(table: Table) -> _Grid:
     body = [[f"{row.label}{_mark(row)}", str(row.seeds)] for row in table.rows]
     for i, column in enumerate(table.columns):
         means = [row.cells[i].mean for row in table.rows]
-        decimals = _decimals(column, [column.scale * mean for mean in means if mean is not None])
+        decimals = decimals_of(column, [column.scale * mean for mean in means if mean is not None])
         for line, row in zip(body, table.rows):
             text = _cell_text(row.cells[i], column, decimals, row)
             line.append(f"{text} *" if row.best and column == GAP else text)

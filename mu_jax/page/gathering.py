@@ -1,0 +1,88 @@
+"""The runs of a page by forget set: which records and arrays are shown together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mu_jax.reporting import Arrays, ForgetSet, Record, Run
+
+_BY_ROW = ("examples", "similarity", "edits", "ratios", "relearning")
+
+
+class Part(NamedTuple):
+    """What the page shows of one forget set. notes: sentences on what was put together."""
+
+    forget_set: ForgetSet
+    records: tuple[Record, ...]
+    arrays: Arrays | None
+    notes: tuple[str, ...] = ()
+
+
+def gather(runs: Sequence[Run]) -> list[Part]:
+    """The records and arrays of each forget set, over all runs, in order of appearance.
+
+    Of two runs with arrays of one row the later one counts, as of two records of one seed.
+
+    Raises:
+        ValueError: no records.
+    """
+    groups: dict[ForgetSet, list[tuple[Record, ...]]] = {}
+    found: dict[ForgetSet, list[Arrays]] = {}
+    for run in runs:
+        sets = dict.fromkeys(record.forget_set for record in run.records)
+        for one in sets:
+            groups.setdefault(one, []).append(tuple(r for r in run.records if r.forget_set == one))
+            if one.kind in run.arrays:
+                found.setdefault(one, []).append(run.arrays[one.kind])
+    if not groups:
+        raise ValueError("expected runs with records, found none: run an evaluation first")
+    parts = []
+    for one, records in groups.items():
+        arrays, notes = _merged(found.get(one, ()))
+        if len(records) > 1:
+            notes = (f"{len(records)} runs have records of this forget set.", *notes)
+        parts.append(Part(one, tuple(r for each in records for r in each), arrays, notes))
+    return parts
+
+
+def _merged(several: Sequence[Arrays]) -> tuple[Arrays | None, tuple[str, ...]]:
+    """One set of arrays with the rows of all, and a sentence on rows that were replaced."""
+    if not several:
+        return None, ()
+    first, *others = several
+    replaced: dict[str, None] = {}
+    for arrays in others:
+        replaced |= dict.fromkeys(first.examples.keys() & arrays.examples.keys())
+        rows = {name: {**getattr(first, name), **getattr(arrays, name)} for name in _BY_ROW}
+        first = dataclasses.replace(first, **rows, shown=arrays.shown or first.shown)
+    if not replaced:
+        return first, ()
+    names = ", ".join(sorted(replaced))
+    return first, (f"Several runs have arrays of {names}: figures show those of the last run.",)
+
+
+def model_count(arrays: Arrays | None) -> str:
+    """How many models of each row there are arrays of, in words."""
+    if arrays is None or not arrays.examples:
+        return ""
+    sizes: dict[int, list[str]] = {}
+    for name, sets in arrays.examples.items():
+        number = max((len(part.losses) for part in sets.values()), default=0)
+        sizes.setdefault(number, []).append(name)
+    if len(sizes) == 1:
+        return f"{next(iter(sizes))} of each of {len(arrays.examples)} rows"
+    return "; ".join(f"{number} of {listed(names)}" for number, names in sizes.items())
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """Names as a text, no more than `most` of them.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
