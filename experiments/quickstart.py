@@ -37,6 +37,7 @@ from experiments.lib.ids import named_set
 from experiments.lib.insides import Insides
 from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
 from experiments.lib.own_flags import define_count
+from experiments.lib.pages import write_page
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import ORIGINALS, train_population
 from experiments.lib.results import digest_of, of_all_seeds, study_examples, write_results
@@ -106,7 +107,8 @@ def run(config, request: str) -> None:
 
     arrays = {forget_set.kind: insides.arrays(of_all_seeds(examples))}
     digest = digest_of(config, request=request, seeds=SEEDS.value, first_seed=FIRST_SEED.value)
-    path = write_results(workdir / "results.jsonl", reporting.Run(tuple(results), arrays, digest))
+    runs = [reporting.Run(tuple(results), arrays, digest)]
+    path = write_results(workdir / "results.jsonl", runs[0])
     write_config(workdir, config)
     publish(Store(workdir / "store"), task, models, withheld, results, table, ids)
     if MODELS.value:
@@ -119,9 +121,13 @@ def run(config, request: str) -> None:
         klom = tuple(tables.klom_records(found, forget_set))
         arrays = {forget_set.kind: reporting.Arrays(study_examples(found))}
         digest = digest_of(config, request=request, models=MODELS.value)
-        write_results(workdir / "klom.jsonl", reporting.Run(klom, arrays, digest))
+        runs.append(reporting.Run(klom, arrays, digest))
+        write_results(workdir / "klom.jsonl", runs[1])
+    with stage("draw the report"):
+        report = write_page(workdir / "report.html", runs)
     print(f"\nRecords: {path}   Time: {time.monotonic() - start:.0f} s")
     print(f"The table again: python -m experiments.report {path}")
+    print(f"Report, for a browser: {report}")
 
 
 def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict:
