@@ -8,7 +8,7 @@ The files are those of Debian's package `dataset-fashion-mnist`; DIR is another 
 IDX files. Trained is on the first 10,000 images of the training file, whose order is random: 942 to
 1,027 of each class, the ids 0 to 9,999. All 10,000 test images are used. Eight epochs reach 90 % of
 the training and 85 % of the test images. The hyper-parameters of the methods are beginnings and
-have not been tuned; `experiments/sweep_files/fashion_mnist.json` is the search that tunes them.
+have not been tuned; `experiments/configs/tuned_fashion_mnist.py` has what a search found.
 """
 
 from ml_collections import config_dict

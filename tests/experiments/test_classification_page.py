@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments.configs import tuned_digits
+from experiments.configs import tuned_digits, tuned_fashion_mnist
 from experiments.lib.overview import overview
 from mu_jax import reporting
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "experiments/sweep_files"
-TITLES = {"digits": "digits, 1,000 training examples"}
-CONFIGS = {"digits": tuned_digits}
+TITLES = {
+    "digits": "digits, 1,000 training examples",
+    "fashion_mnist": "fashion_mnist, 10,000 training examples",
+}
+CONFIGS = {"digits": tuned_digits, "fashion_mnist": tuned_fashion_mnist}
 
 
 @pytest.fixture(scope="module", params=TITLES)

@@ -10,7 +10,6 @@ example from `jax.vmap`; such leaves (biases, norm scales) are mostly small.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -225,25 +224,14 @@ def _sum(
     power: Callable, losses: Losses, params: PyTree, rows: PyTree, weight: Array, size: int | None
 ) -> PyTree:
     program, leaves, rows = prepare(losses, params, rows)
-    zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]
-    # A network has dozens of small leaves: as one array they are one kernel instead of many.
-    small = [leaf for leaf in program.copied if leaves[leaf].size <= _SMALL]
-    large = set(program.copied).difference(small)
 
-    def terms(rows: PyTree, weight: Array) -> tuple[dict[int, Array], Array]:
+    def terms(rows: PyTree, weight: Array) -> list[Array]:
         factors, copies = gradients(program, leaves, rows)
-        found = {leaf: sum_copies(power, copies[leaf], weight) for leaf in large}
+        found = {leaf: sum_copies(power, g, weight) for leaf, g in copies.items()}
         for leaf, own in factors.items():
             found[leaf] = replay(program.uses[leaf].back, sum_factors(power, own, weight))
-        none = jnp.zeros((len(weight), 0))
-        joined = [none, *(copies[leaf].reshape(len(weight), -1) for leaf in small)]
-        return found, sum_copies(power, jnp.concatenate(joined, axis=1), weight)
+        return [found.get(leaf, x) for leaf, x in enumerate(zero)]
 
-    start = {leaf: zero[leaf] for leaf in (*program.uses, *large)}
-    joined = jnp.concatenate([jnp.zeros(0), *(zero[leaf].reshape(-1) for leaf in small)])
-    total, joined = sum_in_chunks(program, leaves, rows, weight, terms, (start, joined), size)
-    ends = itertools.accumulate(leaves[leaf].size for leaf in small)
-    for leaf, part in zip(small, jnp.split(joined, list(ends)[:-1])):
-        total[leaf] = part.reshape(zero[leaf].shape).astype(zero[leaf].dtype)
-    found = [total.get(leaf, x) for leaf, x in enumerate(zero)]
-    return jax.tree.unflatten(jax.tree.structure(params), found)
+    zero = [jnp.zeros_like(leaf, sum_dtype(leaf)) for leaf in leaves]
+    total = sum_in_chunks(program, leaves, rows, weight, terms, zero, size)
+    return jax.tree.unflatten(jax.tree.structure(params), total)
