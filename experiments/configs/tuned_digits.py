@@ -8,7 +8,7 @@ The second line is the search: 186 settings on the requests `random:100:seed=11`
 `nearest:50:id=601` and `class:7`, with 24 originals and 24 oracles of its own. Of each method the
 setting with the smallest mean over the three of the average gap (retain, forget and test accuracy
 and membership attack, in points) was chosen, among those that collapsed no model on any. The third
-line searches the four methods that are made for whole classes, 28 settings on the class alone.
+line searches the four methods that are made for whole classes, 26 settings on the class alone.
 Records are `experiments/sweep_files/digits*.tuning.jsonl`; `digits*.reporting.jsonl` have the
 chosen ones on other requests with other models:
 
