@@ -147,7 +147,7 @@ def _row(part: Examples, chosen: np.ndarray, measure: str) -> dict[str, Any]:
     return found
 
 
-def _majority(said: np.ndarray) -> tuple[list[str], list[float] | None]:
+def _majority(said: np.ndarray) -> tuple[list[str], list[float | None] | None]:
     """What most of the models say of each example, and which share of them; of numbers the mean."""
     if said.dtype.kind == "f":
         with np.errstate(invalid="ignore"):

@@ -167,6 +167,31 @@ def test_report_prints_the_same_table_again(quickstart):
     assert again.stdout.strip() in result.stdout
 
 
+def test_quickstart_ends_with_its_page_and_report_draws_it_again(quickstart, tmp_path):
+    workdir, result = quickstart
+    assert f"Report, for a browser: {workdir / 'report.html'}" in result.stdout
+    first = (workdir / "report.html").read_text()
+    flags = [f"--html={tmp_path}/again.html", "--title=Class <3>"]
+    again = call("report", *flags, str(workdir / "results.jsonl"), further="files of records")
+    assert again.returncode == 0, again.stderr
+    assert f"Page: {tmp_path}/again.html" in again.stdout
+    second = (tmp_path / "again.html").read_text()
+    assert "<h1>Class &lt;3&gt;</h1>" in second and "<h1>Forgetting class:3</h1>" in first
+    for method in ("retrain", "ssd", "iau", "finetune", "constant"):
+        assert method in first and method in second
+    assert "No edits: " not in second and "No relearning: " in second  # arrays were read, too
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_it_is_drawn(quickstart, tmp_path):
+    records = str(quickstart[0] / "results.jsonl")
+    flags = {"further": "files of records"}
+    wrong = call("report", f"--html={tmp_path}/page.pdf", records, **flags)
+    assert wrong.returncode == 2 and "ends in .html" in wrong.stderr
+    nowhere = call("report", f"--html={tmp_path}/page.html", f"{tmp_path}/none.jsonl", **flags)
+    assert nowhere.returncode == 2 and "none.jsonl" in nowhere.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_quickstart_refuses_bad_requests_in_one_line(tmp_path):
     assert "class" in refused("quickstart", f"--workdir={tmp_path}/a", "--request=class:12", *FAST)
     assert not (tmp_path / "a").exists()

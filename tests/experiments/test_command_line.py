@@ -35,7 +35,7 @@ OWN = {
     },
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "task", "workdir"},
     "regression": {"config", "seeds", "task", "workdir"},
-    "report": {"markdown", "over_runs", "picture"},
+    "report": {"html", "markdown", "over_runs", "picture", "title"},
     "launch": {"budget_chip_hours", "dry_run", "engine", "spec", "yes"},
     "local": {"labels", "max_seconds", "processes"},
     "preflight": {
