@@ -16,7 +16,7 @@ from benchmarks import torch_language
 from benchmarks.timing import in_turn, ratios
 from launch_tpu.compile.operations import count
 from mu_jax.data.tokens import Preference, TokenTargets
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 from mu_jax.models import Decoder, DecoderConfig
 
 PyTree = Any

@@ -36,7 +36,7 @@ from experiments.sweep.files import Sweep
 from experiments.sweep.files import read as read_sweep
 from launch_tpu.compile import compiled, decoders, programs, projection, topologies
 from mu_jax import _progress
-from mu_jax.loops.scan import Program
+from mu_jax.loops.recording import Program
 from mu_jax.store import commits
 
 FLAGS = flags.FlagValues()

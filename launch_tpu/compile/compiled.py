@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from launch_tpu.compile.operations import count
 from launch_tpu.compile.topologies import Generation
 from mu_jax import _target as target
-from mu_jax.loops.scan import Program
+from mu_jax.loops.recording import Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # What a collective moves over the links of a chip, in sizes of its result: a ring all-reduce is a

@@ -17,7 +17,7 @@ from experiments.lib.configurations import Fields, check_fields
 from experiments.lib.tasks import lookup, make_optimizer
 from launch_tpu.compile.programs import Inputs, at, recorded
 from mu_jax.data.tokens import Tokens, TokenTargets
-from mu_jax.loops.scan import Program
+from mu_jax.loops.recording import Program
 from mu_jax.models.decoder import Decoder, DecoderConfig, sharding_rules
 
 PyTree = Any

@@ -27,8 +27,7 @@ from experiments.lib.tasks import (
 from mu_jax import _target as target
 from mu_jax import datasets
 from mu_jax.attribution import Directions
-from mu_jax.loops import scan as folding
-from mu_jax.loops.scan import Program
+from mu_jax.loops.recording import Program, record
 
 PyTree = Any
 _NAMES = {
@@ -169,7 +168,7 @@ def recorded(
     function: Callable, arguments: tuple, mesh: Mesh | None, *, platform: str = "tpu"
 ) -> list[Program]:
     """The programs that `function(*arguments)` runs over streams, for the devices of the mesh."""
-    with folding.record() as found, target.traced_for(platform):
+    with record() as found, target.traced_for(platform):
         jax.eval_shape(function, *arguments)
     merged: dict[Any, Program] = {}
     for program in found:

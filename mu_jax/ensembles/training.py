@@ -25,7 +25,7 @@ from mu_jax.loops.averaging import with_average
 from mu_jax.loops.fit import FitState, advance, lifted_update, no_info, num_steps, with_batch_size
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.predict import outputs
-from mu_jax.loops.scan import is_recording
+from mu_jax.loops.recording import is_recording
 from mu_jax.model import Model
 from mu_jax.objectives.supervised import supervised
 

@@ -18,8 +18,9 @@ from mu_jax.loops.phases import Phase, PhasesInfo, PhasesState, fit_phases
 from mu_jax.loops.predict import map_rows, outputs
 from mu_jax.loops.progress import progress
 from mu_jax.loops.proximal import PullState, pull_back
+from mu_jax.loops.recording import record
 from mu_jax.loops.restriction import gradient_restriction, restricted_loss
-from mu_jax.loops.scan import Observer, fold, observe, record
+from mu_jax.loops.scan import Observer, fold, observe
 from mu_jax.loops.smoothing import random_smoothing
 from mu_jax.loops.stopping import Until
 

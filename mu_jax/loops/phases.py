@@ -32,7 +32,7 @@ from mu_jax.loops.fit import (
 )
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.lifting import OtherTypes
-from mu_jax.loops.scan import is_recording
+from mu_jax.loops.recording import is_recording
 from mu_jax.loops.stopping import Progress, Until, after_cycle, before
 from mu_jax.mesh.shards import enter
 from mu_jax.model import Model

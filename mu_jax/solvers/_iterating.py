@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mu_jax._tracing import compiled
 from mu_jax.data.batches import Batches
 from mu_jax.data.checks import check_repeatable
-from mu_jax.loops.scan import is_recording, repeated
+from mu_jax.loops.recording import is_recording, repeated
 from mu_jax.mesh.shards import reduction
 from mu_jax.solvers.problem import Problem
 from mu_jax.statistics.accumulator import sum_dtype
@@ -42,7 +42,7 @@ def iterate(problem: Problem, rule: Rule, state: Any, *, turns: int) -> Any:
     Args:
       problem, rule: what is multiplied, and what is done with products.
       state: to start from.
-      turns: how many there are at most, for `mu_jax.loops.scan.record`.
+      turns: how many there are at most, for `mu_jax.loops.recording.record`.
     """
     data = problem.data
     if is_recording():

@@ -13,7 +13,8 @@ from mu_jax._tracing import cached
 from mu_jax.data.axes import Axis, axis_size
 from mu_jax.data.batches import Batch, Batches, is_concrete, round_up
 from mu_jax.data.blocks import alike
-from mu_jax.loops.scan import fold, once
+from mu_jax.loops.recording import once
+from mu_jax.loops.scan import fold
 from mu_jax.mesh.shards import enter, mesh_of, place, reduction
 from mu_jax.model import path_name
 from mu_jax.statistics.accumulator import Accumulator, Statistic, check_fingerprint

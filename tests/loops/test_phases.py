@@ -12,7 +12,7 @@ from fitting_cases import KEY, MODEL, OBJECTIVE, as_data, assert_same, close, da
 from trees import is_one_sentence, stack
 
 import mu_jax as mu
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 
 UP, DOWN = mu.supervised(MODEL, sign=-1.0), OBJECTIVE
 ADAM, MOMENTUM = optax.adam(0.02), optax.sgd(0.05, momentum=0.9)

@@ -16,7 +16,7 @@ import mu_jax as mu
 from mu_jax.data.partners import partners, whole
 from mu_jax.data.tokens import Tokens, TokenTargets
 from mu_jax.loops.gradients import micro_batches, total
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 from mu_jax.objectives.pairing import dealt, joined, pairing
 from mu_jax.transforms._shared.pairing import with_reference
 

@@ -13,7 +13,7 @@ from trees import assert_close, is_one_sentence
 import mu_jax as mu
 from mu_jax.data.batches import random_order
 from mu_jax.data.partners import partners, whole
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 from mu_jax.objectives.steering import control_vector
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")

@@ -14,7 +14,7 @@ from trees import assert_close, assert_identical, is_one_sentence
 import mu_jax as mu
 from mu_jax.data.partners import partners, whole
 from mu_jax.loops import average_weights, micro_batches, plain, random_smoothing, sam, total
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 from mu_jax.objectives.segments import erase, keep
 from mu_jax.token_losses import sequence_nll, token_kl
 

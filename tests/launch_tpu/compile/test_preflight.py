@@ -19,7 +19,7 @@ from experiments.lib.methods import METHODS
 from launch_tpu import preflight
 from launch_tpu.compile import compiled, programs, topologies
 from mu_jax import _target as target
-from mu_jax.loops.scan import Program
+from mu_jax.loops.recording import Program
 
 ROOT = Path(__file__).resolve().parents[3]
 V5E = topologies.GENERATIONS["v5e"]

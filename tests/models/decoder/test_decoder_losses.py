@@ -16,7 +16,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.data.tokens import Preference, TokenTargets
-from mu_jax.loops.scan import record
+from mu_jax.loops.recording import record
 from mu_jax.models.decoder import Decoder
 from mu_jax.projected import Projected
 
