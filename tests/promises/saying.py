@@ -183,12 +183,14 @@ FILES = (
         "an unusable working directory is noticed after the data are read",
         "experiments/regression.py",
         "    workdir = check_workdir(\n"
-        '        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)\n'
+        '        WORKDIR.value,\n        files=("config.json", "results.jsonl", "results.npz"),\n'
+        '        folders=("ensembles",),\n'
         "    )\n"
         '    task = make_checked_task(config, "regression", "; use experiments.benchmark")\n',
         '    task = make_checked_task(config, "regression", "; use experiments.benchmark")\n'
         "    workdir = check_workdir(\n"
-        '        WORKDIR.value, files=("config.json", "results.jsonl"), folders=("ensembles",)\n'
+        '        WORKDIR.value,\n        files=("config.json", "results.jsonl", "results.npz"),\n'
+        '        folders=("ensembles",),\n'
         "    )\n",
         (_PATHS + "test_an_unusable_working_directory_is_noticed_before_the_data_are_read",),
     ),
