@@ -20,8 +20,6 @@ from mu_jax.statistics._engine.taps import sum_dtype
 
 Array = jax.Array
 
-_SPLIT = 128  # columns from which on a Gram matrix is computed in blocks
-
 
 class Layer(NamedTuple):
     """A kernel, with its bias if it has one, read as matrices [n, i, o].
@@ -133,24 +131,14 @@ def _weighted(x: Array, scale: Array) -> Array:
 
 
 def _gram(x: Array, scale: Array) -> Array:
-    """`sum_bt scale[b, t] x[b, n, t] x[b, n, t]^T`; a silent row may hold what is not finite."""
-    return _symmetric(jnp.where(scale[:, None, :, None] != 0, x, 0), _weighted(x, scale))
+    """`sum_bt scale[b, t] x[b, n, t] x[b, n, t]^T`; a silent row may hold what is not finite.
 
-
-def _symmetric(x: Array, y: Array, depth: int = 2) -> Array:
-    """`x^T y` that is known to be symmetric: blocks above the diagonal are computed once."""
-    half = x.shape[-1] // 2
-    if x.shape[-1] < _SPLIT or depth == 0:
-        return _product(x, y)
-    (first, second), (left, right) = ((z[..., :half], z[..., half:]) for z in (x, y))
-    corner = _product(first, right)
-    top = jnp.concatenate([_symmetric(first, left, depth - 1), corner], axis=2)
-    rest = [corner.swapaxes(1, 2), _symmetric(second, right, depth - 1)]
-    return jnp.concatenate([top, jnp.concatenate(rest, axis=2)], axis=1)
-
-
-def _product(x: Array, y: Array) -> Array:
-    return jnp.einsum("bnti,bntj->nij", x, y, precision="highest")
+    The whole product: a CPU needs more time to put together blocks above the diagonal.
+    """
+    b, n, t, i = x.shape
+    x = jnp.where(scale[:, None, :, None] != 0, x, 0)
+    rows = x.swapaxes(0, 1).reshape(n, b * t, i)
+    return jnp.einsum("nri,nrj->nij", rows, scale.reshape(-1, 1) * rows, precision="highest")
 
 
 def rotated(layer: Layer, factors: Factors, bases: tuple[Array, Array]) -> tuple[Array, Array]:

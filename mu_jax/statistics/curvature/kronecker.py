@@ -102,8 +102,8 @@ def kfac(
       ValueError: unknown labels; layers of another model; a loss whose Hessian is too large.
 
     Cost: one forward and one backward pass, in which the products that give gradients of kernels
-    are replaced by those of a and of s with themselves, of which the half above the diagonal is
-    computed. Memory: the factors, `i^2 + o^2` numbers for a layer of i inputs and o outputs.
+    are replaced by those of a and of s with themselves. Memory: the factors, `i^2 + o^2` numbers
+    for a layer of i inputs and o outputs.
 
     References:
       J. Martens, R. Grosse. Optimizing Neural Networks with Kronecker-factored Approximate
