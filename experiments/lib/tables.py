@@ -28,8 +28,16 @@ def klom_records(study: Study, forget_set: ForgetSet) -> list[Record]:
             f"KLoM {split} p95": _klom(study, row, split) for split in study.yardstick.positions
         }
         scored = metrics, evaluation.Collapse(bool(reason), reason)
-        arguments = row.hyperparameters
-        found.append(record(row.name, forget_set, 0, scored, hyperparameters=arguments))
+        found.append(
+            record(
+                row.name,
+                forget_set,
+                0,
+                scored,
+                hyperparameters=row.hyperparameters,
+                selection=study.task.config.selection if row.hyperparameters else "",
+            )
+        )
     return found
 
 

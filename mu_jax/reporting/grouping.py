@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mu_jax.reporting.records import ForgetSet, Metric, Record
+from mu_jax.reporting.records import Cost, ForgetSet, Metric, Record
 
 
 class Setting(NamedTuple):
     """The records of one method with one setting of its hyper-parameters.
 
     label: the method, with the hyper-parameters that tell its settings apart. runs: one record a
-    seed. failed: records of runs that failed. replaced: earlier records of the same seeds.
+    seed; records of one seed without a common metric are one, as of single models and of ensembles.
+    failed: records of runs that failed. replaced: other earlier records of the same seeds.
     """
 
     method: str
@@ -51,11 +53,16 @@ def by_forget_set(records: Iterable[Record]) -> dict[ForgetSet, list[Record]]:
 def by_setting(records: Sequence[Record]) -> list[Setting]:
     """Returns the settings of one forget set's records, in order of appearance."""
     groups: dict[tuple, dict[int, Record]] = {}
-    count: dict[tuple, int] = {}
+    replaced: dict[tuple, int] = {}
     for record in records:
         key = (record.method, _canonical(record.hyperparameters), record.selection)
-        groups.setdefault(key, {})[record.seed] = record
-        count[key] = count.get(key, 0) + 1
+        by_seed = groups.setdefault(key, {})
+        earlier = by_seed.get(record.seed)
+        if earlier is not None and _complete(earlier, record):
+            record = _joined(earlier, record)
+        else:
+            replaced[key] = replaced.get(key, 0) + (earlier is not None)
+        by_seed[record.seed] = record
     firsts = [next(iter(by_seed.values())) for by_seed in groups.values()]
     settings = []
     for (key, by_seed), first in zip(groups.items(), firsts):
@@ -66,10 +73,29 @@ def by_setting(records: Sequence[Record]) -> list[Setting]:
                 label=_label(first, same_method),
                 runs=tuple(r for r in by_seed.values() if r.status != "failed"),
                 failed=tuple(r for r in by_seed.values() if r.status == "failed"),
-                replaced=count[key] - len(by_seed),
+                replaced=replaced[key],
             )
         )
     return settings
+
+
+def _complete(one: Record, other: Record) -> bool:
+    """Whether the records have different metrics of one run; else the later one repeats it."""
+    measured = all(each.metrics and each.status != "failed" for each in (one, other))
+    return measured and not one.metrics.keys() & other.metrics.keys()
+
+
+def _joined(earlier: Record, later: Record) -> Record:
+    """Both records as one, collapsed if one of them is."""
+    collapsed = next((r for r in (earlier, later) if r.status == "collapsed"), earlier)
+    return dataclasses.replace(
+        earlier,
+        metrics={**earlier.metrics, **later.metrics},
+        cost=later.cost if earlier.cost == Cost() else earlier.cost,
+        arrays={**earlier.arrays, **later.arrays},
+        status=collapsed.status,
+        reason=collapsed.reason,
+    )
 
 
 def _canonical(hyperparameters: Mapping) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from mu_jax import reporting
 from mu_jax.reporting import Cost, ForgetSet, Metric, Oracle, Record
+from mu_jax.reporting.grouping import by_setting
 
 CLASS_3 = ForgetSet("class 3", 125, "ab12cd34ef")
 
@@ -413,3 +415,18 @@ def test_run_time_is_shown_as_a_share_of_that_of_the_retrained_models():
     untimed = [each for each in study() if each.method != "retrain"]
     names = [column.name for column in reporting.summarize(untimed)[0].columns]
     assert "run time" in names and "of retraining" not in names
+
+
+def test_records_of_one_seed_with_different_metrics_are_one_row():
+    klom = Metric(3.0, n=32, direction="lower is better", unit="nats")
+    of_ensembles = Record("ssd", CLASS_3, 0, {"KLoM": klom})
+    (setting,) = by_setting([record("ssd", 0, 0.9, 0.1), of_ensembles])
+    (run,) = setting.runs
+    assert setting.replaced == 0
+    assert run.metrics["retain accuracy"].value == 0.9 and run.metrics["KLoM"] == klom
+    broken = dataclasses.replace(of_ensembles, status="collapsed", reason="constant")
+    (setting,) = by_setting([record("ssd", 0, 0.9, 0.1), broken])
+    assert [run.reason for run in setting.collapsed] == ["constant"]
+    failed = dataclasses.replace(of_ensembles, metrics={}, status="failed", reason="no memory")
+    (setting,) = by_setting([record("ssd", 0, 0.9, 0.1), failed])
+    assert (setting.runs, setting.replaced) == ((), 1)
