@@ -53,7 +53,7 @@ def cut_off(monkeypatch, trained):
     for owner, name in (
         *((mu, "fit"), (mu, "resumable"), (ensembles, "train")),
         *((sweep.Search, "walk"), (sweep, "start_workers"), (module_of("passage"), "read_model")),
-        *((programs.folding, "record"), (compiled, "measure")),
+        *((programs, "record"), (compiled, "measure")),
         *((subprocess, "Popen"), (worker, "_end_after"), (local, "run_together")),
     ):
         monkeypatch.setattr(owner, name, computing)
