@@ -16,7 +16,7 @@ from mu_jax._tracing import cached
 from mu_jax.data.batches import Batches
 from mu_jax.data.rows import shapes_of_rows
 from mu_jax.mesh.shards import bare, vary, varying_axes
-from mu_jax.model import Model, path_name
+from mu_jax.model import Model, lies_in, path_name
 from mu_jax.statistics._engine.matrices import Convolution, Steps, replay
 from mu_jax.statistics._engine.products import trace
 from mu_jax.statistics._engine.taps import recorded
@@ -186,6 +186,12 @@ def named_layer(layers: Sequence[Layer], name: str) -> Layer:
     return found[0]
 
 
+def _layer_in(layers: Sequence[Layer], name: str) -> Layer:
+    """The one layer whose kernel lies in the layer of a name, or has this name itself."""
+    found = [x for x in layers if lies_in(x.name, name)]
+    return found[0] if len(found) == 1 else named_layer(layers, name)
+
+
 class Head(NamedTuple):
     """The last layer of a classifier. layer: its kernel. biased: whether a bias is added."""
 
@@ -200,8 +206,9 @@ def find_head(
 
     Args:
       model, variables: the classifier. data: examples, of which shapes are read.
-      names: of the kernel, or of the kernel and the bias; default: the layer that is used last, and
-        whatever leaf of one number a class is added to its outputs.
+      names: one of the layer, whose bias is the leaf in it that is added to its outputs, or two, of
+        the kernel and the bias; default: the layer that is used last, and whatever leaf of one
+        number a class is added to its outputs.
 
     Raises:
       ValueError: a model that ends otherwise, logits of another number, and logits that are not
@@ -209,11 +216,13 @@ def find_head(
     """
     inputs = example_inputs(data)
     given = bare(variables), shapes_of_rows(inputs, 1)
-    names = (names,) if isinstance(names, str) else names
     if names is None:
         layer = last_layer(model, variables, inputs)
     else:
-        layer = named_layer(find_layers(model, variables, inputs), names[0])
+        layers = find_layers(model, variables, inputs)
+        layer = (
+            _layer_in(layers, names) if isinstance(names, str) else named_layer(layers, names[0])
+        )
         check_last(model, variables, inputs, layer)
     shape: tuple[int, ...] = getattr(jax.eval_shape(model.apply, *given), "shape", ())
     if len(shape) != 2 or shape[1] != layer.shape[2] or shape[1] < 2:
@@ -222,10 +231,15 @@ def find_head(
             f"{layer.shape[2]} outputs and outputs of shape {shape}: name the kernel and the bias "
             "of the last layer of a classifier"
         )
-    if names is not None:
+    if not (names is None or isinstance(names, str)):
         return Head(layer, len(names) > 1)
-    leaves = enumerate(jax.tree.leaves(given[0]))
-    small = [n for n, x in leaves if math.prod(x.shape) == shape[1] and n != layer.leaf]
+    leaves = enumerate(jax.tree_util.tree_leaves_with_path(given[0]))
+    small = [
+        n
+        for n, (path, x) in leaves
+        if math.prod(x.shape) == shape[1] and n != layer.leaf
+        if names is None or lies_in(path_name(path), names)
+    ]
     added = (n for n in small if not _read_by_derivative(model, *_hashed(given), n))
     return Head(layer, any(True for _ in added))
 

@@ -70,9 +70,9 @@ def boundary_expand(
       optimizer: from a fresh state; SGD at 1e-5 with momentum 0.9 as published, at which little
         moves: search the rate upwards. Weight decay reaches the new column as well.
       epochs: passes over the forget set, 10 as published.
-      head: name of the kernel of the head, or names of its kernel and its bias, such as
-        `("head/kernel", "head/bias")`; without the bias, the new class has none. Default: the layer
-        that is used last, and what is added to its outputs.
+      head: name of the layer that makes the logits, such as "head" of `net/head/kernel`, or names
+        of its kernel and its bias; of the kernel alone, the new class has no bias. Default: the
+        layer that is used last, and what is added to its outputs.
       new_row: `(key, inputs) -> (w f[inputs], c f[])`; default uniform as in PyTorch.
       batch_size: examples per step, 64 as published; default that of the set.
       training_mode: move batch statistics and use dropout; default inference mode.
