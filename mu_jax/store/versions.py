@@ -19,6 +19,7 @@ from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
 from mu_jax.store.lineages import Data
 from mu_jax.store.records import Version, named, new_record, require_finite
+from mu_jax.store.watching import Watch
 
 __all__ = ["Damaged", "Overtaken", "Store", "Version"]
 
@@ -51,8 +52,8 @@ class Store:
       are fsynced before the rename that gives it its number, the pointer likewise.
 
     On several hosts every process makes the same calls on a shared file system: all of them write
-    their shards, process 0 alone writes the record and the pointer. A swap of the arrays in a
-    serving program is the caller's: restore the new version, then replace the one reference.
+    their shards, process 0 alone writes the record and the pointer. A process that answers follows
+    the swaps by `watch`.
 
     Args:
         directory: made by the first `publish`; a relative path is taken from here and now.
@@ -274,7 +275,7 @@ class Store:
         Raises:
             Damaged: the pointer cannot be read; `swap` replaces it.
         """
-        return (self._read_pointer() or {}).get("version")
+        return (pointers.read_pointer(self._pointer) or {}).get("version")
 
     def history(self) -> list[Version]:
         """Records of all versions, oldest first, those with pruned arrays included."""
@@ -302,9 +303,6 @@ class Store:
     def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
         """The variables of `version`, or of the serving one.
 
-        A reader that is overtaken by two swaps and a `prune` between reading the pointer and the
-        arrays gets a FileNotFoundError and may call again.
-
         Args:
             version: None for the serving one.
             like: tree of the structure, dtypes and shardings wanted: variables, or
@@ -312,7 +310,8 @@ class Store:
                 were saved from; without a sharding, the default device. Floats are cast.
 
         Raises:
-            FileNotFoundError: no such directory or version, nothing serves, or it was pruned.
+            FileNotFoundError: no such directory or version, nothing serves, or it was pruned, by
+                now or since the pointer was read: call again.
             Damaged: a file is not the one that was published; names the newest intact ancestor.
             ValueError: the version is of another architecture; names the first differing leaf.
 
@@ -324,6 +323,10 @@ class Store:
             return commits.read(self._versions, version, like)
         except Damaged as error:
             raise Damaged(f"{error}; {self._catalog.instead_of(version)}") from error
+
+    def watch(self, *, like: PyTree, every: float = 1.0) -> Watch:
+        """What serves, for a process that answers: a thread follows swaps, see `Watch`."""
+        return Watch(self, like=like, every=every)
 
     def prune(self, *, keep: int = 3, pinned: Collection[int] = ()) -> list[int]:
         """Delete the arrays of old versions; their records stay in the history.
@@ -381,9 +384,6 @@ class Store:
     ) -> bool:
         record = self._catalog.record(version, version)
         return pointers.point_at(self._pointer, record, before, seen, previous=previous)
-
-    def _read_pointer(self) -> dict[str, Any] | None:
-        return pointers.read_pointer(self._pointer)
 
     def _named(self, version: int | None) -> int:
         """The version itself, or the one that serves."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mu_jax.store import pointers
 from mu_jax.store.versions import Store
 
 
@@ -59,7 +60,7 @@ def assert_store_is_sound(store: Store) -> None:
         if each.restorable:
             restored = store.restore(each.version, like=like)["w"]
             np.testing.assert_array_equal(restored, float(each.note))
-    pointer = store._read_pointer()
+    pointer = pointers.read_pointer(store._pointer)
     assert {pointer["version"], pointer["previous"]} - {None} <= {
         each.version for each in store.history() if each.restorable
     }
