@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -13,12 +14,21 @@ import numpy as np
 from mu_jax.data.checks import check_range
 from mu_jax.store.leaves import PyTree
 
-if TYPE_CHECKING:
-    from mu_jax.store.versions import Store
-
 _LOG = logging.getLogger(__name__)
 _TRIES = 5  # a reader that swaps and a `prune` overtake looks again at once
 _AGAIN = 60.0  # seconds until a version that was refused is read once more
+
+
+class Versions(Protocol):
+    """What is watched, a `Store`."""
+
+    directory: Path
+
+    def serving(self) -> int | None:
+        """The version that serves."""
+
+    def restore(self, version: int | None = None, *, like: PyTree) -> PyTree:
+        """The variables of a version, checked."""
 
 
 class Served(NamedTuple):
@@ -85,7 +95,7 @@ class Watch:
       >>> directory.cleanup()
     """
 
-    def __init__(self, store: Store, *, like: PyTree, every: float = 1.0) -> None:
+    def __init__(self, store: Versions, *, like: PyTree, every: float = 1.0) -> None:
         check_range(0.001, every=every)
         if jax.process_count() > 1:
             raise ValueError(
