@@ -19,7 +19,6 @@ from mu_jax.models import CNN
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 EXAMPLES, CLASSES = 22, 3
 FORGET_IDS = [1, 4, 5, 9, 13, 16]
-_START = jax.random.key(7)
 
 
 class Setting(NamedTuple):
@@ -54,7 +53,9 @@ class Setting(NamedTuple):
 def _started(init: Callable[[jax.Array], Any], precision: Any) -> Any:
     """Variables that are made once in a precision, by one program, also while JAX traces."""
     del precision
-    return jax.jit(init).lower(_START).compile()(_START)
+    with jax.ensure_compile_time_eval():
+        key = jax.random.key(7)
+    return jax.jit(init).lower(key).compile()(key)
 
 
 @functools.cache
