@@ -11,6 +11,19 @@ PyTree = Any
 Computed = Callable[..., PyTree]
 
 
+def check_kind(variables: Any, kind: type, made_by: str) -> None:
+    """Refuse variables of another model than the one whose variables a call makes.
+
+    Raises:
+      TypeError: variables that are no `kind`.
+    """
+    if not isinstance(variables, kind):
+        raise TypeError(
+            f"expected {kind.__name__} variables, found {type(variables).__name__}: make them by "
+            f"{made_by}"
+        )
+
+
 def reparameterized(
     model: Model, kind: Callable[..., Any], check: Callable[[Any], None], computed: Computed
 ) -> Model:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mu_jax._tracing import cached
 from mu_jax.adapters.low_rank import Adapters, factored, merged, new_adapters
 from mu_jax.model import Model
-from mu_jax.reparameterized import reparameterized
+from mu_jax.reparameterized import check_kind, reparameterized
 
 PyTree = Any
 Array = jax.Array
@@ -119,11 +119,7 @@ def merge(model: Model, variables: Adapted) -> PyTree:
 
 def check_adapted(variables: Any) -> None:
     """Refuse variables without adapters."""
-    if not isinstance(variables, Adapted):
-        raise TypeError(
-            f"expected Adapted variables, found {type(variables).__name__}: make them by "
-            "mu.adapters.attach(key, model, variables)"
-        )
+    check_kind(variables, Adapted, "mu.adapters.attach(key, model, variables)")
 
 
 @cached(maxsize=64)

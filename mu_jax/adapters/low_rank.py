@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mu_jax.adapters._leaves import check_names, chosen_kernels, named, replaced
 from mu_jax.mesh.shards import on_automatic_axes
-from mu_jax.model import path_name
 
 PyTree = Any
 Array = jax.Array
@@ -64,31 +64,17 @@ def new_adapters(
       {'w': LowRank(a=(2, 3), b=(2, 5))}
     """
     if rank < 1:
-        raise ValueError(f"expected a rank of at least 1, found {rank}")
-    found = {}
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for name, leaf in ((path_name(path), leaf) for path, leaf in leaves):
-        if chosen is None and jnp.ndim(leaf) < 2:
-            continue
-        if chosen is None or chosen(name):
-            found[name] = _new(jax.random.fold_in(key, zlib.crc32(name.encode())), name, leaf, rank)
-    if not found:
-        names = ", ".join(path_name(path) for path, _ in leaves[:4])
         raise ValueError(
-            f"expected at least one kernel to adapt, found none chosen of {names}, ...: check the "
-            "names"
+            f"expected a rank of at least 1 for adapters, found {rank}: raise the rank"
         )
-    return found
+    return {
+        name: _new(jax.random.fold_in(key, zlib.crc32(name.encode())), leaf, rank)
+        for name, leaf in chosen_kernels(params, chosen).items()
+    }
 
 
-def _new(key: Array, name: str, leaf: Any, rank: int) -> LowRank:
-    shape = jnp.shape(leaf)
-    if len(shape) < 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
-        raise ValueError(
-            f"expected kernels [..., in, out] of floats to adapt, found {name} of shape {shape} "
-            f"and type {leaf.dtype}: choose matrices alone"
-        )
-    *stack, n_in, n_out = shape
+def _new(key: Array, leaf: Any, rank: int) -> LowRank:
+    *stack, n_in, n_out = jnp.shape(leaf)
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     limit = n_in**-0.5
     a = jax.random.uniform(key, (*stack, rank, n_in), wide, -limit, limit)
@@ -245,24 +231,12 @@ def num_layers(adapters: Adapters) -> int:
 
 def _at_kernels(add: Callable[[Array, LowRank], Any], params: PyTree, adapters: Adapters) -> PyTree:
     """The tree with `add(kernel, adapter)` in the place of every adapted kernel."""
-    left = dict(adapters)
-
-    def leaf(path: Any, kernel: Array) -> Any:
-        name = path_name(path)
-        if name not in adapters:
-            return kernel
-        adapter = left.pop(name)
-        if _reads(adapter) != jnp.shape(kernel):
+    leaves = named(params)
+    check_names(adapters, leaves, "adapters")
+    for name, adapter in adapters.items():
+        if _reads(adapter) != jnp.shape(leaves[name]):
             raise ValueError(
-                f"expected an adapter of a kernel {jnp.shape(kernel)} for {name}, found one of "
-                f"{_reads(adapter)}: use the base that it was made for"
+                f"expected an adapter of a kernel {jnp.shape(leaves[name])} for {name}, found one "
+                f"of {_reads(adapter)}: use the base that it was made for"
             )
-        return add(kernel, adapter)
-
-    found = jax.tree_util.tree_map_with_path(leaf, params)
-    if left:
-        raise ValueError(
-            f"expected adapters of kernels that the base has, found one of {min(left)}, which it "
-            "lacks: use the base that they were made for"
-        )
-    return found
+    return replaced(params, {name: add(leaves[name], pair) for name, pair in adapters.items()})

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax._at_once import as_array
+from mu_jax.adapters._leaves import check_names, check_rank, chosen_kernels, named, replaced
 from mu_jax.mesh.shards import on_automatic_axes
-from mu_jax.subspaces._leaves import check_rank, chosen_kernels, named, replaced
 
 PyTree = Any
 
@@ -78,10 +78,8 @@ class FLoRA:
 
         def compute(z: dict[str, Tucker], params: PyTree, scale: jax.Array) -> PyTree:
             leaves = named(params)
-            kernels = {
-                n: _added(leaves[n], tucker, scale) for n, tucker in z.items() if n in leaves
-            }
-            return replaced(params, {**dict.fromkeys(z), **kernels}, "cores")
+            check_names(z, leaves, "cores")
+            return replaced(params, {n: _added(leaves[n], own, scale) for n, own in z.items()})
 
         return on_automatic_axes(compute, z, params, as_array(self.scale, float), like=params)
 

@@ -15,7 +15,7 @@ from mu_jax._tracing import cached
 from mu_jax.adapters.lifting import Adapted
 from mu_jax.loops.update_masks import restored
 from mu_jax.model import Model
-from mu_jax.reparameterized import reparameterized
+from mu_jax.reparameterized import check_kind, reparameterized
 from mu_jax.subspaces.lora import LoRA
 
 PyTree = Any
@@ -147,11 +147,7 @@ def _without_names(subspace: Any) -> Any:
 
 
 def _check(variables: Any) -> None:
-    if not isinstance(variables, Lifted):
-        raise TypeError(
-            f"expected Lifted variables, found {type(variables).__name__}: make them by "
-            "mu.subspaces.attach(key, model, variables, subspace)"
-        )
+    check_kind(variables, Lifted, "mu.subspaces.attach(key, model, variables, subspace)")
 
 
 @cached(maxsize=64)

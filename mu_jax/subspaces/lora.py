@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
+from mu_jax.adapters._leaves import check_rank, chosen_kernels
 from mu_jax.adapters.low_rank import Adapters, merged, new_adapters
-from mu_jax.subspaces._leaves import check_rank, chosen_kernels
 
 PyTree = Any
 

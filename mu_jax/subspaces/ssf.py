@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mu_jax.adapters._leaves import check_names, named, replaced
 from mu_jax.mesh.shards import on_automatic_axes
-from mu_jax.subspaces._leaves import named, replaced
 
 PyTree = Any
 _SHIFTS = ("bias", "b")
@@ -74,17 +74,17 @@ class SSF:
 
         def compute(z: ScaleShift, params: PyTree) -> PyTree:
             leaves = named(params)
+            check_names((*z.scale, *z.shift), leaves, "scales")
             new = {
                 name: (gamma * leaves[name]).astype(leaves[name].dtype)
                 for name, gamma in z.scale.items()
-                if name in leaves
             }
             owner = _owners(z, leaves)
-            for name in z.shift.keys() & leaves.keys():
+            for name in z.shift:
                 bias = leaves[name]
                 scaled = z.scale[owner[name]] * bias if name in owner else bias
                 new[name] = (scaled + z.shift[name]).astype(bias.dtype)
-            return replaced(params, {**dict.fromkeys([*z.scale, *z.shift]), **new}, "scales")
+            return replaced(params, new)
 
         return on_automatic_axes(compute, z, params, like=params)
 

@@ -1,8 +1,8 @@
-"""Which leaves of the parameters a subspace adapts."""
+"""Which leaves of the parameters adapters and subspaces change, and what is none of theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ def chosen_kernels(params: PyTree, chosen: Callable[[str], bool] | None) -> dict
         if jnp.ndim(leaf) < 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"expected kernels of two or more axes of floats to adapt, found {name} of shape "
-                f"{leaf.shape} and type {leaf.dtype}: choose matrices alone"
+                f"{jnp.shape(leaf)} and type {leaf.dtype}: choose matrices alone"
             )
     return found
 
@@ -52,16 +52,21 @@ def check_rank(name: str, shape: tuple[int, ...], rank: int, most: int) -> None:
         )
 
 
-def replaced(params: PyTree, by_name: dict[str, Any], what: str) -> PyTree:
-    """The tree with other leaves where there are such of that name.
+def check_names(names: Iterable[str], leaves: dict[str, Any], what: str) -> None:
+    """Refuse what was made for leaves that the base lacks.
 
-    Raises:
-      ValueError: leaves that the tree lacks.
+    Args:
+      names: of the leaves it was made for. leaves: of the base, by name.
+      what: what was made, a plural.
     """
-    lost = sorted(by_name.keys() - named(params).keys())
+    lost = sorted(set(names) - leaves.keys())
     if lost:
         raise ValueError(
             f"expected {what} of leaves that the base has, found one of {lost[0]}, which it lacks: "
             "use the base that they were made for"
         )
+
+
+def replaced(params: PyTree, by_name: dict[str, Any]) -> PyTree:
+    """The tree with other leaves where there are such of that name."""
     return jax.tree_util.tree_map_with_path(lambda p, x: by_name.get(path_name(p), x), params)
