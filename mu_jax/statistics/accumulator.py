@@ -125,7 +125,10 @@ class Statistic:
         params = self.params(variables)
         check_params(params)
         words = fingerprint(params)
-        return Accumulator(_zeros(params), zero_weight(params), words, self.definition)
+        return Accumulator(self._empty(variables), zero_weight(params), words, self.definition)
+
+    def _empty(self, variables: PyTree) -> PyTree:
+        return _zeros(self.params(variables))
 
     def update(self, acc: Accumulator, variables: PyTree, batch: Batch) -> Accumulator:
         """Add one batch."""
@@ -153,12 +156,9 @@ class SumOf(Statistic):
 
     like: Callable[[PyTree], PyTree] | None = None
 
-    def init(self, variables: PyTree) -> Accumulator:
-        """The empty sum, in float32 or wider."""
-        empty = super().init(variables)
-        shapes = empty.sum if self.like is None else jax.eval_shape(self.like, bare(variables))
-        zeros = at_once.zeros(jax.tree.map(_widened, shapes))
-        return dataclasses.replace(empty, sum=zeros)
+    def _empty(self, variables: PyTree) -> PyTree:
+        shapes = jax.eval_shape(self.like or self.params, bare(variables))
+        return at_once.zeros(jax.tree.map(_widened, shapes))
 
 
 def _widened(leaf: Any) -> jax.ShapeDtypeStruct:

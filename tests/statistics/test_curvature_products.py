@@ -1,6 +1,7 @@
 """Products with the curvature of the mean loss against dense matrices, on meshes and streams."""
 
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +127,54 @@ def test_narrow_parameters_are_widened():
     expected = curvature_product(MODEL, wide[0], data(), wide[1])
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
     assert_close(found, expected)
+
+
+def bytes_of_a_product(curvature, rows):
+    """Working memory of the compiled product over `rows` examples, 16 at a time."""
+
+    def shape(*axes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(axes, dtype)
+
+    inputs, labels = shape(rows, 4), shape(rows, dtype=jnp.int32)
+    many = data(16).replace(inputs=inputs, targets=labels, weight=shape(rows), index=labels)
+
+    def run(given, vector):
+        return product(curvature, given, vector)
+
+    compiled = jax.jit(run).lower(many, params(5)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.quick("gauss_newton")
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_memory_does_not_grow_with_the_number_of_examples(curvature):
+    few, many = (bytes_of_a_product(curvature, rows) for rows in (1_000, 100_000))
+    assert 0 < few == many
+
+
+class Counted:
+    """Batches that are made when they are asked for, and how many were there at the same time."""
+
+    def __init__(self, batches):
+        self.batches, self.alive, self.most = list(batches), [], 0
+
+    def __iter__(self):
+        for batch in self.batches:
+            inputs = np.array(batch.inputs)
+            self.alive = [each for each in self.alive if each() is not None]
+            self.alive.append(weakref.ref(inputs))
+            self.most = max(self.most, len(self.alive))
+            yield batch._replace(inputs=inputs)
+            del inputs
+
+
+@pytest.mark.quick("gauss_newton")
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_batches_are_let_go_while_others_are_read(curvature):
+    batches = Counted(data(1))
+    assert len(batches.batches) == N
+    assert_close(product(curvature, batches), product(curvature))
+    assert batches.most <= 3
 
 
 @pytest.mark.parametrize(

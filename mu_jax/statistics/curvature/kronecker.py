@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -19,13 +18,7 @@ from mu_jax.model import Model
 from mu_jax.statistics._engine.chunks import sum_in_chunks
 from mu_jax.statistics._engine.kronecker import Chunk, FactorSums, find_layers
 from mu_jax.statistics._engine.taps import gradients
-from mu_jax.statistics.accumulator import (
-    Accumulator,
-    Statistic,
-    fingerprint,
-    sum_dtype,
-    zero_weight,
-)
+from mu_jax.statistics.accumulator import Statistic, SumOf, sum_dtype
 from mu_jax.statistics.curvature.draws import Labels, count_draws
 from mu_jax.statistics.curvature.layers import KroneckerLayers, traced
 
@@ -33,25 +26,6 @@ PyTree = Any
 Real = Callable[[Batch], jax.Array | None]
 OfChunk = Callable[[Chunk], PyTree]
 Zero = Callable[[KroneckerLayers, list], PyTree]
-
-
-@dataclasses.dataclass(frozen=True)
-class _OfLayers(Statistic):
-    """A sum with entries for layers, in place of one shaped like the parameters."""
-
-    layers: KroneckerLayers | None = None
-    zero: Zero = lambda layers, dtypes: {}
-    of_bases: bool = False
-
-    def init(self, variables: PyTree) -> Accumulator:
-        """The empty sum, in float32 or wider."""
-        params = self.params(variables)
-        assert self.layers is not None
-        self.layers.check(params)
-        leaves = jax.tree.leaves(params)
-        words = fingerprint((params, variables[1]) if self.of_bases else params)
-        zero = self.zero(self.layers, [sum_dtype(leaf.dtype) for leaf in leaves])
-        return Accumulator(zero, zero_weight(params), words, self.definition)
 
 
 @cached(maxsize=64)
@@ -133,8 +107,13 @@ def kfac(
     def terms(variables, batch):
         return drawing.sum(variables, batch, of_chunk, _no_factors)
 
-    name = drawing.name("K-FAC factors")
-    return _OfLayers(terms, model.params, name, layers=layers, zero=_no_factors)
+    def params(variables):
+        return layers.checked(model.params(variables))
+
+    def like(variables):
+        return _no_factors(layers, _types(model.params(variables)))
+
+    return SumOf(terms, params, drawing.name("K-FAC factors"), like=like)
 
 
 @cached(maxsize=64)
@@ -186,10 +165,18 @@ def ekfac(
         return drawing.sum(variables, batch, of_chunk, _no_eigenvalues)
 
     def params(given):
-        return model.params(given[0])
+        # Sums in other bases are sums of something else.
+        return layers.checked(model.params(given[0])), given[1]
 
-    name = drawing.name("EK-FAC eigenvalues")
-    return _OfLayers(terms, params, name, layers=layers, zero=_no_eigenvalues, of_bases=True)
+    def like(given):
+        return _no_eigenvalues(layers, _types(model.params(given[0])))
+
+    return SumOf(terms, params, drawing.name("EK-FAC eigenvalues"), like=like)
+
+
+def _types(params: PyTree) -> list:
+    """The types of the sums of each leaf."""
+    return [sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(params)]
 
 
 def _no_factors(layers: KroneckerLayers, dtypes: list) -> PyTree:
@@ -235,7 +222,7 @@ class _Drawing(NamedTuple):
         outputs = jax.eval_shape(self.model.predict, params, state, batch.inputs)
         draws, weight = count_draws(self.model, self.labels, outputs), batch.weight
         batch = batch._replace(weight=jnp.where(weight != 0, given, 0))
-        start = zero(self.layers, [sum_dtype(leaf.dtype) for leaf in jax.tree.leaves(params)])
+        start = zero(self.layers, _types(params))
 
         def add(number: Any, total: PyTree) -> PyTree:
             found = self._draw(variables, batch, weight, number, of_chunk, start)

@@ -52,6 +52,11 @@ class KroneckerLayers:
                 words[self.names[layer.bias]] = f"with {self.names[layer.kernel]}"
         return words
 
+    def checked(self, params: PyTree) -> PyTree:
+        """The parameters, if they are those of the layers; see `check`."""
+        self.check(params)
+        return params
+
     def check(self, params: PyTree) -> None:
         """Refuse parameters of another model.
 
