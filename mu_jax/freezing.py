@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,16 @@ from mu_jax._tracing import cached
 from mu_jax.model import Model, path_name
 
 PyTree = Any
-Choice = Callable[[str], bool] | frozenset[str]
+
+
+class _Named(NamedTuple):
+    """A choice by names: of the trained leaves, and of all leaves that it is about."""
+
+    trained: frozenset[str]
+    known: frozenset[str]
+
+
+Choice = Callable[[str], bool] | _Named
 
 
 class _Restriction(NamedTuple):
@@ -40,6 +49,8 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
     Raises:
       TypeError: masks of array elements, which no model can express; for those end the optimizer
         with `mu.edits.where(mask)`.
+      ValueError: a tree of bools of other parameters, or one that chooses none, when the model is
+        given its variables.
     """
     if callable(trainable):
         return _restrict(model, hashable(trainable))
@@ -49,7 +60,9 @@ def restrict(model: Model, trainable: Callable[[str], bool] | PyTree) -> Model:
             "expected one bool per leaf, found masks of array elements: end the optimizer with "
             "mu.edits.where(mask), or pass the transform through it"
         )
-    return _restrict(model, frozenset(path_name(path) for path, leaf in leaves if leaf))
+    named = [(path_name(path), leaf) for path, leaf in leaves]
+    trained = frozenset(name for name, leaf in named if leaf)
+    return _restrict(model, _Named(trained, frozenset(name for name, _ in named)))
 
 
 def settled(model: Model, variables: PyTree) -> Model:
@@ -71,9 +84,34 @@ def settled(model: Model, variables: PyTree) -> Model:
         return model
     whole = settled(whole, variables)
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(whole.params(variables)))
-    names = frozenset(filter(_chooser(choice), map(path_name, paths)))
-    same = _restrict(whole, names if names else choice)  # `split` refuses a choice of nothing
+    known = frozenset(map(path_name, paths))
+    names = frozenset(filter(_chooser(choice), known))
+    if callable(choice) and names:  # `split` refuses a choice of nothing
+        choice = _Named(names, known)
+    same = _restrict(whole, choice)
     return dataclasses.replace(same, loss=model.loss)
+
+
+def check_names_of_mask(params: PyTree, given: Iterable[str]) -> None:
+    """Refuse a mask of other parameters.
+
+    Args:
+      params: the parameters, None where a leaf is not trained. given: the names in the mask, of all
+        leaves or of the trained ones.
+
+    Raises:
+      ValueError: a trained leaf that the mask lacks, or a name that is no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: x is None)
+    own = {path_name(path): leaf is not None for path, leaf in leaves}
+    trained = {name for name, is_trained in own.items() if is_trained}
+    given = set(given)
+    for name in sorted((trained - given) | (given - own.keys())):
+        where = "lacks" if name in own else "is of another tree, with"
+        raise ValueError(
+            f"expected a mask of the tree of the parameters, found one that {where} {name!r}: "
+            "give a leaf for every trained leaf"
+        )
 
 
 def whole_of(model: Model) -> Model:
@@ -83,7 +121,7 @@ def whole_of(model: Model) -> Model:
 
 
 def _chooser(choice: Choice) -> Callable[[str], bool]:
-    return choice if callable(choice) else choice.__contains__
+    return choice if callable(choice) else choice.trained.__contains__
 
 
 @cached(maxsize=64)
@@ -92,6 +130,8 @@ def _restrict(model: Model, choice: Choice) -> Model:
 
     def split(variables):
         params, state = model.split(variables)
+        if isinstance(choice, _Named):
+            check_names_of_mask(params, choice.known)
         chosen = jax.tree_util.tree_map_with_path(lambda p, _: choose(path_name(p)), params)
         if not any(jax.tree.leaves(chosen)):
             names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]

@@ -132,6 +132,24 @@ def test_restrict_refuses_to_choose_nothing(adapter, form):
     assert_one_sentence(raised, "head/bias", "at least one trainable leaf")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda mask: mask.pop("hidden"), "lacks 'hidden/bias'"),
+        (lambda mask: mask.update(tail=False), "is of another tree, with 'tail'"),
+    ],
+    ids=["fewer leaves", "another leaf"],
+)
+def test_a_mask_of_another_tree_is_refused(change, says):
+    model, variables = linen_case()
+    mask = dict(mask_of(model.params(variables)))
+    change(mask)
+    for part in (mu.restrict(model, mask), settled(mu.restrict(model, mask), variables)):
+        with pytest.raises(ValueError) as raised:
+            part.apply(variables, X)
+        assert_one_sentence(raised, says)
+
+
 def test_models_with_the_same_trainable_leaves_are_the_same_once_these_are_known(adapter):
     model, variables = adapter
     first, second = (mu.restrict(model, lambda name: name.startswith("head/")) for _ in range(2))

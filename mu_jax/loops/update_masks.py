@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mu_jax import _at_once as at_once
-from mu_jax.freezing import whole_of
+from mu_jax.freezing import check_names_of_mask, whole_of
 from mu_jax.mesh.shards import created_like, on_automatic_axes
 from mu_jax.model import Model, path_name
 
@@ -58,16 +58,10 @@ def masks_of(params: PyTree, mask: PyTree) -> Masks:
     Raises:
       ValueError: a mask of another tree or of another shape.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_none)
-    own = {path_name(path): leaf for path, leaf in leaves}
     given = {path_name(path): m for path, m in jax.tree_util.tree_leaves_with_path(mask)}
-    trained = {name: leaf for name, leaf in own.items() if leaf is not None}
-    for name in sorted({*(trained.keys() - given.keys()), *(given.keys() - own.keys())}):
-        where = "lacks" if name in own else "is of another tree, with"
-        raise ValueError(
-            f"expected a mask of the tree of the parameters, found one that {where} {name!r}: "
-            "give a leaf for every trained leaf"
-        )
+    check_names_of_mask(params, given)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    trained = {path_name(path): leaf for path, leaf in leaves}
     for name, leaf in trained.items():
         _check_shape(name, jnp.shape(given[name]), leaf.shape)
     return {name: at_once.as_array(given[name], bool) for name in trained}
@@ -109,10 +103,6 @@ def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
             f"expected a mask of shape {wanted} or () for {name!r}, found {found}: give one entry "
             "per parameter, or one per leaf"
         )
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
 
 
 def choose(mask: PyTree | None, tree: PyTree, other: PyTree) -> PyTree:
