@@ -154,7 +154,7 @@ def check_integers(targets: PyTree) -> None:
     if not jnp.issubdtype(getattr(targets, "dtype", float), jnp.integer):
         raise ValueError(
             "expected integer labels to draw others, found "
-            f"{jax.tree.map(jnp.shape, targets)} of another type: give a classifier's"
+            f"{jax.tree.map(jnp.shape, targets)} of another type: give a classifier and its labels"
         )
 
 

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_files import load
 from sklearn.linear_model import Lasso, Ridge
 from trees import is_one_sentence
 
 import mu_jax as mu
 from mu_jax import attribution
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dmm_golden.npz")
+GOLDEN = load("dmm_golden.npz")
 MASKS, OUTPUTS = GOLDEN["dm_masks"], GOLDEN["dm_outputs"]
 FORGET = GOLDEN["dm_forget"]
 

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_files import load
 from sklearn.linear_model import LogisticRegression
 
 from mu_jax import attribution
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "influence_ridge.npz")
+GOLDEN = load("influence_ridge.npz")
 A, Y, REMOVED = GOLDEN["A"], GOLDEN["y"], GOLDEN["remove_idx"]
 L2 = float(GOLDEN["lam_sum"])
 

@@ -9,6 +9,8 @@ from small_models import FORGET_IDS, pairs_of
 from trees import is_one_sentence
 
 import mu_jax as mu
+from mu_jax.losses import squared_error
+from mu_jax.transforms import ADAPTED, LANGUAGE
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
@@ -59,6 +61,33 @@ def test_refused_in_one_sentence(case, kind):
     forget, retain, says = broken(chosen, kind)
     with pytest.raises(ValueError, match=says) as error:
         case.build(chosen)(KEY, chosen.variables, forget, retain)
+    assert is_one_sentence(str(error.value))
+
+
+def as_regression(chosen):
+    """The setting with the first output alone, which is to be a number, and numbers as labels."""
+    predict = chosen.model.predict
+    model = mu.from_function(lambda p, state, x: predict(p, state, x)[:, 0], squared_error)
+    sets = [part.replace(targets=part.targets.astype(float)) for part in chosen.sets()]
+    return chosen._replace(model=model), sets
+
+
+# What needs classes; every other method is computed for a regression as well.
+NEED_CLASSES = {
+    *("bad_teacher", "boundary_expand", "boundary_shrink", "fisher_forgetting", "ntk_scrub"),
+    *("random_labels", "salun", "scrub", "unsir"),
+}
+
+
+@every(lambda case: case.factory.__name__ not in {*LANGUAGE, *ADAPTED}, variants="none")
+def test_a_regression_is_refused_in_one_sentence_where_classes_are_needed(case):
+    chosen, sets = as_regression(case.setting("raw"))
+    unlearn = case.build(chosen)
+    if case.factory.__name__ not in NEED_CLASSES:
+        jax.eval_shape(unlearn, KEY, chosen.variables, *sets)
+        return
+    with pytest.raises(ValueError, match=r"classifier|outputs are the logits") as error:
+        unlearn(KEY, chosen.variables, *sets)
     assert is_one_sentence(str(error.value))
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +8,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+from golden_files import load
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from mu_jax import evaluation
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "ssd_mlp_f64.npz"
 TAGS = ("before", "ref/a2_l0.5", "shuffled/a2_l0.5", "per_example/a2_l0.5", "lossfree/a2_l0.5")
 
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN) as file:
-        return dict(file)
+    return load("ssd_mlp_f64.npz")
 
 
 def logits(golden, tag, inputs):

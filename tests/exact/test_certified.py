@@ -1,11 +1,11 @@
 """Certified removal: the published numbers, bounds that are bounds, and budgets."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from golden_files import load
 from trees import is_one_sentence
 
 from mu_jax.exact import (
@@ -17,9 +17,7 @@ from mu_jax.exact import (
 )
 
 KEY = jax.random.key(0)
-GOLDEN = dict(
-    np.load(Path(__file__).parents[1] / "golden" / "classification_certified_removal.npz")
-)
+GOLDEN = load("classification_certified_removal.npz")
 X, Y = GOLDEN["X"], (GOLDEN["y"] > 0).astype(int)
 
 

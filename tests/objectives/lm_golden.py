@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from golden_files import load
 
 import mu_jax as mu
 from mu_jax.data.tokens import TokenTargets
-
-FILE = Path(__file__).parents[1] / "golden" / "lm_objectives.npz"
 
 
 @functools.cache
 def golden():
     """All arrays of the file."""
-    with np.load(FILE) as found:
-        return dict(found)
+    return load("lm_objectives.npz")
 
 
 def hp(name):

@@ -46,8 +46,15 @@ HOLDING = (
         ),
     ),
     Mutation(
+        "a tree of bools of other parameters passes as a mask",
+        "mu_jax/freezing.py",
+        "            check_names_of_mask(params, choice.known)\n",
+        "            pass\n",
+        ("tests/test_restrict.py::test_a_mask_of_another_tree_is_refused",),
+    ),
+    Mutation(
         "a rank larger than the matrix passes",
-        "mu_jax/subspaces/_leaves.py",
+        "mu_jax/adapters/_leaves.py",
         "    if not 1 <= rank <= most:\n",
         "    if not 1 <= rank:\n",
         ("tests/subspaces/test_subspaces.py::test_what_does_not_fit_is_refused_in_one_sentence",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from golden_files import load
 
 import mu_jax as mu
 from mu_jax.losses import cross_entropy
@@ -298,7 +298,7 @@ def test_loss_free_takes_outputs_of_any_shape():
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(Path(__file__).parents[1] / "golden" / "ssd_mlp_f64.npz")
+    return load("ssd_mlp_f64.npz")
 
 
 def mlp(params, state, x):

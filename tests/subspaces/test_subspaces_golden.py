@@ -4,20 +4,18 @@ The numbers are those of `golden/classification_subspaces.npz`. They are not to 
 this code: when a test fails, either the code is wrong or the definition was changed on purpose.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden_files import load
 
 import mu_jax as mu
 from mu_jax.adapters import LowRank
 from mu_jax.subspaces import SSF, FLoRA, LoRA, SaRA, ScaleShift, Tucker
 
-with np.load(Path(__file__).parents[1] / "golden" / "classification_subspaces.npz") as file:
-    GOLDEN = dict(file)
+GOLDEN = load("classification_subspaces.npz")
 LAYERS = [str(name) for name in GOLDEN["layers"]]
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_files import load
 from trees import is_one_sentence
 
 from mu_jax.suppression import KINDS, corrupt, search
 
 KEY = jax.random.key(0)
-FILE = Path(__file__).parents[1] / "golden" / "lm_objectives.npz"
-with np.load(FILE) as found:
-    GOLDEN = {name: found[name] for name in found.files if "eco" in name or "zo_" in name}
+GOLDEN = load("lm_objectives.npz")
 DIMS, STRENGTH = int(GOLDEN["hp/eco_dims"]), float(GOLDEN["hp/eco_strength"])
 EMBEDDINGS, MASK = GOLDEN["eco/embeddings"], GOLDEN["eco/token_mask"]
 PUBLISHED = [

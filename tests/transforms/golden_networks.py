@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import mu_jax as mu
 from mu_jax.losses import cross_entropy
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def load(name):
-    with np.load(GOLDEN / name, allow_pickle=False) as found:
-        return dict(found)
 
 
 def predict(params, state, x):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_networks import MODEL, load, params
+from golden_files import load
+from golden_networks import MODEL, params
 from golden_runs import Recorded, epochs_of, optimizer_of
 from small_models import setting
 from trees import assert_close, is_one_sentence

@@ -1,13 +1,13 @@
 """Influence approximation: its direction, its scale, its modes and its stored gradient."""
 
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden_files import load
 from small_models import EXAMPLES, FORGET_IDS, setting
 from trees import assert_close, assert_identical, is_one_sentence
 
@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 RAW = setting("raw")
 MODEL, VARIABLES = RAW.model, RAW.variables
 RHO = len(FORGET_IDS) / EXAMPLES
-RIDGE = Path(__file__).parents[1] / "golden" / "influence_ridge.npz"
+RIDGE = load("influence_ridge.npz")
 
 
 @jax.jit
@@ -199,7 +199,8 @@ def test_any_stateless_chain_of_optax():
     ],
 )
 def test_preconditioned_on_ridge_regression_is_the_closed_form(curvature, start, expected):
-    with jax.enable_x64(True), np.load(RIDGE) as golden:
+    golden = RIDGE
+    with jax.enable_x64(True):
         a, lam = golden["A"], float(golden["lam_mean"])
         forget, retain = mu.split(mu.batches(a, golden["y"], batch_size=64), golden["remove_idx"])
         rows = a if curvature == "all" else np.asarray(retain.inputs)

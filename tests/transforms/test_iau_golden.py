@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_networks import MODEL, load, params
+from golden_files import load
+from golden_networks import MODEL, params
 from sklearn.datasets import load_digits
 
 import mu_jax as mu

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_networks import MODEL, load, params
+from golden_files import load
+from golden_networks import MODEL, params
 from trees import is_one_sentence
 
 import mu_jax as mu

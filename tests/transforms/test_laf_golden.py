@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_networks import load, params
+from golden_files import load
+from golden_networks import params
 
 import mu_jax as mu
 from mu_jax.losses import weighted_sum

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden_files import load
 
 import mu_jax as mu
 from mu_jax.transforms._shared.matching import Recipe, matching_pool
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden/dmm_golden.npz"
 RELEASED = Recipe(epochs=4, batch_size=32, retain_multiplier=3, forget_multiplier=2, shuffle=False)
 
 
@@ -28,8 +26,7 @@ NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 def golden():
-    with np.load(GOLDEN) as arrays:
-        return {name: arrays[name] for name in arrays.files if name.startswith("mlp")}
+    return {k: array for k, array in load("dmm_golden.npz").items() if k.startswith("mlp")}
 
 
 def released_run(arrays):

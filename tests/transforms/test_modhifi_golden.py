@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_networks import MODEL, load, params
+from golden_files import load
+from golden_networks import MODEL, params
 
 import mu_jax as mu
 from mu_jax.statistics.fidelity import (

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from golden_networks import MODEL, load, params
+from golden_files import load
+from golden_networks import MODEL, params
 from golden_runs import Recorded, batch, epochs_of, optimizer_of
 
 import mu_jax as mu

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from golden_files import load
 from small_models import setting
 from trees import assert_close, is_one_sentence
 
@@ -23,11 +22,11 @@ from mu_jax.transforms.pdu import _primal_dual
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)
-GOLDEN = Path(__file__).parents[1] / "golden" / "lm_objectives.npz"
 
 
 def test_the_golden_run_of_parameters_and_of_the_dual_variable():
-    with jax.enable_x64(True), np.load(GOLDEN) as found:
+    found = load("lm_objectives.npz")
+    with jax.enable_x64(True):
         rows = {}
         for name in ("forget", "retain"):
             mask = (found[f"{name}/labels"] != -100).astype(float)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_networks import load, params
+from golden_files import load
+from golden_networks import params
 from golden_runs import Recorded, batch, epochs_of, optimizer_of
 
 import mu_jax as mu

@@ -7,7 +7,8 @@ when a test fails, either the code is wrong or the definition was changed on pur
 import jax
 import numpy as np
 import pytest
-from golden_networks import MODEL, assert_relative, load, params
+from golden_files import load
+from golden_networks import MODEL, assert_relative, params
 
 import mu_jax as mu
 

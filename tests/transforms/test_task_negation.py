@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_networks import load, params
+from golden_files import load
+from golden_networks import params
 from small_models import setting
 from trees import assert_close, assert_identical, is_one_sentence
 
