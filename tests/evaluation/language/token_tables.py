@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from mu_jax.data.tokens import Tokens, TokenTargets
 from mu_jax.evaluation import language
 
-FOLDER = Path(__file__).parents[2] / "golden"
 PADDING = 0
-
-
-def load(name: str = "lm_metrics.npz") -> dict[str, np.ndarray]:
-    """The arrays of a golden file."""
-    with np.load(FOLDER / name, allow_pickle=False) as found:
-        return dict(found)
 
 
 def scored_targets(golden, name, *, without_last: bool = False) -> TokenTargets:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import counted_compilations
+from golden_files import load
 from trees import is_one_sentence
 
 from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import total
 from mu_jax.models.decoder import decode, whp
 from mu_jax.objectives.token_terms import token_cross_entropy
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "lm_objectives.npz"
 
 
 def cross_entropy(logits, tokens, mask):
@@ -43,7 +40,8 @@ def test_the_number_of_a_small_case():
 
 
 def test_the_published_program():
-    with jax.enable_x64(True), np.load(GOLDEN) as found:
+    found = load("lm_objectives.npz")
+    with jax.enable_x64(True):
         over, base = (jnp.asarray(found[f"forget/{name}"]) for name in ("ref_logits", "logits"))
         tokens, mask = found["forget/tokens"], found["forget/labels"] != -100
         change = whp(float(found["hp/whp_alpha"]))
