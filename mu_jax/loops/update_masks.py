@@ -35,8 +35,9 @@ def holding(model: Model, masks: Masks) -> Iterator[None]:
     """Let no fit of the model inside move an entry where its mask is False.
 
     The masks join the `update_mask` of every `mu.fit` and `mu.fit_phases` of this model, restricted
-    or with another loss as well. A fit of another model (adapters, a wider head, a generator of
-    noise) is free. Masks are arguments of the program of a fit, and compile nothing anew.
+    or with another loss as well. A fit of another model (adapters, a generator of noise) is free,
+    and one of a larger model asks for them, by `in_force`. Masks are arguments of the program of a
+    fit, and compile nothing anew.
 
     Args:
       model: whose parameters are held.
@@ -74,6 +75,15 @@ def masks_in_force(model: Model) -> Masks:
         if whole_of(held.model).predict == whole_of(model).predict:
             joint = {**joint, **{n: _both(joint.get(n), mask) for n, mask in held.masks.items()}}
     return joint
+
+
+def in_force(model: Model, params: PyTree) -> PyTree | None:
+    """The masks around the caller as a tree like the parameters of a model; None without any.
+
+    For a method that fits a larger model, of which this one is a part.
+    """
+    masks = masks_in_force(model)
+    return _as_tree(masks, params) if masks else None
 
 
 def checked(mask: PyTree | None, model: Model, params: PyTree) -> PyTree | None:

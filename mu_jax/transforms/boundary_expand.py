@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from mu_jax._tracing import cached
+from mu_jax.loops import update_masks
 from mu_jax.loops.fit import fit
 from mu_jax.loops.gradients import Gradients
 from mu_jax.loops.labels import check_labels
@@ -130,6 +131,7 @@ def boundary_expand(
             epochs=epochs,
             batch_size=batch_size,
             gradients=gradients,
+            update_mask=_held(model, variables, row),
         )
         return report(
             model,
@@ -142,6 +144,12 @@ def boundary_expand(
         )
 
     return unlearn
+
+
+def _held(model: Model, variables: PyTree, row: Row) -> PyTree | None:
+    """The masks in force around the method, for the wider model; the new row is free."""
+    masks = update_masks.in_force(model, model.params(variables))
+    return None if masks is None else (masks, jax.tree.map(lambda leaf: True, row))
 
 
 def _row(new_row: NewRow, key: Array, head: Head, dtype: Any) -> Row:
