@@ -17,6 +17,8 @@ from mu_jax.store.leaves import PyTree
 _LOG = logging.getLogger(__name__)
 _TRIES = 5  # a reader that swaps and a `prune` overtake looks again at once
 _AGAIN = 60.0  # seconds until a version that was refused is read once more
+_PATIENCE = 10.0  # seconds for which the end of the block waits for a version that is being read
+_LONGEST = 500  # characters of a reason
 
 
 class Versions(Protocol):
@@ -108,7 +110,7 @@ class Watch:
         self._looking, self._ending = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._refused: Refused | None = None
-        self._look_again = 0.0
+        self._look_again, self._said = 0.0, (0, Exception)
         self._current = self._newest(None)
 
     def __repr__(self) -> str:
@@ -123,7 +125,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._ending.set()
         if self._thread is not None:
-            self._thread.join()  # a version that is being read is read to its end
+            self._thread.join(_PATIENCE)  # it ends with the process, if a read hangs
 
     def current(self) -> Served:
         """The version to answer with; takes no lock and reads no file."""
@@ -140,10 +142,12 @@ class Watch:
             try:
                 self._current, refused = self._newest(self._current), None
             except Exception as error:  # whatever it is, the old version goes on
-                refused = Refused(self._serving(), " ".join(str(error).split()))
+                refused = Refused(self._serving(), _sentence(error))
                 self._look_again = _after(error)
-            if refused is not None and refused != self._refused:
-                _LOG.warning("version %d goes on: %s", self._current.version, refused.reason)
+                kind = refused.version, type(error)
+                if self._refused is None or kind != self._said:
+                    _LOG.warning("version %d goes on: %s", self._current.version, refused.reason)
+                self._said = kind
             self._refused = refused
             return self._current
 
@@ -200,5 +204,13 @@ def _outline(leaf: Any) -> Any:
 
 def _after(error: Exception) -> float:
     """When to look again at a version that was refused: at once where the store was not reached."""
-    is_lasting = isinstance(error, ValueError | FileNotFoundError)
-    return time.monotonic() + (_AGAIN if is_lasting else 0.0)
+    is_passing = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+    return time.monotonic() + (0.0 if is_passing else _AGAIN)
+
+
+def _sentence(error: Exception) -> str:
+    """One line; of what another library says, which may be pages, the beginning."""
+    words = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError) and len(words) < _LONGEST:
+        return words
+    return f"expected to restore it, found {type(error).__name__}: {words[:_LONGEST]}"

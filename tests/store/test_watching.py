@@ -64,6 +64,7 @@ def test_swaps_and_roll_backs_are_followed_by_the_thread(store):
     store.swap(2)
     assert watch.current().version == 1  # nobody looks any more
     assert watch.look().version == 2
+    assert watch.current() is watch.look()  # number and variables are one reference
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
@@ -138,6 +139,24 @@ def test_a_refused_version_is_read_again_after_a_while_only(store, monkeypatch):
     with watch:
         watch.look()
         wait_for(lambda: len(tries) > 3)
+
+
+def test_what_another_library_says_is_one_line_and_not_tried_at_every_look(store, monkeypatch):
+    watch = store.watch(like=watched.variables(0), every=0.01)
+    store.swap(publish(store))
+    tries = []
+
+    def read(*_):
+        tries.append(1)
+        raise RuntimeError(f"RESOURCE_EXHAUSTED: {len(tries)}\n" + "word " * 1000)
+
+    monkeypatch.setattr(commits, "read", read)
+    with watch:
+        wait_for(lambda: watch.refused is not None)
+        time.sleep(0.2)
+    assert len(tries) == 1
+    said = "expected to restore it, found RuntimeError: RESOURCE_EXHAUSTED: 1 word word"
+    assert watch.refused.reason.startswith(said) and len(watch.refused.reason) < 600
 
 
 def test_a_store_that_is_not_reached_for_a_while_is_followed_again(store, monkeypatch):
