@@ -186,7 +186,7 @@ def serve_chosen(store: Store, version: int) -> int:
             f"Version {version} was published for inspection, since {withheld}; add --serve_anyway"
         )
         return 3
-    store.swap(version)
+    store.swap(version, anyway=SERVE_ANYWAY.value)
     print(f"Serving version {version}")
     return 0
 
@@ -201,7 +201,7 @@ def serve(store: Store, version: int, parent: int | None) -> int:
         return 3
     if SWAP.value:
         try:
-            store.swap(version, expected=parent)
+            store.swap(version, expected=parent, anyway=SERVE_ANYWAY.value)
         except Overtaken as error:
             print(f"Version {version} is published and not serving: {error}")
             return 4

@@ -71,6 +71,19 @@ class Catalog:
         """The ids that people have of all that a version and its ancestors have forgotten."""
         return lineages.forgotten_ids(self.folder, self.lineage(version, None))
 
+    def require_fit(self, version: int, anyway: bool) -> None:
+        """Refuse a version that was published with a reason why it should not serve.
+
+        Raises:
+            ValueError: names the reason.
+        """
+        withheld = self.record(version, None).withheld
+        if withheld and not anyway:
+            raise ValueError(
+                f"expected a version fit to serve, found that version {version} was withheld, since "
+                f"{withheld}; make another one, or give anyway=True"
+            )
+
     def accumulated(
         self, parent: int | None, own: np.ndarray, *, only_digest: bool
     ) -> np.ndarray | None:

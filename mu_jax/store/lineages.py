@@ -76,6 +76,13 @@ def split(
 
     Args:
         kept: the table of ids with which the lineage began. given: that of the data.
+
+    Example:
+        >>> import mu_jax as mu
+        >>> examples = mu.batches(np.ones((4, 1)), np.arange(4), batch_size=2)
+        >>> forget, retain = split(examples, [1, 2], np.array([2]), None, None)
+        >>> forget.index.tolist(), retain.index.tolist()
+        ([1], [0, 3])
     """
     if kept is not None and given is not None:
         require_same(kept, given, gone)

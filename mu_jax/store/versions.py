@@ -119,7 +119,7 @@ class Store:
                 of this version and of its descendants then raises. Default: that of `forgotten`.
             metrics: finite numbers; a metric that failed is left out.
             note: free text.
-            withheld: why this version should not serve, for those who look at it later.
+            withheld: why this version should not serve; `swap` then refuses it.
             identity: digest of everything that decides its result, to recognize it again.
             ids: the table of people's ids, see `mu.id_table`; the lineage keeps it and their ids.
 
@@ -216,20 +216,12 @@ class Store:
         Raises:
             ValueError: all of these ids are forgotten already, the table has changed, or as in
                 `mu.split`.
-
-        Example:
-            >>> import tempfile, numpy as np, mu_jax as mu
-            >>> examples = mu.batches(np.ones((4, 1)), np.arange(4), batch_size=2)
-            >>> with tempfile.TemporaryDirectory() as directory:
-            ...     store = Store(directory)
-            ...     version = store.publish({"w": np.ones(1)}, method="ssd", forgotten=[2])
-            ...     forget, retain = store.split(examples, [1, 2], version=version)
-            >>> forget.index.tolist(), retain.index.tolist()
-            ([1], [0, 3])
         """
         return lineages.split(data, forget_ids, self.forgotten(version), self.ids(version), ids)
 
-    def swap(self, version: int, *, expected: int | EllipsisType | None = ...) -> None:
+    def swap(
+        self, version: int, *, expected: int | EllipsisType | None = ..., anyway: bool = False
+    ) -> None:
         """Serve `version` from now on; the version served until now becomes the previous one.
 
         Swapping to the version that already serves changes nothing. A damaged pointer is replaced.
@@ -237,15 +229,18 @@ class Store:
         Args:
             expected: the version that serves now, or None for none; swap only if it still does.
                 Name the parent, so that of two requests to one version none is lost.
+            anyway: serve a version that was published `withheld`.
 
         Raises:
             FileNotFoundError: there is no such version, or its arrays were pruned.
+            ValueError: it was published `withheld`; nothing was changed.
             Damaged: a file of it is not the one that was published; nothing was changed.
             Overtaken: another version than `expected` serves; nothing was changed.
 
         Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_restorable(version)
+        self._catalog.require_fit(version, anyway)
         self._catalog.require_intact(version)
         with commits.exclusive(self.directory):
             while not self._swap(version, expected):

@@ -110,7 +110,8 @@ class Watch:
         self._looking, self._ending = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._refused: Refused | None = None
-        self._look_again, self._said = 0.0, (0, Exception)
+        self._look_again = 0.0
+        self._said: tuple[int | None, type[Exception]] = (0, Exception)
         self._current = self._newest(None)
 
     def __repr__(self) -> str:

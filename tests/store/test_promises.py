@@ -169,6 +169,16 @@ def test_json_that_no_reader_takes_is_damage(store, text):
             store.restore(2, like=filled(0.0))
 
 
+def test_a_version_with_a_reason_not_to_serve_does_not_serve(store):
+    collapsed = "it answers class 5 for all retained examples"
+    store.publish(filled(0.0), parent=1, method="ssd", withheld=collapsed)
+    with pytest.raises(ValueError, match=f"version 2 was withheld, since {collapsed}; make"):
+        store.swap(2, expected=1)
+    assert store.serving() == 1
+    store.swap(2, expected=1, anyway=True)
+    assert store.serving() == 2
+
+
 def test_a_version_is_found_by_its_identity_if_it_is_intact(store):
     assert store.find("ab") is None
     for value in (2.0, 3.0):
