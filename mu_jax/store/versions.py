@@ -240,8 +240,8 @@ class Store:
         Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_restorable(version)
-        self._catalog.require_fit(version, anyway)
         self._catalog.require_intact(version)
+        self._catalog.require_fit(version, anyway)
         with commits.exclusive(self.directory):
             while not self._swap(version, expected):
                 pass  # in a bucket another writer was faster: look again
