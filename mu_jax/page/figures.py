@@ -50,21 +50,21 @@ _OF_RECORDS = (
         "Forgetting against utility",
         "A method is good where the bands of retrained models cross, neither above nor below; each "
         "faint point is one seed.",
-        lambda part: plots.tradeoff(part.records),
+        lambda part: plots.tradeoff(part.rows),
     ),
     _Kind(
         "run_time",
         "Run time",
         "Shorter is better, and only as a share of retraining does it say something; work that "
         "later requests share is drawn apart.",
-        lambda part: plots.run_time(part.records),
+        lambda part: plots.run_time(part.rows),
     ),
     _Kind(
         "landscape",
         "Settings that were tried",
         "One point is one setting of the hyper-parameters: a method is robust where most of its "
         "points are low, not where the best one is.",
-        lambda part: plots.landscape(part.records),
+        lambda part: plots.landscape(part.rows),
     ),
 )
 _OF_ARRAYS = (
@@ -73,7 +73,7 @@ _OF_ARRAYS = (
         "KLoM, example by example",
         "Further left is closer to retraining, down to the dashed floor, which a perfect unlearner "
         "scores by chance; the tail tells more than the middle.",
-        lambda part, arrays: plots.klom(part.records, arrays),
+        lambda part, arrays: plots.klom(part.rows, arrays),
     ),
     _Kind(
         "membership",
@@ -157,7 +157,7 @@ def figures_of(part: Part) -> list[Figure]:
 
 def drift_of(parts: Sequence[Part]) -> Figure:
     """The figure over all requests."""
-    return _single(_DRIFT, [record for part in parts for record in part.records])
+    return _single(_DRIFT, [record for part in parts for record in part.rows])
 
 
 def themes() -> dict[str, Any]:

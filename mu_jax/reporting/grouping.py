@@ -53,7 +53,7 @@ def by_setting(records: Sequence[Record]) -> list[Setting]:
     groups: dict[tuple, dict[int, Record]] = {}
     count: dict[tuple, int] = {}
     for record in records:
-        key = (record.method, _canonical(record.hyperparameters), record.selection)
+        key = (record.method, canonical(record.hyperparameters), record.selection)
         groups.setdefault(key, {})[record.seed] = record
         count[key] = count.get(key, 0) + 1
     firsts = [next(iter(by_seed.values())) for by_seed in groups.values()]
@@ -72,7 +72,8 @@ def by_setting(records: Sequence[Record]) -> list[Setting]:
     return settings
 
 
-def _canonical(hyperparameters: Mapping) -> str:
+def canonical(hyperparameters: Mapping) -> str:
+    """Hyper-parameters as one text, equal for equal values whatever their order."""
     return json.dumps(dict(hyperparameters), sort_keys=True, default=str)
 
 
@@ -82,7 +83,7 @@ def _label(record: Record, same_method: Sequence[Record]) -> str:
     parts = [
         f"{name}={record.hyperparameters.get(name)}"
         for name in names
-        if len({_canonical({name: r.hyperparameters.get(name)}) for r in same_method}) > 1
+        if len({canonical({name: r.hyperparameters.get(name)}) for r in same_method}) > 1
     ]
     if len({other.selection for other in same_method}) > 1:
         parts.append(record.selection or "selection not stated")
