@@ -98,7 +98,7 @@ NOTHING = {
         lambda: plots.landscape(
             [dataclasses.replace(r, hyperparameters={"alpha": r.seed}) for r in NO_ORACLE]
         ),
-        "lack of retrained models",
+        "a value or retrained models are missing",
     ),
     "drift: one request": (lambda: plots.drift(records()), "two requests or more"),
     "drift: no oracle": (
