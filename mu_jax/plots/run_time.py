@@ -49,7 +49,7 @@ def run_time(records: Sequence[Record]) -> ChartType:
         shared = float(before.mean()) if before.size else 0.0
         one = spread(run, models="seeds")
         fields = {"row": label, "seconds": one.mean, "shared": shared, "what": one.what}
-        fields |= {"low": one.low * factor, "high": one.high * factor}
+        fields |= {"low": max(one.low, 0.0) * factor, "high": one.high * factor}
         rows += [
             fields | {"part": RUN, "a": 0.0, "b": one.mean * factor},
             *(
@@ -109,7 +109,7 @@ def _layers(
 ) -> list[Any]:
     y = alt.Y("row:N", sort=order, axis=alt.Axis(title=None, ticks=False, grid=False))
     room = max(t["end"] for t in totals) * 1.6  # for the words behind the longest bar
-    title = "% of the run time of retraining (less is better)" if unit else "s (less is better)"
+    title = ["% of the run time of retraining" if unit else "s", "(less is better)"]
     x = alt.X("a:Q", title=title, scale=alt.Scale(domain=[0, room], nice=False))
     base = alt.Chart(inline(rows))
     tips = [
@@ -127,7 +127,6 @@ def _layers(
         title=None,
         legend=alt.Legend(
             orient="bottom",
-            direction="horizontal",
             symbolFillColor=SOFT,
             symbolStrokeWidth=0,
             symbolType="square",

@@ -217,9 +217,9 @@ def _tips(names: Sequence[str]) -> list[Any]:
 
 def _means(data: Any, labels: Labels, names: Sequence[str], scales: Sequence[float]) -> list[Any]:
     titles = [f"{name}{', %' if scale == 100 else ''}" for name, scale in zip(names, scales)]
-    aim = " (closer to the band of retrained models is better)"
-    x = alt.X("x:Q", title=titles[0] + aim, scale=_SCALE)
-    y = alt.Y("y:Q", title=[titles[1], aim.strip()], scale=_SCALE)
+    aim = "(closer to the band of retrained models is better)"
+    x = alt.X("x:Q", title=[titles[0], aim], scale=_SCALE)
+    y = alt.Y("y:Q", title=[titles[1], aim], scale=_SCALE)
     base = alt.Chart(data)
     tips = [alt.Tooltip("row:N"), alt.Tooltip("seeds:Q")]
     for axis, title in zip("xy", titles):
