@@ -13,7 +13,7 @@ KLOM = "KLoM forget p95"
 
 
 def in_short(table: Table) -> tuple[str, ...]:
-    """The result of a forget set in sentences: the best rows, what they are compared with, who fell.
+    """The result of a forget set in sentences: the best rows, what they are beside, who fell.
 
     Never empty: where nobody can be the best, the first sentence says why.
     """
@@ -81,7 +81,8 @@ def _by_klom(table: Table) -> Iterable[str]:
     first = min(ranked, key=lambda name: ranked[name])
     others = {RETRAIN: "retrained models have", NOTHING: "doing nothing has"}
     beside = [f"{words} {values[name]:.3g}" for name, words in others.items() if name in values]
-    yield f"{'; '.join([f'Lowest KLoM on the forget set: {first}, {ranked[first]:.3g} nats', *beside])}."
+    found = f"Lowest KLoM on the forget set: {first}, {ranked[first]:.3g} nats"
+    yield f"{'; '.join([found, *beside])}."
 
 
 def _collapsed(rows: Sequence[Row]) -> Iterable[str]:

@@ -49,7 +49,7 @@ def run_time(records: Sequence[Record]) -> ChartType:
         shared = float(before.mean()) if before.size else 0.0
         one = spread(run, models="seeds")
         fields = {"row": label, "seconds": one.mean, "shared": shared, "what": one.what}
-        fields |= {"low": max(one.low, 0.0) * factor, "high": one.high * factor}
+        fields |= {"low": one.low * factor, "high": one.high * factor}
         rows += [
             fields | {"part": RUN, "a": 0.0, "b": one.mean * factor},
             *(

@@ -12,7 +12,7 @@ from plot_cases import rows_of
 
 from mu_jax import plots
 from mu_jax.plots.tradeoff import retrained_band
-from mu_jax.reporting import Cost, ForgetSet, Metric, Oracle, Record
+from mu_jax.reporting import ForgetSet, Metric, Oracle, Record
 
 ONE = "One model of each row: nothing says how far another one would lie."
 FALLEN = f"{BROKEN}: 20 of 20 models have collapsed to one class on all retained examples."
@@ -152,13 +152,3 @@ def test_every_public_figure_has_its_row_in_the_table():
     assert figures - {"panels"} == set(DRAWN)  # of curves that are given, complete or refused
     for which in ("one seed", "no oracle", "NaN", "collapsed"):
         assert set(SAYS[which]) | {"drift"} == set(DRAWN)
-
-
-def test_no_interval_of_a_run_time_reaches_below_zero():
-    seconds = [0.001] * 9 + [0.02]  # so uneven that the interval of the mean has a negative end
-    records = [
-        Record("ssd", ForgetSet("class 3", 5), seed, cost=Cost(wall_s=each))
-        for seed, each in enumerate(seconds)
-    ]
-    rows = rows_of(plots.run_time(records).to_dict(validate=False))
-    assert [row["low"] for row in rows if "low" in row] == [0.0]

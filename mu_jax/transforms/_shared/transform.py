@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
@@ -62,7 +63,8 @@ class Transform:
         _warn_if_swapped(forget, retain)
         forget, retain = refusing_shared(forget, retain)
         model = settled(self.model, variables)
-        after, info = self.method(model)(key, variables, forget, retain)
+        with _asking_for_key(key):
+            after, info = self.method(model)(key, variables, forget, retain)
         return after, with_effect(self, variables, after, (forget, retain), info)
 
     @property
@@ -345,6 +347,20 @@ def _check_places(key: Any, variables: Any) -> None:
             f"expected a key first and the variables second, found {type(key).__name__} and "
             f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
         )
+
+
+@contextlib.contextmanager
+def _asking_for_key(key: Any) -> Iterator[None]:
+    """Say that a method draws random numbers where it was given no key."""
+    try:
+        yield
+    except TypeError as error:
+        if (key is None or isinstance(key, int)) and "PRNG key" in str(error):
+            raise TypeError(
+                f"expected a key, since the method draws random numbers, found {key!r}: call "
+                "unlearn(jax.random.key(0), variables, forget, retain)"
+            ) from error
+        raise
 
 
 def _warn_if_swapped(forget: Any, retain: Any) -> None:
