@@ -22,12 +22,16 @@ class Choice(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A section of the page. read: how to read it. choices: one, or one for each model."""
+    """A section of the page. read: how to read it. choices: one, or one for each model.
+
+    left_out: sentences on the models of which there is no chart, where there is one of others.
+    """
 
     key: str
     heading: str
     read: str
     choices: tuple[Choice, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> tuple[str, ...]:
@@ -173,7 +177,15 @@ def _by_row(kind: _Kind, arrays: Arrays) -> Figure:
     rows = sorted(_rows(arrays), key=lambda row: row == NOTHING)  # where something was done first
     choices = tuple(_draw(row, kind.draw, arrays, row) for row in rows)
     drawn = tuple(choice for choice in choices if choice.spec)
-    return Figure(kind.key, kind.heading, kind.read, drawn or choices or (_NO_ROWS,))
+    shown = drawn or choices or (_NO_ROWS,)
+    return Figure(kind.key, kind.heading, kind.read, shown, _left_out(choices) if drawn else ())
+
+
+def _left_out(choices: Sequence[Choice], most: int = 3) -> tuple[str, ...]:
+    sentences = [choice.sentence for choice in choices if not choice.spec]
+    if len(sentences) <= most:
+        return tuple(sentences)
+    return (*sentences[:most], f"{len(sentences) - most} more models have no chart here.")
 
 
 def _rows(arrays: Arrays) -> list[str]:
