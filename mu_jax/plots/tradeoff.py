@@ -263,11 +263,11 @@ def retrained_band(records: Iterable[Record], name: str) -> tuple[float, float, 
     with_name = [r for r in records if name in r.metrics]
     others = [r for r in with_name if r.method != RETRAIN]
     for named in (others, with_name):
-        oracles = [o for r in named if (o := r.metrics[name].oracle) and o.mean is not None]
-        if oracles:
-            mean = float(np.mean([o.mean for o in oracles]))
-            ends = [(o.mean if end is None else end) for o in oracles for end in (o.low, o.high)]
-            return mean, min(ends), max(ends)
+        oracles = [o for r in named if (o := r.metrics[name].oracle) is not None]
+        means = [o.mean for o in oracles if o.mean is not None]
+        if means:
+            ends = [end for o in oracles for end in (o.low, o.high) if end is not None]
+            return float(np.mean(means)), min(ends + means), max(ends + means)
     values = [r.metrics[name].value for r in with_name if r.method == RETRAIN]
     known = [value for value in values if value is not None]
     return (float(np.mean(known)), min(known), max(known)) if known else None
