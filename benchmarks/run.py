@@ -1,7 +1,8 @@
 """All benchmarks, or those that are named.
 
     python -m benchmarks.run
-    python -m benchmarks.run importance curvature first_call language memory grid convolutions klom page
+    python -m benchmarks.run importance curvature first_call language memory grid
+    python -m benchmarks.run convolutions klom page
 
 Every ratio is the median over repetitions of the two times in turn, within this one run. With torch
 installed (`pip install .[benchmark]`), PyTorch's and kronfluence's times stand beside.

@@ -33,17 +33,10 @@ def _apply(model: mu.Model, variables: PyTree, inputs: PyTree) -> PyTree:
     return model.apply(variables, inputs)
 
 
-def score(
-    task: Task, variables: PyTree, forget: mu.Batches, retain: mu.Batches, *, seed: int
-) -> tuple[dict[str, Metric], evaluation.Collapse]:
-    """The metrics of one model, and whether it has collapsed: see `measure_model`."""
-    return measure(task, outputs_of(task, variables, forget, retain), seed=seed)
-
-
 def measure(
     task: Task, parts: dict[str, Part], *, seed: int
 ) -> tuple[dict[str, Metric], evaluation.Collapse]:
-    """As `score`, from `outputs_of`."""
+    """The metrics of one model, from `outputs_of`, and whether it has collapsed."""
     return single.measure_model(task.info.task, parts, seed)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
@@ -28,6 +27,7 @@ from mu_jax.loops.scan import unobserved
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.transforms._shared.effect import glance, measure
+from mu_jax.transforms._shared.keys import asking_for_key, check_places
 
 PyTree = Any
 P = ParamSpec("P")
@@ -57,13 +57,13 @@ class Transform:
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, Info]:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
-        _check_places(key, variables)
+        check_places(key, variables)
         check_arrays(self.model.params(variables))
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
         forget, retain = refusing_shared(forget, retain)
         model = settled(self.model, variables)
-        with _asking_for_key(key):
+        with asking_for_key(key):
             after, info = self.method(model)(key, variables, forget, retain)
         return after, with_effect(self, variables, after, (forget, retain), info)
 
@@ -336,31 +336,6 @@ def report_phases(
     number = passes(*read, *(each.examples for each in info.fits))
     common: dict[str, Any] = {"steps": total(state.steps), "example_passes": number}
     return report(model, before, state.variables, sets, details=details, **common)
-
-
-def _check_places(key: Any, variables: Any) -> None:
-    """Refuse variables in the place of the key, and the key in theirs."""
-    dtype = getattr(variables, "dtype", None)
-    swapped = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if swapped or not (key is None or isinstance(key, int) or hasattr(key, "dtype")):
-        raise TypeError(
-            f"expected a key first and the variables second, found {type(key).__name__} and "
-            f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
-        )
-
-
-@contextlib.contextmanager
-def _asking_for_key(key: Any) -> Iterator[None]:
-    """Say that a method draws random numbers where it was given no key."""
-    try:
-        yield
-    except TypeError as error:
-        if (key is None or isinstance(key, int)) and "PRNG key" in str(error):
-            raise TypeError(
-                f"expected a key, since the method draws random numbers, found {key!r}: call "
-                "unlearn(jax.random.key(0), variables, forget, retain)"
-            ) from error
-        raise
 
 
 def _warn_if_swapped(forget: Any, retain: Any) -> None:
