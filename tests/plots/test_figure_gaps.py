@@ -243,4 +243,4 @@ def test_data_do_not_grow_with_models_and_examples():
 def test_metrics_of_other_tasks_are_drawn_too():
     metrics = {"forget squared error": Metric(3.0), "test squared error": Metric(2.0)}
     chart = plots.tradeoff([Record("blindspot", FORGET_SET, 0, metrics=metrics)])
-    assert "test squared error (closer" in json.dumps(chart.to_dict())
+    assert '"test squared error", "(closer' in json.dumps(chart.to_dict())
