@@ -1,7 +1,8 @@
 """All benchmarks, or those that are named.
 
     python -m benchmarks.run
-    python -m benchmarks.run importance curvature first_call language memory grid convolutions klom
+    python -m benchmarks.run importance curvature first_call language memory grid
+    python -m benchmarks.run convolutions klom page
 
 Every ratio is the median over repetitions of the two times in turn, within this one run. With torch
 installed (`pip install .[benchmark]`), PyTorch's and kronfluence's times stand beside.
@@ -19,6 +20,7 @@ from benchmarks import (
     first_call,
     importance,
     language,
+    report,
     scaling,
     torch_networks,
     training,
@@ -35,6 +37,7 @@ SECTIONS = {
     "ensemble": training.ensemble,
     "klom": evaluation.klom,
     "floors": evaluation.floors,
+    "page": report.page,
 }
 
 

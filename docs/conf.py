@@ -21,6 +21,7 @@ exclude_patterns = ["_ext"]
 nitpicky = True
 # Types and functions of other packages: nothing is fetched to link to them.
 _OTHERS = "jax|jaxlib|jaxtyping|numpy|np|optax|flax|nn|nnx|linen|collections|typing|types|pathlib|"
+_OTHERS += "altair|cryptography|"
 _OTHERS += "os|datetime|contextlib|dataclasses|grain|etils|epath|orbax|array_record|abc|enum|re"
 nitpick_ignore_regex = [("py:.*", rf"({_OTHERS})(\..*)?")]
 

@@ -11,6 +11,7 @@ and not served (exit code 3); so is one that has forgotten nothing, unless --ser
 one whose parent no longer serves when it is done (exit code 4). What an ancestor has forgotten is
 in no set of a later request. A run that was stopped resumes when the same command is given again,
 is in the way of no other, and is named until then; --restart deletes what stopped runs have kept.
+The record of version N and the arrays behind it are written to unlearned/version-N.jsonl.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from absl import flags
 import mu_jax as mu
 from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
-from experiments.lib.ids import check_ids
+from experiments.lib.ids import check_ids, named_set
 from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
 from experiments.lib.own_flags import alone
 from experiments.lib.paths import working_directory
+from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
-from mu_jax import _json, datasets
+from mu_jax import _json, datasets, reporting
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
@@ -145,6 +147,7 @@ def unlearn(
         version = store.find(this.identity)
         if version is not None:
             print(f"Version {version} is the result of this request")
+            keep_numbers(workdir, store, task, version, (forget, retain))
             return serve(store, version, parent)
         transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
@@ -157,7 +160,8 @@ def unlearn(
                     f"version {parent} keeps serving"
                 )
                 return 3
-            found, collapse = scoring.score(task, variables, forget, retain, seed=SEED.value)
+            outputs = scoring.outputs_of(task, variables, forget, retain)
+            found, collapse = scoring.measure(task, outputs, seed=SEED.value)
             models = (before, variables)
             changes, withheld = guard.judge(task, models, forget, retain, info, collapse)
             metrics = found | changes
@@ -174,8 +178,48 @@ def unlearn(
                 identity=this.identity,
                 ids=task.sources["train"].ids,
             )
+    keep_numbers(workdir, store, task, version, (forget, retain), outputs)
     describe(info, metrics)
     return serve(store, version, parent)
+
+
+def keep_numbers(
+    workdir: pathlib.Path,
+    store: Store,
+    task: tasks.Task,
+    version: int,
+    sets: tuple[mu.Batches, mu.Batches],
+    outputs=None,
+) -> None:
+    """Write the record of a published version, and the arrays behind it, where they are not yet.
+
+    Args:
+      sets: forget and retain. outputs: of the version; None computes them from the store.
+    """
+    path = workdir / "unlearned" / f"version-{version}.jsonl"
+    if path.exists():
+        return
+    if outputs is None:
+        variables = store.restore(version, like=jax.eval_shape(task.init, jax.random.key(0)))
+        outputs = scoring.outputs_of(task, variables, *sets)
+    metrics, collapse = scoring.measure(task, outputs, seed=SEED.value)
+    published = store.lineage(version)[0]
+    forget_set = named_set(task, REQUEST.value, np.asarray(sets[0].index))
+    record = reporting.Record(
+        METHOD.value,
+        forget_set,
+        SEED.value,
+        metrics,
+        hyperparameters=published.hyperparameters,
+        status="collapsed" if collapse.flag else "ok",
+        reason=collapse.reason,
+    )
+    arrays = reporting.Arrays({METHOD.value: scoring.examples(task, outputs, *sets)})
+    digest = digest_of(
+        task.config, request=REQUEST.value, method=METHOD.value, seed=SEED.value, version=version
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_results(path, reporting.Run((record,), {forget_set.kind: arrays}, digest))
 
 
 def serve_chosen(store: Store, version: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from mu_jax._arguments import several_inputs, spread
-from mu_jax.model import Loss, Model, flat_names
+from mu_jax.model import Loss, Model, flat_names, is_info
 
 
 def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
@@ -82,7 +82,12 @@ def from_nnx(module: Any, loss: Loss, *, trainable: Any = None) -> Model:
         if not isinstance(variables, nnx.State):
             raise TypeError(
                 "expected the nnx.State of the module, found "
-                f"{type(variables).__name__}: pass nnx.state(module)"
+                f"{type(variables).__name__}: pass "
+                + (
+                    "the state alone, the first of the two that a method returns"
+                    if is_info(variables)
+                    else "nnx.state(module)"
+                )
             )
         own = jax.tree.map(lambda x: x, variables)  # Variables of our own, or results would share
         return nnx.split_state(own, trainable, ...)

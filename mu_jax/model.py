@@ -290,16 +290,21 @@ def from_linen(
     return Model(predict, predict_train, loss, _split_linen, _join_linen, observe, observe_train)
 
 
+def is_info(found: Any) -> bool:
+    """Whether this is what a method returns beside the variables, and not variables."""
+    return hasattr(found, "messages") and hasattr(found, "example_passes")
+
+
 _NOT_VARIABLES = ("intermediates", "perturbations", "losses")
 
 
 def _split_linen(variables: PyTree) -> tuple[PyTree, PyTree]:
     if not isinstance(variables, Mapping):
-        hint = (
-            "{'params': state.params}, with its batch_stats"
-            if hasattr(variables, "params")
-            else "what module.init returned"
-        )
+        hint = "what module.init returned"
+        if hasattr(variables, "params"):
+            hint = "{'params': state.params}, with its batch_stats"
+        elif is_info(variables):
+            hint = "the variables alone, the first of the two that a method returns"
         raise TypeError(
             "expected linen variables, a dict with a 'params' collection, found "
             f"{type(variables).__name__}: pass {hint}"

@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 
 import mu_jax as mu
+from mu_jax.transforms._shared.transform import Transform
 
 N = 8
 X = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
@@ -64,6 +67,48 @@ def test_a_key_in_the_place_of_the_variables_is_refused():
         refused(sentence, mu.finetune(MODEL, SGD), variables, KEY, *mu.split(DATA, [1]))
     for key in (None, 0, KEY, jax.random.PRNGKey(0)):
         mu.iau(MODEL, SGD)(key, VARIABLES, *mu.split(DATA, [1]))
+
+
+@pytest.mark.parametrize("key", [None, 0])
+def test_a_method_that_draws_asks_for_a_key(key):
+    sentence = rf"expected a key, since the method draws random numbers, found {key}: call unlearn"
+    for method in (mu.scrub(MODEL, SGD), mu.neg_grad_plus(MODEL, SGD, forget_weight=0.1)):
+        refused(sentence, method, key, VARIABLES, *mu.split(DATA, [1]))
+
+
+def test_another_error_of_a_method_without_a_key_stays_as_it_is():
+    def broken(model):
+        def unlearn(key, variables, forget, retain):
+            raise TypeError("no such thing")
+
+        return unlearn
+
+    with pytest.raises(TypeError, match=r"^no such thing$"):
+        Transform(MODEL, broken)(None, VARIABLES, *mu.split(DATA, [1]))
+
+
+def test_the_pair_that_a_method_returns_is_not_variables():
+    sets = mu.split(DATA, [1])
+    dense, module = nn.Dense(2), nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    cases = (
+        (mu.from_linen(dense, mu.losses.cross_entropy), dense.init(KEY, X[:1]), "variables alone"),
+        (mu.from_nnx(module, mu.losses.cross_entropy), nnx.state(module), "state alone"),
+    )
+    for model, variables, what in cases:
+        pair = mu.iau(model, SGD)(None, variables, *sets)
+        sentence = f"found Info: pass the {what}, the first of the two that a method returns"
+        score = functools.partial(mu.evaluation.score, forget=sets[0], retain=sets[1])
+        refused(sentence, score, model, {"iau": pair}, original=variables, retrained=[variables])
+
+
+def test_a_class_is_asked_for_by_the_ids_of_its_rows():
+    names = np.array([f"img_{k}" for k in range(N)])
+    table = mu.id_table(names)
+    data = mu.batches(X, LABELS, batch_size=4, index=table.numbers(names))
+    sentence = r"found 'class:1': for a class, give the list of the ids of its rows"
+    refused(sentence, mu.split, data, "class:1", ids=table, error=ValueError)
+    forget, _ = mu.split(data, names[LABELS == 1], ids=table)
+    assert forget.num_examples == 4
 
 
 def test_sets_that_are_swapped_are_warned_of():

@@ -26,7 +26,7 @@ def judge(
 
     Args:
       models: the variables before and after. info: of the method that was run.
-      collapse: what `scoring.score` says of the new model.
+      collapse: what `scoring.measure` says of the new model.
 
     Returns:
       The metrics of `scoring.effect`, and a reason to publish the model for inspection only; "" if

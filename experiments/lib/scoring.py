@@ -12,8 +12,9 @@ import numpy as np
 import mu_jax as mu
 from experiments.lib.tasks import Task
 from mu_jax import evaluation
-from mu_jax.reporting import Cost, Metric
+from mu_jax.reporting import Cost, Examples, Metric
 from mu_jax.scoring import kinds, single
+from mu_jax.scoring.examples import examples_of
 from mu_jax.scoring.kinds import Part
 
 PyTree = Any
@@ -32,13 +33,35 @@ def _apply(model: mu.Model, variables: PyTree, inputs: PyTree) -> PyTree:
     return model.apply(variables, inputs)
 
 
-def score(
-    task: Task, variables: PyTree, forget: mu.Batches, retain: mu.Batches, *, seed: int
+def measure(
+    task: Task, parts: dict[str, Part], *, seed: int
 ) -> tuple[dict[str, Metric], evaluation.Collapse]:
-    """The metrics of one model, and whether it has collapsed: see `measure_model`."""
-    sets = {"forget": forget, "retain": retain, "test": task.test}
-    parts = {name: collect_outputs(task, variables, part) for name, part in sets.items()}
+    """The metrics of one model, from `outputs_of`, and whether it has collapsed."""
     return single.measure_model(task.info.task, parts, seed)
+
+
+def outputs_of(
+    task: Task, variables: PyTree, forget: mu.Batches, retain: mu.Batches
+) -> dict[str, Part]:
+    """Outputs and targets of one model on the forget, retain and test examples."""
+    sets = {"forget": forget, "retain": retain, "test": task.test}
+    return {name: collect_outputs(task, variables, part) for name, part in sets.items()}
+
+
+def examples(
+    task: Task, parts: dict[str, Part], forget: mu.Batches, retain: mu.Batches
+) -> dict[str, Examples]:
+    """What one model says of single examples, from `outputs_of`: the arrays behind its metrics."""
+    sets = {"forget": forget, "retain": retain, "test": task.test}
+    return {
+        name: examples_of(
+            task.info.task,
+            parts[name].outputs[None],
+            parts[name].targets,
+            np.asarray(part.index),
+        )
+        for name, part in sets.items()
+    }
 
 
 def quality(task: Task, part: Part, name: str) -> dict[str, float]:

@@ -114,9 +114,10 @@ class IdTable:
         kind, colon, argument = request.partition(":")
         if not colon or kind not in ("id", *self.subjects):
             forms = ", ".join(f"{name}:..." for name in ("id", *self.subjects))
-            raise ValueError(
-                f"expected a list of ids or one of {forms}, found {request!r}: use one"
-            )
+            hint = "use one"
+            if kind == "class" and colon:
+                hint = "for a class, give the list of the ids of its rows"
+            raise ValueError(f"expected a list of ids or one of {forms}, found {request!r}: {hint}")
         return self.select(kind, argument)
 
     def select(self, kind: str, argument: str) -> np.ndarray:

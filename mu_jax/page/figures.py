@@ -22,12 +22,16 @@ class Choice(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A section of the page. read: how to read it. choices: one, or one for each model."""
+    """A section of the page. read: how to read it. choices: one, or one for each model.
+
+    left_out: sentences on the models of which there is no chart, where there is one of others.
+    """
 
     key: str
     heading: str
     read: str
     choices: tuple[Choice, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def nothing(self) -> tuple[str, ...]:
@@ -50,21 +54,21 @@ _OF_RECORDS = (
         "Forgetting against utility",
         "A method is good where the bands of retrained models cross, neither above nor below; each "
         "faint point is one seed.",
-        lambda part: plots.tradeoff(part.records),
+        lambda part: plots.tradeoff(part.rows),
     ),
     _Kind(
         "run_time",
         "Run time",
         "Shorter is better, and only as a share of retraining does it say something; work that "
         "later requests share is drawn apart.",
-        lambda part: plots.run_time(part.records),
+        lambda part: plots.run_time(part.rows),
     ),
     _Kind(
         "landscape",
         "Settings that were tried",
         "One point is one setting of the hyper-parameters: a method is robust where most of its "
         "points are low, not where the best one is.",
-        lambda part: plots.landscape(part.records),
+        lambda part: plots.landscape(part.rows),
     ),
 )
 _OF_ARRAYS = (
@@ -73,7 +77,7 @@ _OF_ARRAYS = (
         "KLoM, example by example",
         "Further left is closer to retraining, down to the dashed floor, which a perfect unlearner "
         "scores by chance; the tail tells more than the middle.",
-        lambda part, arrays: plots.klom(part.records, arrays),
+        lambda part, arrays: plots.klom(part.rows, arrays),
     ),
     _Kind(
         "membership",
@@ -157,7 +161,7 @@ def figures_of(part: Part) -> list[Figure]:
 
 def drift_of(parts: Sequence[Part]) -> Figure:
     """The figure over all requests."""
-    return _single(_DRIFT, [record for part in parts for record in part.records])
+    return _single(_DRIFT, [record for part in parts for record in part.rows])
 
 
 def themes() -> dict[str, Any]:
@@ -173,7 +177,15 @@ def _by_row(kind: _Kind, arrays: Arrays) -> Figure:
     rows = sorted(_rows(arrays), key=lambda row: row == NOTHING)  # where something was done first
     choices = tuple(_draw(row, kind.draw, arrays, row) for row in rows)
     drawn = tuple(choice for choice in choices if choice.spec)
-    return Figure(kind.key, kind.heading, kind.read, drawn or choices or (_NO_ROWS,))
+    shown = drawn or choices or (_NO_ROWS,)
+    return Figure(kind.key, kind.heading, kind.read, shown, _left_out(choices) if drawn else ())
+
+
+def _left_out(choices: Sequence[Choice], most: int = 3) -> tuple[str, ...]:
+    sentences = [choice.sentence for choice in choices if not choice.spec]
+    if len(sentences) <= most:
+        return tuple(sentences)
+    return (*sentences[:most], f"{len(sentences) - most} more models have no chart here.")
 
 
 def _rows(arrays: Arrays) -> list[str]:

@@ -7,17 +7,24 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mu_jax.reporting import Arrays, ForgetSet, Record, Run
+from mu_jax.reporting.grouping import added, canonical
 
 _BY_ROW = ("examples", "similarity", "edits", "ratios", "relearning")
 
 
 class Part(NamedTuple):
-    """What the page shows of one forget set. notes: sentences on what was put together."""
+    """What the page shows of one forget set.
+
+    records: as they were read. rows: the records behind tables and figures, see `joined`. beside:
+    metrics of another run of the same methods. notes: sentences on what was put together.
+    """
 
     forget_set: ForgetSet
     records: tuple[Record, ...]
     arrays: Arrays | None
     notes: tuple[str, ...] = ()
+    rows: tuple[Record, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def gather(runs: Sequence[Run]) -> list[Part]:
@@ -43,8 +50,49 @@ def gather(runs: Sequence[Run]) -> list[Part]:
         arrays, notes = _merged(found.get(one, ()))
         if len(records) > 1:
             notes = (f"{len(records)} runs have records of this forget set.", *notes)
-        parts.append(Part(one, tuple(r for each in records for r in each), arrays, notes))
+        rows, beside = joined(records)
+        if beside:
+            notes = (*notes, f"Of another run of the same methods: {listed(beside)}.")
+        parts.append(
+            Part(one, tuple(r for each in records for r in each), arrays, notes, rows, beside)
+        )
     return parts
+
+
+def joined(runs: Sequence[Sequence[Record]]) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+    """The records of several runs, in which a run that measured other things adds to the rows.
+
+    A later record whose method and hyper-parameters an earlier run has, and none of whose metrics
+    the earlier one knows, gives its metrics to the first record of that setting: the accuracies of
+    three seeds and the KLoM of an ensemble stand in one row. All other records stay as they are.
+
+    Returns:
+        The records, and the names of the metrics that were added.
+    """
+    found, beside = list(runs[0]), dict[str, None]()
+    for later in runs[1:]:
+        before = list(found)
+        for record in later:
+            places = [k for k, one in enumerate(before) if _same_setting(one, record)]
+            known = {name for k in places for name in before[k].metrics}
+            if not places or not known or known & record.metrics.keys():
+                found.append(record)
+                continue
+            beside |= dict.fromkeys(record.metrics)
+            found[places[0]] = added(found[places[0]], record)
+            for k in places:
+                selection = found[k].selection or record.selection
+                found[k] = dataclasses.replace(found[k], selection=selection)
+    return tuple(found), tuple(beside)
+
+
+def _same_setting(one: Record, other: Record) -> bool:
+    selections = {one.selection, other.selection} - {""}
+    return (
+        one.method == other.method
+        and canonical(one.hyperparameters) == canonical(other.hyperparameters)
+        and len(selections) < 2
+    )
 
 
 def _merged(several: Sequence[Arrays]) -> tuple[Arrays | None, tuple[str, ...]]:

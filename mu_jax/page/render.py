@@ -80,7 +80,7 @@ def _view(part: Part, number: int) -> dict[str, Any]:
         "ids": listed(part.forget_set.ids, 20),
         "notes": part.notes,
         "models": model_count(part.arrays),
-        "verdict": verdict(part.records),
+        "verdict": verdict(part.rows, part.beside),
         "figures": figures_of(part),
         "has_arrays": part.arrays is not None,
         "why_no_examples": found if isinstance(found, str) else "",

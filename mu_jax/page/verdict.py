@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mu_jax.page.definitions import Definition, define
+from mu_jax.page.in_short import in_short
 from mu_jax.reporting import Cell, Column, Metric, Record, Row, Table, summarize
 from mu_jax.reporting.grouping import Setting, by_setting, metric_kinds
-from mu_jax.reporting.summary import COSTS
+from mu_jax.reporting.summary import COSTS, GAP
 from mu_jax.reporting.tables import decimals_of
 from mu_jax.scoring.rows import NOTHING, RETRAIN
 
@@ -43,26 +44,45 @@ class Line(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The table of a forget set, with the definition of each column and the notes beneath."""
+    """The table of a forget set, with the definition of each column and the notes beneath.
+
+    short: in a sentence or some, which row is the closest to retraining.
+    """
 
     title: str
+    short: tuple[str, ...]
     columns: tuple[Definition, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
 
 
-def verdict(records: Sequence[Record]) -> Verdict:
-    """The table of the records of one forget set; see `reporting.summarize` for its order."""
+def verdict(records: Sequence[Record], beside: Sequence[str] = ()) -> Verdict:
+    """The table of the records of one forget set; see `reporting.summarize` for its order.
+
+    Args:
+        records: of one forget set. beside: metrics that one record of a row has for all its seeds.
+    """
     costs = [name for name in COSTS if any(_cost(r, name) is not None for r in records)]
     (table,) = summarize(records, costs=costs)
+    table = _gap_first(table)
     kinds = metric_kinds(records)
     settings = {setting.label: setting for setting in by_setting(records)}
-    shown = _Shown(table, kinds, settings, _decimals(table))
+    shown = _Shown(table, kinds, settings, _decimals(table), beside)
     return Verdict(
         table.title,
+        in_short(table),
         tuple(define(column, kinds.get(column.name)) for column in table.columns),
         tuple(shown.line(row) for row in table.rows),
         table.notes,
+    )
+
+
+def _gap_first(table: Table) -> Table:
+    """The table with the column by which rows are ranked before all others."""
+    order = sorted(range(len(table.columns)), key=lambda i: table.columns[i].name != GAP.name)
+    return table._replace(
+        columns=tuple(table.columns[i] for i in order),
+        rows=tuple(row._replace(cells=tuple(row.cells[i] for i in order)) for row in table.rows),
     )
 
 
@@ -85,6 +105,7 @@ class _Shown(NamedTuple):
     kinds: Mapping[str, Metric]
     settings: Mapping[str, Setting]
     decimals: Sequence[int | None]
+    beside: Sequence[str] = ()
 
     def line(self, row: Row) -> Line:
         setting = self.settings.get(row.label, Setting(row.label, row.label))
@@ -109,12 +130,15 @@ class _Shown(NamedTuple):
         target = _mean(m.oracle.mean for m in metrics if m.oracle is not None)
         closer = bool(metrics) and metrics[0].direction == "closer to retrain"
         distance = abs(cell.mean - target) if closer and target is not None else cell.mean
+        if column.name in self.beside and len(metrics) == 1:  # one record stands for all seeds
+            cell = cell._replace(low=metrics[0].low, high=metrics[0].high)
+            row = row._replace(seeds=1)
         more = [*_spread(cell, row, metrics, write), *_target(cell, metrics, target, write)]
         return Number(
             write(cell.mean),
             tuple(more),
             sort=repr(float(distance)),
-            best=row.best and column.name == "average gap",
+            best=row.best and column.name == GAP.name,
         )
 
 
@@ -162,7 +186,7 @@ def _why(setting: Setting, column: Column) -> str:
     reasons = dict.fromkeys(metric.reason for metric in named if metric.value is None)
     if reasons:
         return "; ".join(reasons)
-    if column.name == "average gap":
+    if column.name == GAP.name:
         return "no gap: a value or retrained models are missing"
     costs = {one.name for one in COSTS.values()} | {"of retraining"}
     return "not measured" if column.name in costs else "not recorded"

@@ -51,6 +51,13 @@ def spread(values: ArrayLike, *, fraction: bool = False, models: str = "models")
     return Spread(mean, low, high, len(values), f"95 % interval over {len(values)} {models}")
 
 
+def one_each(sizes: Iterable[int], what: str = "model") -> list[str]:
+    """The sentence on rows of which none has more than one model, so that they have no spread."""
+    if max(sizes, default=2) > 1:
+        return []
+    return [f"One {what} of each row: nothing says how far another one would lie."]
+
+
 def number(value: Any) -> float | None:
     """The number to five significant digits; None for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
@@ -119,7 +126,26 @@ def finite_rows(
         raise NothingToDraw(f"Nothing to draw: {why}")
     if lacking:
         notes.append(f"Without {field} on {words(sets)}: {words(lacking)}.")
-    return found, notes
+    return found, [*notes, *constant(arrays, found)]
+
+
+def constant(arrays: Arrays, rows: Iterable[str]) -> list[str]:
+    """A sentence on each of the rows whose models say one class of all retained examples."""
+    notes = []
+    for row in rows:
+        part = arrays.examples.get(row, {}).get("retain")
+        if part is None or part.predictions is None or np.unique(part.targets).size < 2:
+            continue
+        said = np.asarray(part.predictions)
+        if said.ndim != 2 or not said.size or not np.issubdtype(said.dtype, np.integer):
+            continue
+        same = (said == said[:, :1]).all(axis=1)
+        if same.any():
+            notes.append(
+                f"{row}: {same.sum()} of {same.size} models have collapsed to one class on all "
+                "retained examples."
+            )
+    return notes
 
 
 def _chosen(part: Examples, good: np.ndarray) -> Examples:

@@ -67,8 +67,7 @@ def classes(arrays: Arrays, set: str = "test", rows: Sequence[str] | None = None
         for k, row in enumerate(others)
     ]
     notes = [
-        f"{where} set; gray: the range of {len(parts[RETRAIN].losses)} retrained models around "
-        "their mean, the goal.",
+        _goal(where, len(parts[RETRAIN].losses)),
         f"Of {len(present)} classes the {MOST} that change most." if len(present) > MOST else "",
         f"No examples in the {where} set, so nothing is drawn: class {words(absent)}."
         if absent
@@ -82,6 +81,14 @@ def classes(arrays: Arrays, set: str = "test", rows: Sequence[str] | None = None
     )
     chart = alt.concat(*panels, columns=COLUMNS, spacing=12).resolve_scale(x="shared")
     return finish(chart, "Accuracy by class, minus retrained", described, notes, width=720)
+
+
+def _goal(where: str, retrained: int) -> str:
+    if retrained == 1:
+        return f"{where} set; the zero line is the only retrained model: its range is not known."
+    return (
+        f"{where} set; gray: the range of {retrained} retrained models around their mean, the goal."
+    )
 
 
 def _labels(parts: Mapping[str, Examples], where: str) -> np.ndarray:

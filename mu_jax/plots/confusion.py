@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import finite_rows, inline, spread
+from mu_jax.plots._data import finite_rows, inline, one_each, spread
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import SOFT
@@ -50,6 +50,7 @@ def confusion(arrays: Arrays, row: str, set: str = "forget") -> ChartType:
     notes = [
         f"{where} set. Area: share of a class's examples. Color: probability of the true class.",
         "" if RETRAIN in cells else "No retrained models to compare with.",
+        *one_each(len(part[where].losses) for part in found.values()),
         *(note for note in notes if not note.startswith("Without losses")),
     ]
     top = max(cells[row], key=lambda cell: cell["share"])

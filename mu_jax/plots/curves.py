@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import inline, ordered, readable, spread, words
+from mu_jax.plots._data import constant, inline, one_each, ordered, readable, spread, words
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
@@ -102,6 +102,8 @@ def relearning(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
         notes.insert(0, "No curve of retrained models: nothing says what is fast.")
     else:
         notes.insert(0, "Goal: the curve of retrained models. Bands: 95 % intervals or ranges.")
+    notes += one_each((len(arrays.relearning[name].values) for name in last), "run")
+    notes += constant(arrays, last)
     labels = Labels({name: name for name in last}, arrays.examples)
     chart = alt.layer(*_layers(data, labels, "steps of training", title)).properties(
         width=460, height=300

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import inline, spread, words
+from mu_jax.plots._data import constant, inline, one_each, spread, words
 from mu_jax.plots._finishing import finish, powers
 from mu_jax.plots.looks import Look, look_of
 from mu_jax.plots.nothing import NothingToDraw
@@ -59,12 +59,13 @@ def edits(arrays: Arrays, row: str) -> ChartType:
         f"Of {len(order)} leaves the {MOST} that moved most." if len(order) > MOST else "",
         "" if TOWARD in kinds else "No retrained model to say whether the way is the right one.",
         f"No finite number of {words(lost)}." if lost else "",
+        *one_each([len(found.changed)]),
+        *constant(arrays, [row]),
     ]
-    most = max(moves, key=lambda leaf: moves[leaf]) if moves else leaves[0]
-    described = (
-        f"Changes of {len(leaves)} leaves by {row}. Moved most: {most}, {moves.get(most, 0):.2g} % "
-        "of its norm."
-    )
+    described = f"Changes of {len(leaves)} leaves by {row}."
+    if moves:
+        most = max(moves, key=lambda leaf: moves[leaf])
+        described += f" Moved most: {most}, {moves[most]:.2g} % of its norm."
     chart = alt.hconcat(*panels, spacing=14)
     return finish(chart, f"Where {row} touched the network", described, notes, width=680)
 
@@ -173,10 +174,13 @@ def ratios(arrays: Arrays, row: str) -> ChartType:
                 x="x:Q", y=alt.value(0), text="text:N"
             ),
         ]
-        note = f"About {beyond / total:.2%} of {total:,.0f} entries lie beyond the threshold."
+        note = (
+            f"About {100 * beyond / total:.2g} % of {total:,.0f} entries lie beyond the threshold."
+        )
     described = f"Histogram of {found.title} for {row}."
     chart = alt.layer(*layers).properties(width=460, height=240)
-    return finish(chart, f"What {row} looks at: {found.title}", described, [note])
+    notes = [note, *constant(arrays, [row])]
+    return finish(chart, f"What {row} looks at: {found.title}", described, notes)
 
 
 def _beyond(found: Histogram) -> float:

@@ -128,7 +128,7 @@ def _said(part: Examples) -> list[str]:
     for column in np.asarray(said).T:
         values, counts = np.unique(column, return_counts=True)
         top = int(np.argmax(counts))
-        found.append(f"{values[top]} ({counts[top] / column.size:.0%} of models)")
+        found.append(f"{values[top]} ({100 * counts[top] / column.size:.0f} % of models)")
     return found
 
 

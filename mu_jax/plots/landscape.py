@@ -63,9 +63,8 @@ def landscape(records: Sequence[Record], metrics: Sequence[str] | None = None) -
     if not by_method:
         raise NothingToDraw("No landscape: no method has several settings; draw a sweep.")
     if not any(t.gap is not None for each in by_method.values() for t in each):
-        raise NothingToDraw(
-            "No landscape: no setting has an average gap, for lack of retrained models or values."
-        )
+        lost = dict.fromkeys(t.why for each in by_method.values() for t in each)
+        raise NothingToDraw(f"No landscape: no setting has an average gap: {words(lost, 3)}.")
     level = float(np.mean(floor)) if floor else None
     among = [record.method for record in records]
     styles = looks(among)
@@ -96,7 +95,11 @@ def _trial(setting: Setting, metrics: Sequence[str] | None) -> Trial:
     broken = [*setting.collapsed, *setting.failed]
     point = (setting.runs or setting.failed)[0].hyperparameters
     if broken or not gaps:
-        why = f"{broken[0].status}: {broken[0].reason}" if broken else "a metric is missing"
+        why = (
+            f"{broken[0].status}: {broken[0].reason}"
+            if broken
+            else "a value or retrained models are missing"
+        )
         return Trial(setting.method, setting.label, point, None, None, None, why)
     mean = float(np.mean(gaps))
     return Trial(setting.method, setting.label, point, mean, min(gaps), max(gaps), "")

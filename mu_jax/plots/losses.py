@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import finite_rows, inline, ordered, words
+from mu_jax.plots._data import finite_rows, inline, one_each, ordered, words
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.looks import Look, look_of
 from mu_jax.plots.theme import INK, SOFT
@@ -67,6 +67,7 @@ def losses(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
             if target is not None
             else " No retrained models: nothing says where the bars should be."
         ),
+        *one_each(len(parts["forget"].losses) for parts in shown.values()),
         *notes,
     ]
     medians = ", ".join(

@@ -82,13 +82,18 @@ def membership(arrays: Arrays, rows: Sequence[str] | None = None) -> ChartType:
         ),
         *notes,
     ]
-    said = ", ".join(f"{row} {value.tpr[-1]:.1%}" for row, value in points.items()) if shown else ""
+    said = (
+        ", ".join(f"{row} {100 * value.tpr[-1]:.1f} %" for row, value in points.items())
+        if shown
+        else ""
+    )
     described = f"ROC curves of a membership attack on {len(found)} rows: {words(found)}." + (
         f" True positive rate at a false positive rate of {_percent(shown[-1])}: {said}."
         if said
         else ""
     )
-    chart = alt.hconcat(*panels, spacing=24)
+    own = {"color": "independent", "shape": "independent"}  # the legend is that of the curves
+    chart = alt.hconcat(*panels, spacing=24).resolve_scale(**own)
     return finish(chart, "Membership attack by the loss", described, notes, width=760)
 
 
@@ -205,7 +210,7 @@ def _rate(rate: float, place: int, points: dict[str, Roc], labels: Labels) -> An
     names = list(labels)
     axis = alt.Axis(title=None, ticks=False, domain=False, grid=False, labelPadding=8)
     y = alt.Y("row:N", sort=names, axis=axis)
-    x = alt.X("tpr:Q", title="true positive rate, %")
+    x = alt.X("tpr:Q", title="true positive rate, %", scale=alt.Scale(padding=8))
     base = alt.Chart(inline(rows))
     layers = [
         alt.Chart(inline([{"x": rate * 100}]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import inline, spread, words
+from mu_jax.plots._data import inline, one_each, spread, words
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.looks import Labels, color
 from mu_jax.plots.nothing import NothingToDraw
@@ -67,12 +67,15 @@ def run_time(records: Sequence[Record]) -> ChartType:
     methods = {name: timed[name][0].method for name in order}
     labels = Labels(methods, (r.method for r in records))
     without = [label for label in found if label not in timed]
+    fallen = [label for label, each in timed.items() if each[0].collapsed]
     devices = dict.fromkeys(r.cost.device for r in records if r.cost.device)
     notes = [
         "Without compilation and evaluation. Pale: precomputation that later requests share."
         + (f" Device: {words(devices)}." if devices else ""),
         "" if unit else "Nobody measured retraining: the axis has seconds.",
         f"Not measured: {words(without)}." if without else "",
+        *one_each((each[1].size for each in timed.values()), "run"),
+        f"Collapsed, so that their time bought nothing: {words(fallen)}." if fallen else "",
     ]
     described = (
         f"Run times of {len(timed)} rows, shortest first: "
@@ -105,8 +108,8 @@ def _layers(
     unit: float | None,
 ) -> list[Any]:
     y = alt.Y("row:N", sort=order, axis=alt.Axis(title=None, ticks=False, grid=False))
-    room = max(t["end"] for t in totals) * 1.45  # for the words behind the longest bar
-    title = "% of the run time of retraining (less is better)" if unit else "s (less is better)"
+    room = max(t["end"] for t in totals) * 1.6  # for the words behind the longest bar
+    title = ["% of the run time of retraining" if unit else "s", "(less is better)"]
     x = alt.X("a:Q", title=title, scale=alt.Scale(domain=[0, room], nice=False))
     base = alt.Chart(inline(rows))
     tips = [
@@ -120,10 +123,10 @@ def _layers(
     faded = alt.Opacity(
         "part:N",
         scale=alt.Scale(domain=[RUN, BEFORE], range=[0.95, 0.35]),
+        sort=[RUN, BEFORE],
         title=None,
         legend=alt.Legend(
             orient="bottom",
-            direction="horizontal",
             symbolFillColor=SOFT,
             symbolStrokeWidth=0,
             symbolType="square",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import inline, spread, words
+from mu_jax.plots._data import constant, inline, one_each, spread, words
 from mu_jax.plots._finishing import finish
 from mu_jax.plots.nothing import NothingToDraw
 from mu_jax.plots.theme import GRAY, INK
@@ -37,10 +37,12 @@ def similarity(arrays: Arrays, row: str) -> ChartType:
         raise NothingToDraw(f"No similarity of layers: none was measured for {row!r}.")
     panels: list[Any] = []
     notes, said = [], []
+    known = False
     for name, found in sets.items():
         points, bands, lost = _rows(found)
         if lost:
             notes.append(f"{name} set: no finite similarity of {words(lost)}.")
+        known = known or bool(bands)
         if points:
             panels.append(_panel(name, points, bands, list(found.layers), first=not panels))
             least = min(points, key=lambda p: p["y"])
@@ -48,8 +50,12 @@ def similarity(arrays: Arrays, row: str) -> ChartType:
     if not panels:
         raise NothingToDraw(f"No similarity of layers of {row!r}: no value is finite.")
     notes = [
-        "Band: retrained models among themselves, the goal of the line to retrained models.",
+        "Band: retrained models among themselves, the goal of the line to retrained models."
+        if known
+        else "No band: fewer than two retrained models say how like to one another layers are.",
         *notes,
+        *one_each(len(found.to_original) for found in sets.values()),
+        *constant(arrays, [row]),
     ]
     described = f"Linear CKA of the layers of {row}. {' '.join(said)}"
     chart = alt.hconcat(*panels, spacing=20).resolve_scale(y="shared")

@@ -74,6 +74,8 @@ def theme(dark: bool = False) -> dict[str, Any]:
             "labelFontSize": 11,
             "labelLimit": 260,
             "labelOverlap": "greedy",
+            "labelSeparation": 4,
+            "labelFlush": False,
         },
         "legend": {
             "labelColor": text,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mu_jax.plots._altair import ChartType, alt
-from mu_jax.plots._data import inline, ordered, spread, words
+from mu_jax.plots._data import inline, one_each, ordered, spread, words
 from mu_jax.plots._finishing import band, finish
 from mu_jax.plots.looks import Labels, color, shape
 from mu_jax.plots.nothing import NothingToDraw
@@ -20,6 +20,7 @@ from mu_jax.scoring.rows import CONSTANT, RETRAIN
 
 UTILITY = ("test accuracy", "retain accuracy", "test ", "retain ")
 FORGETTING = ("forget accuracy", "forget ")
+_SCALE = alt.Scale(zero=False, nice=True, padding=10)  # so that no sign is cut by the frame
 
 
 class Ends(NamedTuple):
@@ -85,6 +86,7 @@ def tradeoff(
         "The bands are the range of retrained models: the goal is where they cross."
         if layers
         else "No retrained models: nothing says where a point should lie.",
+        *one_each((len(_runs(s, names)) for s in drawn if not _has_ends(s, names)), "seed"),
         *_left_out([s for s in settings if s not in drawn], names),
     ]
     layers += [_seeds(drawn, arrays, names, scales, labels), *_means(data, labels, names, scales)]
@@ -120,6 +122,12 @@ def _runs(setting: Setting, names: Sequence[str]) -> list[Record]:
         for run in setting.runs
         if all(name in run.metrics and run.metrics[name].value is not None for name in names)
     ]
+
+
+def _has_ends(setting: Setting, names: Sequence[str]) -> bool:
+    """Whether its only run brings intervals with it."""
+    runs = _runs(setting, names)
+    return len(runs) == 1 and all(runs[0].metrics[name].low is not None for name in names)
 
 
 def _in_order(settings: Sequence[Setting]) -> list[Setting]:
@@ -209,9 +217,9 @@ def _tips(names: Sequence[str]) -> list[Any]:
 
 def _means(data: Any, labels: Labels, names: Sequence[str], scales: Sequence[float]) -> list[Any]:
     titles = [f"{name}{', %' if scale == 100 else ''}" for name, scale in zip(names, scales)]
-    aim = " (closer to the band of retrained models is better)"
-    x = alt.X("x:Q", title=titles[0] + aim, scale=alt.Scale(zero=False, nice=True))
-    y = alt.Y("y:Q", title=[titles[1], aim.strip()], scale=alt.Scale(zero=False, nice=True))
+    aim = "(closer to the band of retrained models is better)"
+    x = alt.X("x:Q", title=[titles[0], aim], scale=_SCALE)
+    y = alt.Y("y:Q", title=[titles[1], aim], scale=_SCALE)
     base = alt.Chart(data)
     tips = [alt.Tooltip("row:N"), alt.Tooltip("seeds:Q")]
     for axis, title in zip("xy", titles):
@@ -249,17 +257,17 @@ def _target(records: Sequence[Record], names: Sequence[str], scales: Sequence[fl
 def retrained_band(records: Iterable[Record], name: str) -> tuple[float, float, float] | None:
     """Mean, least and greatest value of retrained models; None where nobody knows it.
 
-    What the metrics name as the oracles' value, of the rows of other models first; else that of
-    the retrained rows themselves.
+    What the metrics of the other rows name as the oracles' values, over all records, as each seed
+    may have oracles of its own; else what those of the retrained rows name, else their own values.
     """
     with_name = [r for r in records if name in r.metrics]
-    with_name.sort(key=lambda r: r.method == RETRAIN)
-    for record in with_name:
-        oracle = record.metrics[name].oracle
-        if oracle is not None and oracle.mean is not None:
-            low = oracle.mean if oracle.low is None else oracle.low
-            high = oracle.mean if oracle.high is None else oracle.high
-            return oracle.mean, low, high
+    others = [r for r in with_name if r.method != RETRAIN]
+    for named in (others, with_name):
+        oracles = [o for r in named if (o := r.metrics[name].oracle) is not None]
+        means = [o.mean for o in oracles if o.mean is not None]
+        if means:
+            ends = [end for o in oracles for end in (o.low, o.high) if end is not None]
+            return float(np.mean(means)), min(ends + means), max(ends + means)
     values = [r.metrics[name].value for r in with_name if r.method == RETRAIN]
     known = [value for value in values if value is not None]
     return (float(np.mean(known)), min(known), max(known)) if known else None

@@ -55,11 +55,11 @@ def by_setting(records: Sequence[Record]) -> list[Setting]:
     groups: dict[tuple, dict[int, Record]] = {}
     replaced: dict[tuple, int] = {}
     for record in records:
-        key = (record.method, _canonical(record.hyperparameters), record.selection)
+        key = (record.method, canonical(record.hyperparameters), record.selection)
         by_seed = groups.setdefault(key, {})
         earlier = by_seed.get(record.seed)
         if earlier is not None and _complete(earlier, record):
-            record = _joined(earlier, record)
+            record = added(earlier, record)
         else:
             replaced[key] = replaced.get(key, 0) + (earlier is not None)
         by_seed[record.seed] = record
@@ -85,20 +85,21 @@ def _complete(one: Record, other: Record) -> bool:
     return measured and not one.metrics.keys() & other.metrics.keys()
 
 
-def _joined(earlier: Record, later: Record) -> Record:
-    """Both records as one, collapsed if one of them is."""
-    collapsed = next((r for r in (earlier, later) if r.status == "collapsed"), earlier)
+def added(record: Record, more: Record) -> Record:
+    """The record with the metrics of another one; collapsed if one of them is."""
+    broken = next((one for one in (record, more) if one.status != "ok"), record)
     return dataclasses.replace(
-        earlier,
-        metrics={**earlier.metrics, **later.metrics},
-        cost=later.cost if earlier.cost == Cost() else earlier.cost,
-        arrays={**earlier.arrays, **later.arrays},
-        status=collapsed.status,
-        reason=collapsed.reason,
+        record,
+        metrics={**record.metrics, **more.metrics},
+        cost=more.cost if record.cost == Cost() else record.cost,
+        arrays={**record.arrays, **more.arrays},
+        status=broken.status,
+        reason=broken.reason,
     )
 
 
-def _canonical(hyperparameters: Mapping) -> str:
+def canonical(hyperparameters: Mapping) -> str:
+    """Hyper-parameters as one text, equal for equal values whatever their order."""
     return json.dumps(dict(hyperparameters), sort_keys=True, default=str)
 
 
@@ -108,7 +109,7 @@ def _label(record: Record, same_method: Sequence[Record]) -> str:
     parts = [
         f"{name}={record.hyperparameters.get(name)}"
         for name in names
-        if len({_canonical({name: r.hyperparameters.get(name)}) for r in same_method}) > 1
+        if len({canonical({name: r.hyperparameters.get(name)}) for r in same_method}) > 1
     ]
     if len({other.selection for other in same_method}) > 1:
         parts.append(record.selection or "selection not stated")

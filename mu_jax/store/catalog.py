@@ -80,8 +80,8 @@ class Catalog:
         withheld = self.record(version, None).withheld
         if withheld and not anyway:
             raise ValueError(
-                f"expected a version fit to serve, found that version {version} was withheld, since "
-                f"{withheld}; make another one, or give anyway=True"
+                f"expected a version fit to serve, found that version {version} was withheld, "
+                f"since {withheld}; make another one, or give anyway=True"
             )
 
     def accumulated(

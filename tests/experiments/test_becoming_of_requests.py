@@ -170,7 +170,7 @@ def stop(monkeypatch, where, name, *, after: bool) -> None:
 @pytest.fixture
 def stopped(workdir, monkeypatch):
     """A working directory with a request that was killed before its publish."""
-    stop(monkeypatch, scoring, "score", after=False)
+    stop(monkeypatch, scoring, "measure", after=False)
     with pytest.raises(KeyboardInterrupt):
         call(unlearn, workdir, *STOPPED)
     (state,) = (workdir / "state").iterdir()
@@ -278,14 +278,14 @@ def test_a_training_killed_after_its_publish_is_not_published_twice(tmp_path, mo
 
 def test_the_same_request_at_once_is_one_sentence(workdir, monkeypatch, capsys):
     codes = []
-    real = scoring.score
+    real = scoring.measure
 
     def meanwhile(*arguments, **keywords):
         monkeypatch.undo()
         codes.append(call(unlearn, workdir, *STOPPED))
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(scoring, "score", meanwhile)
+    monkeypatch.setattr(scoring, "measure", meanwhile)
     assert call(unlearn, workdir, *STOPPED) == 0 and codes == [2]
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "found that another one is at it; wait until it has ended" in said
@@ -293,14 +293,14 @@ def test_the_same_request_at_once_is_one_sentence(workdir, monkeypatch, capsys):
 
 
 def test_a_request_that_is_overtaken_is_published_and_does_not_serve(workdir, monkeypatch, capsys):
-    real = scoring.score
+    real = scoring.measure
 
     def meanwhile(*arguments, **keywords):
         monkeypatch.undo()
         assert call(unlearn, workdir, "--request=class:5", "--method=ssd") == 0
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(scoring, "score", meanwhile)
+    monkeypatch.setattr(scoring, "measure", meanwhile)
     assert call(unlearn, workdir, *STOPPED) == 4
     store = Store(workdir / "store")
     assert [each.parent for each in store.history()] == [None, 1, 1] and store.serving() == 2

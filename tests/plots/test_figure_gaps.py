@@ -98,7 +98,7 @@ NOTHING = {
         lambda: plots.landscape(
             [dataclasses.replace(r, hyperparameters={"alpha": r.seed}) for r in NO_ORACLE]
         ),
-        "lack of retrained models",
+        "a value or retrained models are missing",
     ),
     "drift: one request": (lambda: plots.drift(records()), "two requests or more"),
     "drift: no oracle": (
@@ -243,4 +243,4 @@ def test_data_do_not_grow_with_models_and_examples():
 def test_metrics_of_other_tasks_are_drawn_too():
     metrics = {"forget squared error": Metric(3.0), "test squared error": Metric(2.0)}
     chart = plots.tradeoff([Record("blindspot", FORGET_SET, 0, metrics=metrics)])
-    assert "test squared error (closer" in json.dumps(chart.to_dict())
+    assert '"test squared error", "(closer' in json.dumps(chart.to_dict())

@@ -25,7 +25,7 @@ LOOKS = {
     "edits": (set(), 3, ["entries that changed, %", "move / norm before, %"]),
     "ratios": ({"log"}, 0, ["importance ratio, forget / all", "entries (logarithmic)"]),
     "relearning": (set(), 0, ["steps of training", "accuracy on the forget set"]),
-    "run_time": (set(), 0, ["% of the run time of retraining (less is better)"]),
+    "run_time": (set(), 0, ["% of the run time of retraining", "(less is better)"]),
     "landscape": ({"log", "symlog"}, 2, ["average gap to retraining, points", "alpha", "norm"]),
     "drift": (set(), 3, ["number of the request", "minus retrained"]),
     "examples": (set(), 2, ["margin of ssd", "examples chosen"]),

@@ -321,7 +321,7 @@ MISTAKES = (
     ),
     Mutation(
         "key and variables that are swapped are a traceback",
-        "mu_jax/transforms/_shared/transform.py",
+        "mu_jax/transforms/_shared/keys.py",
         "    if swapped or not (key is None",
         "    if False and not (key is None",
         (_WRONG + "test_a_key_in_the_place_of_the_variables_is_refused",),

@@ -68,8 +68,8 @@ AT_ONCE = (
     Mutation(
         "a request serves whatever its parent has become",
         _UNLEARN,
-        "store.swap(version, expected=parent)",
-        "store.swap(version)",
+        "store.swap(version, expected=parent, ",
+        "store.swap(version, ",
         (_BECOMING + "test_a_request_that_is_overtaken_is_published_and_does_not_serve",),
     ),
     Mutation(
@@ -115,10 +115,23 @@ STORED = (
     Mutation(
         "a damaged version comes to serve",
         _VERSIONS,
-        "        self._catalog.require_restorable(version)\n"
-        "        self._catalog.require_intact(version)\n        with commits",
-        "        self._catalog.require_restorable(version)\n        with commits",
+        "        self._catalog.require_intact(version)\n        self._catalog.require_fit",
+        "        self._catalog.require_fit",
         (_PROMISES + "test_a_damaged_version_does_not_come_to_serve",),
+    ),
+    Mutation(
+        "a withheld version comes to serve",
+        "mu_jax/store/catalog.py",
+        "if withheld and not anyway:",
+        "if False:",
+        (_PROMISES + "test_a_version_with_a_reason_not_to_serve_does_not_serve",),
+    ),
+    Mutation(
+        "a reader has the number of one version and the variables of another",
+        "mu_jax/store/watching.py",
+        "return Served(version, jax.block_until_ready(variables))",
+        "return Served(version, variables if current is None else current.variables)",
+        ("tests/store/test_watching.py::test_a_reader_beside_a_writer",),
     ),
     Mutation(
         "the files of another version are restored",

@@ -59,7 +59,8 @@ class Opened:
         self.page = self.context.new_page()
         self.page.set_default_timeout(60_000)
         self.errors, self.asked = [], []
-        self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
+        loud = ("error", "warning")
+        self.page.on("console", lambda m: m.type in loud and self.errors.append(m.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
         self.page.on("request", lambda request: self.asked.append(request.url))

@@ -35,6 +35,11 @@ function picture(found, place, label) {
   return canvas;
 }
 
+// A margin or a loss as people read it: two decimals, or two digits of what is smaller.
+function shortly(value) {
+  return Math.abs(value) >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(2);
+}
+
 function saysOf(found, set, row, k) {
   const part = found.sets[set].rows[row];
   const line = element("p");
@@ -42,7 +47,7 @@ function saysOf(found, set, row, k) {
   const share = part.share ? ` (${Math.round(100 * part.share[k])} % of ${part.models} models)` : "";
   if (part.says) line.append(`predicts ${part.says[k]}${share}; `);
   const mean = part.mean[k];
-  line.append(mean === null ? "NaN or infinite" : `${found.measure} ${mean}`);
+  line.append(mean === null ? "NaN or infinite" : `${found.measure} ${shortly(mean)}`);
   const stands = standing(found, set, row, k);
   if (stands !== null) {
     const words = WORDS[set === "forget" ? "forget" : "other"][stands];
@@ -64,7 +69,9 @@ function card(found, set, rows, k) {
     text.append(element("pre", found.shown.texts[place]));
   for (const row of new Set(rows)) text.append(saysOf(found, set, row, k));
   if (part.band)
-    text.append(element("p", `retrained: ${part.band.low[k]} to ${part.band.high[k]}`, "who"));
+    text.append(
+      element("p", `retrained: ${shortly(part.band.low[k])} to ${shortly(part.band.high[k])}`, "who"),
+    );
   item.append(text);
   return item;
 }

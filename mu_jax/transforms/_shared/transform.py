@@ -27,6 +27,7 @@ from mu_jax.loops.scan import unobserved
 from mu_jax.mesh.shards import reduction
 from mu_jax.model import Model
 from mu_jax.transforms._shared.effect import glance, measure
+from mu_jax.transforms._shared.keys import asking_for_key, check_places
 
 PyTree = Any
 P = ParamSpec("P")
@@ -56,13 +57,14 @@ class Transform:
         self, key: jax.Array, variables: PyTree, forget: Any, retain: Any
     ) -> tuple[PyTree, Info]:
         """Unlearn `forget`, keep `retain`; both are `Batches` or iterables of `Batch`."""
-        _check_places(key, variables)
+        check_places(key, variables)
         check_arrays(self.model.params(variables))
         check_sets(forget, retain)
         _warn_if_swapped(forget, retain)
         forget, retain = refusing_shared(forget, retain)
         model = settled(self.model, variables)
-        after, info = self.method(model)(key, variables, forget, retain)
+        with asking_for_key(key):
+            after, info = self.method(model)(key, variables, forget, retain)
         return after, with_effect(self, variables, after, (forget, retain), info)
 
     @property
@@ -334,17 +336,6 @@ def report_phases(
     number = passes(*read, *(each.examples for each in info.fits))
     common: dict[str, Any] = {"steps": total(state.steps), "example_passes": number}
     return report(model, before, state.variables, sets, details=details, **common)
-
-
-def _check_places(key: Any, variables: Any) -> None:
-    """Refuse variables in the place of the key, and the key in theirs."""
-    dtype = getattr(variables, "dtype", None)
-    swapped = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if swapped or not (key is None or isinstance(key, int) or hasattr(key, "dtype")):
-        raise TypeError(
-            f"expected a key first and the variables second, found {type(key).__name__} and "
-            f"{type(variables).__name__}: call unlearn(key, variables, forget, retain)"
-        )
 
 
 def _warn_if_swapped(forget: Any, retain: Any) -> None:
