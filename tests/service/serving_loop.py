@@ -127,7 +127,8 @@ def check(folder: Path, ledger: Ledger, store: Store, *, ended: bool) -> None:
         assert set(states.values()) == {"done"} and len(states) == 4
         assert gone.tolist() == ledger.forgotten().tolist() == list(range(ASKED))
         assert [each.method for each in lineage] == ["anew"]
-        assert sum(bool(each.withheld) for each in history) == 1
+        # Twice where a death put off the roll-back until b was done.
+        assert sum(bool(each.withheld) for each in history) in (1, 2)
 
 
 def check_certificates(ledger: Ledger, store: Store, *, ended: bool) -> None:
