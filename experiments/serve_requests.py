@@ -106,8 +106,9 @@ def main(argv: list[str]) -> None:
         signer, task = operator(workdir), configured(workdir)
         store = Store(workdir / "store")
         check_ids(task, store, store.serving())
+        named = serving_requests.named(task, asked)
         with Ledger(place_of_ledger(workdir)) as ledger:
-            for request in serving_requests.accept(ledger, task, asked):
+            for request in serving_requests.accept(ledger, task, named):
                 reason = f", {request.reason}" if request.reason else ""
                 print(f"Request {request.number}: {request.asked}, {request.state}{reason}")
             if ONLY_ACCEPT.value:

@@ -43,16 +43,20 @@ def read_asked(path: str | os.PathLike[str]) -> list[Asked]:
     return [_asked(line, f"line {number} of {path}") for number, line in lines]
 
 
-def accept(ledger: Ledger, task: Task, asked: Iterable[Asked]) -> list[Request]:
-    """Write requests down, in their order; where one names nobody, none is.
+def named(task: Task, asked: Iterable[Asked]) -> list[tuple[Asked, list[str]]]:
+    """Which examples requests name, by the ids that people have.
 
     Raises:
-      ValueError: a request that names no training example; nothing was accepted.
+      ValueError, OSError: a request that names no training example.
     """
     table = table_of(task)
-    ledger.enroll(table)
-    named = [(one, _names(task, table, one.words)) for one in asked]
-    return [ledger.accept(names, key=one.key, asked=one.words) for one, names in named]
+    return [(one, _names(task, table, one.words)) for one in asked]
+
+
+def accept(ledger: Ledger, task: Task, found: Iterable[tuple[Asked, list[str]]]) -> list[Request]:
+    """Make the training examples known, and write down requests of `named`, in their order."""
+    ledger.enroll(table_of(task))
+    return [ledger.accept(names, key=one.key, asked=one.words) for one, names in found]
 
 
 def _names(task: Task, table: mu.IdTable, words: str) -> list[str]:

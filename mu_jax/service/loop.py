@@ -100,11 +100,11 @@ class Service:
             Overtaken: another worker took this one for dead.
         """
         self._require_signer()
-        done = 0
+        done, most = 0, None if self.unlearning.whole else self.batch
         with self.ledger.worker(wait=wait) as worker:
             while True:
                 worker.reconcile(self._serving(), self.store.forgotten())
-                if (work := worker.start(parent=self._serving(), most=self.batch)) is None:
+                if (work := worker.start(parent=self._serving(), most=most)) is None:
                     return Outcome("drained", "", done)
                 ended = self._serve(worker, work)
                 done += ended.done

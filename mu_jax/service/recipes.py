@@ -52,6 +52,9 @@ class Recipe:
         parameters: of the method, with its seed, as JSON holds them.
         decides: what else decides the result, such as digests of the data, as JSON holds it.
         aim: `transform.aim`. guarantee: what the method promises.
+        whole: whether a retain set must hold every row that the lineage has not forgotten, as for
+            the protocols of `mu_jax.exact`: all requests that wait are then answered at once, since
+            none of them may be retained.
     """
 
     method: str
@@ -60,6 +63,7 @@ class Recipe:
     decides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     aim: Literal["removal", "suppression"] = "removal"
     guarantee: Guarantee = APPROXIMATE
+    whole: bool = False
 
     @property
     def approximate(self) -> bool:
