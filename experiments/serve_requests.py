@@ -21,6 +21,7 @@ retraining and --retrain is not given: the old version serves; 4, another worker
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
@@ -165,7 +166,7 @@ def make_service(
         attempts=ATTEMPTS.value,
         signer=signer,
         ids=task.sources["train"].ids,
-        report=lambda sentence: print(f"{sentence[:1].upper()}{sentence[1:]}", flush=True),
+        report=functools.partial(print, flush=True),
     )
 
 

@@ -166,10 +166,24 @@ def put_backs(events: Iterable[Event]) -> int:
     for event in events:
         if event.state in ("done", "refused"):
             count = 0
-        elif event.state == "accepted" and before == "pending":
-            count += not event.reason.startswith(UNTRIED)
+        else:
+            count += _was_tried(before, event)
         before = event.state
     return count
+
+
+def why_put_back(events: Iterable[Event]) -> str:
+    """The reason of the last of those that `put_backs` counts; "" where there is none."""
+    reason, before = "", ""
+    for event in events:
+        reason = event.reason if _was_tried(before, event) else reason
+        before = event.state
+    return reason
+
+
+def _was_tried(before: str, event: Event) -> bool:
+    put_back = event.state == "accepted" and before == "pending"
+    return put_back and not event.reason.startswith(UNTRIED)
 
 
 def _accuracy(measured: Mapping[str, Any]) -> float | None:

@@ -124,11 +124,13 @@ class Service:
     def _must_retrain(self, work: Work) -> str:
         """Why a request is not to be answered by unlearning; "" if it is."""
         self._require_at_hand(work)
-        tries, one = max(
-            (drift.put_backs(self.ledger.events(each.number)), each) for each in work.requests
-        )
+        found = {each.number: self.ledger.events(each.number) for each in work.requests}
+        tries, one = max((drift.put_backs(events), number) for number, events in found.items())
         if tries >= self.attempts:
-            return f"request {one.number} was put back {tries} times of {self.attempts}"
+            why = drift.why_put_back(found[one])
+            return (
+                f"request {one} was put back {tries} of {self.attempts} times, the last for {why}"
+            )
         drifted = self._drift(work).after(len(work.forget), approximate=self.unlearning.approximate)
         return self.budget.spent(drifted)
 
@@ -276,8 +278,8 @@ class Service:
         if away.size:
             names = ", ".join(self.ledger.names(away[:5]))
             raise ValueError(
-                f"expected the examples of {_requests(work)} among the training data, found that "
-                f"{away.size} are not there ({names}); prepare the data as they were, with them"
+                f"expected the examples of {_requests(work).lower()} among the training data, found "
+                f"that {away.size} are not there ({names}); prepare the data as they were, with them"
             )
 
     def _require_signer(self) -> None:
@@ -310,4 +312,4 @@ class Service:
 def _requests(work: Work) -> str:
     """The requests of a run as words of a sentence."""
     numbers = ", ".join(str(request.number) for request in work.requests)
-    return f"request{'s' * (len(work.requests) > 1)} {numbers}"
+    return f"Request{'s' * (len(work.requests) > 1)} {numbers}"
