@@ -278,8 +278,9 @@ class Service:
         if away.size:
             names = ", ".join(self.ledger.names(away[:5]))
             raise ValueError(
-                f"expected the examples of {_requests(work).lower()} among the training data, found "
-                f"that {away.size} are not there ({names}); prepare the data as they were, with them"
+                f"expected the examples of {_requests(work).lower()} among the training data, "
+                f"found that {away.size} are not there ({names}); prepare the data as they were, "
+                "with them"
             )
 
     def _require_signer(self) -> None:

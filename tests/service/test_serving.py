@@ -114,7 +114,7 @@ def test_a_retrained_model_that_does_not_pass_is_the_end(opened):
 def test_a_lineage_that_has_come_too_far_begins_anew(opened, budget, reason):
     ended = service(opened, budget=budget).drain()
     assert (ended.kind, ended.done) == ("retrain", 2) and reason in ended.reason
-    assert opened.store.serving() == 3
+    assert opened.store.serving() == 3 == len(opened.store.history())  # none was made in vain
     ended = service(opened, budget=budget, retraining=ANEW).drain()
     assert (ended.kind, ended.done) == ("drained", 2)
     assert [one.method for one in opened.store.lineage(opened.store.serving())] == ["anew"]
