@@ -192,7 +192,7 @@ def killed_at_random(folder: Path, moments: random.Random) -> int:
     deaths = 0
     for _ in range(4):
         child = fork(story(folder, until=-1))
-        time.sleep(moments.uniform(0, 2.0))
+        time.sleep(moments.uniform(0, 0.5))  # the whole story takes a second or more
         os.kill(child, signal.SIGKILL)
         deaths += wait(child) == -signal.SIGKILL
     assert wait(fork(story(folder))) == 0, "after deaths at random"

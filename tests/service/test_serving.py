@@ -278,11 +278,12 @@ def test_drift_counts_from_the_root_of_the_lineage(tmp_path):
 
 
 def test_put_backs_count_from_when_a_request_was_last_done():
-    def count(*states):
-        return put_backs(Event(n, "", 1, state, "") for n, state in enumerate(states))
+    def count(*states, reason=""):
+        return put_backs(Event(n, "", 1, state, reason) for n, state in enumerate(states))
 
     assert count("accepted", "pending", "accepted", "pending", "done", "accepted") == 0
     assert count("accepted", "accepted", "pending", "pending", "accepted") == 1
+    assert count("accepted", "pending", "accepted", reason="not tried, it is retrained") == 0
 
 
 def test_the_story_that_is_killed_uses_the_loop_itself(opened):
