@@ -39,6 +39,10 @@ CONFIGURED = (
     *("benchmark", "corrective", "ensemble", "language", "nomus", "preflight", "quickstart"),
     *("regression", "train"),
 )
+REQUESTING = (
+    *("benchmark", "ensemble", "evaluate", "nomus", "quickstart", "serve_requests", "unlearn"),
+)
+REQUEST_FLAGS = {"benchmark": "requests", "serve_requests": "accept"}
 JOB: dict[str, Any] = {
     "name": "digits",
     "module": "experiments.train",
@@ -83,6 +87,9 @@ def a_command(binary: str, folders: Folders) -> list[str]:
         return ["verify", str(scratch / "certificates.jsonl")]
     if binary in ("unlearn", "evaluate"):
         return [f"--workdir={folders.trained(scratch / 'run')}", "--request=class:3"]
+    if binary == "serve_requests":
+        trained = folders.trained(scratch / "run")
+        return [f"--workdir={trained}", "--accept=class:3", "--only_accept"]
     if binary == "worker":
         return ["--processes=1", "--devices=1", "--max_seconds=9", "--module=tokenize"]
     if binary == "local":
@@ -169,13 +176,13 @@ def a_configuration(rng: random.Random, folders: Folders) -> Case:
 
 def a_request(rng: random.Random, folders: Folders) -> Case:
     """A request that means nothing, or a file of one that is damaged."""
-    binary = rng.choice(("benchmark", "ensemble", "nomus", "quickstart", "unlearn", "evaluate"))
+    binary = rng.choice(REQUESTING)
     request = rng.choice(REQUESTS)
     if rng.random() < 0.6:
         request = str(_request_file(rng, folders.scratch / "request"))
     if rng.random() < 0.1:
         request += ":class_3"
-    flag = f"--{'requests' if binary == 'benchmark' else 'request'}={request}"
+    flag = f"--{REQUEST_FLAGS.get(binary, 'request')}={request}"
     end = ["--dry_run"] if binary == "unlearn" else []
     return Case(binary, [*a_command(binary, folders), flag, *end], f"a request: {request[:90]}")
 

@@ -42,6 +42,10 @@ OWN = {
         *("batch_per_chip", "config", "data", "forget", "fsdp", "json", "methods", "sweep"),
         *("task", "topology"),
     },
+    "serve_requests": {
+        *("accept", "attempts", "batch", "budget", "data_dir", "gate", "key", "ledger", "method"),
+        *("only_accept", "operator", "oracles", "poll", "requests", "retrain", "seed", "workdir"),
+    },
     "sweep": {
         *("attempts", "block", "data_dir", "deaths", "dry_run", "lease_s", "storage", "sweep"),
         *("table", "workdir", "workers"),
@@ -58,6 +62,7 @@ REQUIRED = {
     "launch": {"spec"},
     "local": {"max_seconds", "processes"},
     "prepare": {"ids", "name", "train"},
+    "serve_requests": {"workdir"},
     "sweep": {"sweep"},
     "train": {"workdir"},
     "unlearn": {"workdir"},

@@ -59,3 +59,17 @@ def test_a_loop_with_a_store_is_killed_while_it_publishes_swaps_and_rolls_back(t
     run(tmp_path, "at", *points(total, 20, seed=2), **script)
     deaths = int(run(tmp_path, "random", 2, 5, **script))
     assert deaths >= 10, f"{deaths} of 20 were alive when they were killed"
+
+
+def test_the_whole_loop_is_killed_at_some_points(tmp_path):
+    # While a version is published that does not pass, and while the model is retrained.
+    run(tmp_path, "at", 640, 1150, script="serving_loop.py")
+
+
+@pytest.mark.slow
+def test_the_whole_loop_is_killed_at_150_points_and_at_52_random_moments(tmp_path):
+    script = {"script": "serving_loop.py"}
+    total = int(run(tmp_path, "count", **script))
+    run(tmp_path, "at", *points(total - 20, 150, seed=3), **script)
+    deaths = int(run(tmp_path, "random", 3, 13, **script))
+    assert deaths >= 26, f"{deaths} of 52 were alive when they were killed"
