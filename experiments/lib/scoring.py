@@ -40,6 +40,13 @@ def measure(
     return single.measure_model(task.info.task, parts, seed)
 
 
+def score(
+    task: Task, variables: PyTree, forget: mu.Batches, retain: mu.Batches, *, seed: int
+) -> tuple[dict[str, Metric], evaluation.Collapse]:
+    """`measure` where nobody asks for the outputs."""
+    return measure(task, outputs_of(task, variables, forget, retain), seed=seed)
+
+
 def outputs_of(
     task: Task, variables: PyTree, forget: mu.Batches, retain: mu.Batches
 ) -> dict[str, Part]:
