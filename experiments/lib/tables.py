@@ -133,6 +133,7 @@ def _cost(row: Row) -> Cost:
         passes,
         passes,
         wall_s=row.wall_s,
+        compile_s=row.compile_s,
         precompute_s=row.precompute_s,
         device=jax.devices()[0].device_kind,
     )

@@ -28,7 +28,8 @@ class Yardstick:
     "forget", "retain" and, where there is one, "test". oracles: margins f32[N', n] of retrained
     models. retrained: outputs f32[N, n, K] of other retrained models, whose numbers stand beside
     all others. others: outputs f32[N, n, K] of further retrained models, whose numbers stand beside
-    those of `retrained`: the gap between both is the floor of the gaps to `retrained`.
+    those of `retrained`: the gap between both is the floor of the gaps to `retrained`. attacked: on
+    how many models of a row the membership attack is run.
     """
 
     targets: np.ndarray
@@ -36,6 +37,7 @@ class Yardstick:
     oracles: np.ndarray
     retrained: np.ndarray
     others: np.ndarray | None = None
+    attacked: int = ATTACKED
 
     @functools.cached_property
     def reference(self) -> dict[str, Metric]:
@@ -194,7 +196,7 @@ def _retained(yardstick: Yardstick, split: str) -> np.ndarray:
 def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
     """Accuracy of the loss attack, forget against test, on some of the models."""
     found = []
-    for seed, one in enumerate(outputs[:ATTACKED]):
+    for seed, one in enumerate(outputs[: yardstick.attacked]):
         losses = np.asarray(evaluation.losses(one, yardstick.targets))
         forget, test = (losses[yardstick.positions[split]] for split in ("forget", "test"))
         found.append(membership(forget, test, seed))
