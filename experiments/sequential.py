@@ -45,6 +45,13 @@ METHODS = flags.DEFINE_multi_string(
 REQUESTS = define_count(FLAGS, "requests", 50, "How many requests.", least=2)
 SIZE = define_count(FLAGS, "size", 4, "Examples of each request, drawn at random.")
 MODELS = define_count(FLAGS, "models", 32, "Models N of each row; KLoM needs 20.")
+EVERY = define_count(
+    FLAGS,
+    "every",
+    5,
+    "Measure membership and KLoM after every so many requests, the first and the last; accuracies "
+    "and costs are measured after each.",
+)
 SHARDS = define_count(FLAGS, "shards", 4, "Shards of SISA.")
 SLICES = define_count(FLAGS, "slices", 4, "Slices of each shard.")
 SEED = define_seed(FLAGS, "Of the examples that are asked for.")
@@ -77,8 +84,9 @@ def run(config) -> None:
     counts = {"models": MODELS.value, "shards": SHARDS.value, "slices": SLICES.value}
     lineages = begin(task, requests, METHODS.value, workdir / "ensembles", **counts)
     asked = {"methods": METHODS.value, "size": SIZE.value, "seed": SEED.value}
+    asked["every"] = EVERY.value
     digest = digest_of(config, requests=REQUESTS.value, **asked, **counts)
-    found = run_sequence(task, requests, lineages, digest)
+    found = run_sequence(task, requests, lineages, every=EVERY.value, digest=digest)
     path = write_results(workdir / "results.jsonl", found)
     table = sequence_tables.page(found.records)
     write_text(workdir / "table.md", table)

@@ -97,8 +97,13 @@ def studies(task: Task, requests: np.ndarray, lineages: Lineages) -> Iterator[tu
         yield asked, Study(task, yardstick, rows)
 
 
-def run_sequence(task: Task, requests: np.ndarray, lineages: Lineages, digest: str = "") -> Run:
+def run_sequence(
+    task: Task, requests: np.ndarray, lineages: Lineages, *, every: int = 1, digest: str = ""
+) -> Run:
     """The records of all requests, and the arrays of the last one.
+
+    Every record has accuracies and the cost of its request; the membership attack and KLoM, which
+    take longer than the requests, are measured after the first, every `every`-th and the last one.
 
     The arrays hold what the models say of every example after the last request, and among `others`
     the ids of the requests, [K, size], and what SISA has trained again for each: "sisa first"
@@ -107,8 +112,9 @@ def run_sequence(task: Task, requests: np.ndarray, lineages: Lineages, digest: s
     kind = "{} random requests of {}".format(*requests.shape)
     records: list[Record] = []
     for asked, found in studies(task, requests, lineages):
+        whole = asked.number in (1, len(requests)) or asked.number % every == 0
         with stage(f"score request {asked.number}"):
-            records += _records(found, _forget_set(task, kind, asked))
+            records += _records(found, _forget_set(task, kind, asked), whole)
     touched = lineages.sharded.touched
     others = {"requests": requests} | {
         f"{SISA} {name}": np.stack([getattr(one, name) for one in touched])
@@ -123,9 +129,10 @@ def _forget_set(task: Task, kind: str, asked: Asked) -> ForgetSet:
     return dataclasses.replace(named, request=asked.number)
 
 
-def _records(study: Study, forget_set: ForgetSet) -> list[Record]:
+def _records(study: Study, forget_set: ForgetSet, whole: bool) -> list[Record]:
     """The records of a request; nothing has chosen the shards of SISA."""
+    make = tables.records if whole else tables.quick_records
     return [
         dataclasses.replace(record, selection="fixed default") if record.method == SISA else record
-        for record in tables.records(study, forget_set)
+        for record in make(study, forget_set)
     ]

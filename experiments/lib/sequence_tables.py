@@ -42,10 +42,13 @@ def chosen(numbers: Sequence[int], most: int = 5) -> list[int]:
 
 
 def page(records: Sequence[Record]) -> str:
-    """The table as Markdown: one line a row and request, what a request has cost, the whole too."""
+    """The table as Markdown: one line a row and request, and what all requests have cost.
+
+    Of the requests after which everything was measured, five at most.
+    """
     found = by_request(records)
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for number in chosen(list(found)):
+    for number in chosen([k for k, rows in found.items() if KLOM in rows[RETRAIN].metrics]):
         rows = found[number]
         for name in rows:
             if name != CONSTANT:

@@ -110,11 +110,13 @@ def _panel(numbered: Numbered, name: str) -> _Panel:
         return _Panel(f"{COST} of a request", "% of retraining", _costs(numbered), [], "log")
     rows: list[dict[str, Any]] = []
     bands: list[dict[str, Any]] = []
+    floor = False
     for number, records in numbered.items():
         found = [r.metrics[name] for r in records if name in r.metrics]
         goal = _goal(records, found, name)
         if goal is None:
             continue
+        floor = found[0].null is not None
         scale = 100.0 if found[0].unit == "fraction" else 1.0
         mean, low, high = goal
         bands.append(
@@ -127,7 +129,6 @@ def _panel(numbered: Numbered, name: str) -> _Panel:
                 if known := [metric for metric in some if metric.value is not None]:
                     row = {"row": method, "request": number, "state": state}
                     rows.append(row | _ends(_spread(known), mean, scale))
-    floor = any(metric.null is not None for metric in found) if rows else False
     y = "minus the floor" if floor else "minus retrained"
     wide = max((abs(row["y"]) for row in rows), default=0.0) > FAR
     return _Panel(name, y, rows, bands, "symlog" if wide else "linear")

@@ -14,7 +14,7 @@ MODULES = {
         for name in (
             *("benchmark", "certificate", "corrective", "ensemble", "evaluate", "language"),
             *("nomus", "passage", "prepare", "quickstart", "regression", "report", "sweep"),
-            *("train", "unlearn"),
+            *("sequential", "train", "unlearn"),
         )
     },
     "launch": "launch_tpu.launch",
