@@ -12,10 +12,11 @@ from experiments.configs import tuned_digits
 from experiments.lib import sequence_tables
 from experiments.lib.sequences import draw_requests
 from experiments.lib.tasks import make_task
-from mu_jax import datasets, page, plots, reporting
+from mu_jax import datasets, page, reporting
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "experiments/sweep_files/digits.sequential.jsonl"
+KLOM = sequence_tables.KLOM
 METHODS = ("ssd", "scrub", "neg_grad_plus", "influence")
 
 
@@ -52,9 +53,36 @@ def test_the_page_of_the_sequence_is_one_section_and_small(records):
 
 
 def test_what_is_said_of_the_drift_is_in_the_records(records):
-    """The sentences under the table: who drifts, who does not, and what a request costs."""
     found = sequence_tables.by_request(records)
-    assert plots.drift(records).to_dict(validate=False)["description"].startswith("50 requests")
-    last = found[50]
-    value = {name: last[name].metrics["retain accuracy"].value for name in last}
-    assert value["ssd"] < 0.5 < 0.95 < min(value[name] for name in ("scrub", "sisa", "influence"))
+    measured = [k for k, rows in found.items() if KLOM in rows["retrain"].metrics]
+
+    def percent(name, number, metric="retain accuracy"):
+        return round(100 * found[number][name].metrics[metric].value, 1)
+
+    assert [percent("ssd", k) for k in (1, 3, 10, 50)] == [97.8, 76.1, 30.4, 13.3]
+    collapsed = [k for k, rows in found.items() if rows["ssd"].status == "collapsed"]
+    assert (len(collapsed), collapsed[0]) == (15, 23)
+    others = {rows[name].status for rows in found.values() for name in (*METHODS[1:], "sisa")}
+    assert others == {"ok"}
+    klom = {
+        name: [found[k][name].metrics[KLOM].value for k in measured]
+        for name in ("do nothing", "retrain", *METHODS)
+    }
+    assert all(round(value, 2) == 11.51 for value in klom["scrub"][3:])
+    assert all(3.8 < value < 5 for value in klom["influence"][2:7])
+    half = [(a + b) / 2 for a, b in zip(klom["do nothing"], klom["retrain"])]
+    spent = {
+        name: next(k for k, value, most in zip(measured, klom[name], half) if value > most)
+        for name in METHODS
+    }
+    assert spent == {"ssd": 5, "scrub": 1, "neg_grad_plus": 5, "influence": 45}
+
+
+def test_the_costs_are_those_of_the_page(records):
+    found = sequence_tables.by_request(records)
+    passes = {
+        name: sum(rows[name].cost.forward for rows in found.values())
+        for name in ("retrain", "sisa", "influence")
+    }
+    assert round(passes["sisa"] / passes["retrain"], 2) == 0.55
+    assert round(passes["influence"] / passes["retrain"], 1) == 2.6
