@@ -30,7 +30,11 @@ from experiments.lib.paths import check_workdir
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, stage, write_config, write_text
 from experiments.lib.sequence_runs import begin, run_sequence
-from experiments.lib.sequences import check_suits_every_request, draw_requests
+from experiments.lib.sequences import (
+    check_shards,
+    check_suits_every_request,
+    draw_requests,
+)
 from experiments.lib.tasks import lookup
 from mu_jax.scoring.ensembles import FEWEST
 
@@ -79,6 +83,7 @@ def run(config) -> None:
     for name in METHODS.value:
         lookup(task.config.methods.to_dict(), name, "method of the configuration")
         check_suits_every_request(task, name)
+    check_shards(task, SHARDS.value, SLICES.value)
     requests = draw_requests(task, REQUESTS.value, SIZE.value, SEED.value)
     write_config(workdir, config)
     counts = {"models": MODELS.value, "shards": SHARDS.value, "slices": SLICES.value}

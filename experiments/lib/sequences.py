@@ -81,6 +81,16 @@ def with_room(examples: mu.Batches, rows: int) -> mu.Batches:
     return filled.replace(weight=np.where(used, np.asarray(filled.weight), 0).astype(np.float32))
 
 
+def check_shards(task: Task, shards: int, slices: int) -> None:
+    """Refuse slices that would have hardly an example each."""
+    most = task.train.num_examples
+    if 2 * shards * slices > most:
+        raise ValueError(
+            f"expected shards with two examples a slice, found {shards} shards of {slices} slices "
+            f"for {most} training examples; lower --shards or --slices"
+        )
+
+
 def check_suits_every_request(task: Task, name: str) -> None:
     """Refuse a method whose program is made from the examples of one request."""
     if method_arguments(task, name).get("method", name) in DEPENDENT:

@@ -144,13 +144,11 @@ def _goal(
 
 def _spread(known: Sequence[Metric]) -> Spread:
     """Of one record the interval that it has, of several the one over seeds."""
-    one = known[0]
-    if len(known) > 1:
-        return spread([metric.value for metric in known], models="seeds")
-    if one.low is None or one.high is None:
-        return spread([one.value], models="seeds")
+    values, one = [float(metric.value or 0.0) for metric in known], known[0]
+    if len(known) > 1 or one.low is None or one.high is None:
+        return spread(values, models="seeds")
     what = f"95 % interval over {one.n} models"
-    return Spread(float(one.value or 0.0), one.low, one.high, one.n or 1, what)
+    return Spread(values[0], one.low, one.high, one.n or 1, what)
 
 
 def _ends(one: Spread, goal: float, scale: float) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _costs(numbered: Numbered) -> list[dict[str, Any]]:
         for record in records:
             if record.cost.wall_s:
                 times.setdefault(record.method, []).append(record.cost.wall_s)
-        whole = times.pop(RETRAIN, None)
+        whole = times.pop(RETRAIN, [])
         for method in (name for name in _labels(records) if whole and name in times):
             share = 100 * float(np.mean(times[method]) / np.mean(whole))
             row = {"row": method, "request": number, "state": "ok", "what": "mean of the models"}
@@ -188,7 +186,8 @@ def _worst(panel: _Panel) -> str:
 
 def _broken(numbered: Numbered) -> Iterator[str]:
     """Sentences on what collapsed, and on what is not drawn."""
-    collapsed, lost = {}, {}
+    collapsed: dict[str, list[int]] = {}
+    lost: dict[str, int] = {}
     for number, records in numbered.items():
         for record in records:
             if record.method not in _labels(records):

@@ -168,6 +168,7 @@ def test_the_sequence_is_drawn_and_has_its_table(steps):
         (["--models=4"], "expected at least 20 models, below which KLoM is noise, found 4"),
         (["--methods=sdd"], "expected a method of the configuration among bad_teacher, "),
         (["--methods=dmm"], "expected a method whose program suits every request, found 'dmm'"),
+        (["--shards=126"], "found 126 shards of 4 slices for 1000 training examples"),
         (["--size=11"], "at most half of 1000 training examples, found 50 of 11"),
     ],
 )
