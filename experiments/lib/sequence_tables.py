@@ -34,7 +34,7 @@ def chosen(numbers: Sequence[int], most: int = 5) -> list[int]:
 
     Example:
         >>> chosen(range(1, 51))
-        [1, 13, 26, 38, 50]
+        [1, 14, 26, 38, 50]
     """
     numbers = list(numbers)
     places = np.linspace(0, len(numbers) - 1, min(most, len(numbers)))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from compilations import counted_compilations
-from in_process import refused
+from in_process import call, refused
 
 import mu_jax as mu
 from experiments.configs import tuned_digits
@@ -17,7 +17,7 @@ from experiments.lib.populations import everything
 from experiments.lib.sequence_runs import begin, run_sequence
 from experiments.lib.sequences import Touched, ask, draw_requests, with_room
 from experiments.lib.tasks import make_task
-from mu_jax import ensembles, plots
+from mu_jax import ensembles, plots, reporting
 
 MODELS, REQUESTS, SIZE = 3, 3, 3  # of fewer than ten examples there is no membership attack
 
@@ -175,3 +175,17 @@ def test_the_sequence_is_drawn_and_has_its_table(steps):
 def test_what_cannot_be_run_is_refused_before_anything_is_trained(tmp_path, flags, said):
     assert said in refused("sequential", f"--workdir={tmp_path / 'run'}", *flags)
     assert not (tmp_path / "run" / "ensembles").exists()
+
+
+@pytest.mark.slow
+def test_the_binary_leaves_records_arrays_a_table_and_the_page(tmp_path):
+    small = ["--config.limit=160", "--config.training.epochs=4", "--config.training.batch_size=16"]
+    flags = ["--models=20", "--requests=2", "--methods=ssd", "--shards=2", "--slices=2"]
+    ended = call("sequential", f"--workdir={tmp_path}", *flags, *small)
+    assert ended.returncode == 0, ended.stderr
+    run = reporting.read_run(tmp_path / "results.jsonl")
+    assert {record.forget_set.request for record in run.records} == {1, 2} and run.digest
+    table = (tmp_path / "table.md").read_text()
+    assert table == sequence_tables.page(run.records) and table in ended.stdout
+    assert 'id="set0-drift-title"' in (tmp_path / "report.html").read_text()
+    assert run.arrays["2 random requests of 4"].others["requests"].shape == (2, 4)
