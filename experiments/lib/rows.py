@@ -44,6 +44,7 @@ class Row(NamedTuple):
     """One method: outputs f32[N, n, K] on the training and test examples, and what it cost.
 
     seen: variables of the first `SEEN` models, to look inside; None where there are none.
+    compile_s: seconds of compilation, where they were measured.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row(NamedTuple):
     passes: float | None = None
     hyperparameters: dict[str, Any] = {}  # noqa: RUF012
     seen: Any = None
+    compile_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

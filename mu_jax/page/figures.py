@@ -144,19 +144,20 @@ _DRIFT = _Kind(
     "drift",
     "Drift over requests",
     "Each request is unlearned from what the one before has left: a line that leaves the band of "
-    "retrained models says after how many requests to retrain.",
+    "retrained models says after how many requests to retrain. Crosses are rows that collapsed.",
     lambda records: plots.drift(records),
 )
 
 
 def figures_of(part: Part) -> list[Figure]:
-    """All figures of a forget set, in order of the page."""
+    """All figures of a forget set, in order of the page; of a sequence its drift before all."""
+    drifted = [_single(_DRIFT, part.sequence)] if part.sequence else []
     first, *others = [_single(kind, part) for kind in _OF_RECORDS]
     if part.arrays is None:
-        return [first, *others]
+        return [*drifted, first, *others]
     found = [_single(kind, part, part.arrays) for kind in _OF_ARRAYS]
     found += [_by_row(kind, part.arrays) for kind in _OF_ROWS]
-    return [first, *found, *others]
+    return [*drifted, first, *found, *others]
 
 
 def drift_of(parts: Sequence[Part]) -> Figure:

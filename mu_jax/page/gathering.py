@@ -13,10 +13,11 @@ _BY_ROW = ("examples", "similarity", "edits", "ratios", "relearning")
 
 
 class Part(NamedTuple):
-    """What the page shows of one forget set.
+    """What the page shows of one forget set, or of a sequence of requests after the last one.
 
     records: as they were read. rows: the records behind tables and figures, see `joined`. beside:
-    metrics of another run of the same methods. notes: sentences on what was put together.
+    metrics of another run of the same methods. notes: sentences on what was put together. sequence:
+    the records of all requests of a sequence.
     """
 
     forget_set: ForgetSet
@@ -25,11 +26,13 @@ class Part(NamedTuple):
     notes: tuple[str, ...] = ()
     rows: tuple[Record, ...] = ()
     beside: tuple[str, ...] = ()
+    sequence: tuple[Record, ...] = ()
 
 
 def gather(runs: Sequence[Run]) -> list[Part]:
     """The records and arrays of each forget set, over all runs, in order of appearance.
 
+    The requests of a sequence are one part: the records of its last request, and those of all.
     Of two runs with arrays of one row the later one counts, as of two records of one seed.
 
     Raises:
@@ -56,7 +59,31 @@ def gather(runs: Sequence[Run]) -> list[Part]:
         parts.append(
             Part(one, tuple(r for each in records for r in each), arrays, notes, rows, beside)
         )
-    return parts
+    return _of_sequences(parts)
+
+
+def _of_sequences(parts: Sequence[Part]) -> list[Part]:
+    """The parts, those of the requests of one sequence as one."""
+    found: dict[tuple[str, ForgetSet | None], list[Part]] = {}
+    for part in parts:
+        one = part.forget_set
+        found.setdefault((one.kind, None if one.request else one), []).append(part)
+    return [
+        _last(several) if several[0].forget_set.request else several[0]
+        for several in found.values()
+    ]
+
+
+def _last(several: Sequence[Part]) -> Part:
+    """The part of a sequence: what there is after its last request."""
+    last = max(several, key=lambda part: part.forget_set.request)
+    note = (
+        f"{len(several)} requests one after another, each unlearned from what the one before has "
+        f"left. The table and the figures of examples are of all that was forgotten after request "
+        f"{last.forget_set.request}."
+    )
+    records = tuple(record for part in several for record in part.records)
+    return last._replace(notes=(note, *last.notes), sequence=records)
 
 
 def joined(runs: Sequence[Sequence[Record]]) -> tuple[tuple[Record, ...], tuple[str, ...]]:

@@ -24,13 +24,19 @@ def record_lines(records: Sequence[Record]) -> Lines:
     names = list(metric_kinds(records))
     body = tuple(
         (
-            f"{record.method}{'' if record.status == 'ok' else f' ({record.status})'}",
+            _label(record),
             str(record.seed),
             *(_text(record.metrics.get(name)) for name in names),
         )
         for record in records[:MOST]
     )
     return Lines(("method", "seed", *names), body, max(len(records) - MOST, 0))
+
+
+def _label(record: Record) -> str:
+    number, status = record.forget_set.request, record.status
+    said = record.method if status == "ok" else f"{record.method} ({status})"
+    return f"{said}, request {number}" if number else said
 
 
 def _text(metric: Metric | None) -> str:

@@ -42,6 +42,7 @@ def render(runs: Sequence[Run], *, title: str = "Unlearning report") -> str:
     The page has 0.9 MB of that library, at most 3,000 examples and 1.5 MB of their images.
     """
     parts = gather(runs)
+    alone = [part for part in parts if not part.sequence]
     return _template("page.html").render(
         title=title,
         library=_markup(drawing_library()),
@@ -51,7 +52,7 @@ def render(runs: Sequence[Run], *, title: str = "Unlearning report") -> str:
         runs=[_provenance(run) for run in runs],
         version=__version__,
         parts=[_view(part, number) for number, part in enumerate(parts)],
-        drift=drift_of(parts) if len(parts) > 1 else None,
+        drift=drift_of(alone) if len(alone) > 1 else None,
     )
 
 
@@ -86,8 +87,8 @@ def _view(part: Part, number: int) -> dict[str, Any]:
         "why_no_examples": found if isinstance(found, str) else "",
         "examples": found if isinstance(found, dict) else None,
         "packed": "" if isinstance(found, str) else pack(found),
-        "lines": record_lines(part.records),
-        "json_lines": pack_text(as_json_lines(part.records)),
+        "lines": record_lines(part.sequence or part.records),
+        "json_lines": pack_text(as_json_lines(part.sequence or part.records)),
     }
 
 

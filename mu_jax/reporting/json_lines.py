@@ -24,7 +24,7 @@ def _object(values: Any, what: str) -> dict[str, Any]:
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("method", "selection", "run_id", "config_hash", "device"), str),
     **dict.fromkeys(("kind", "hash", "status", "reason", "direction", "unit"), str),
-    **dict.fromkeys(("seed", "size", "schema"), int),
+    **dict.fromkeys(("seed", "size", "schema", "request"), int),
     **dict.fromkeys(("hyperparameters", "arrays"), dict),
     "ids": list,
 }
@@ -93,10 +93,11 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(record: Record) -> dict[str, Any]:
-    """All fields; of remarks and people's ids only those that there are."""
+    """All fields; of remarks, people's ids and numbers of requests only those that there are."""
     values = asdict(record)
-    if not record.forget_set.ids:
-        del values["forget_set"]["ids"]
+    for name in ("ids", "request"):
+        if not values["forget_set"][name]:
+            del values["forget_set"][name]
     for metric in values["metrics"].values():
         for name in ("no_interval", "note"):
             if not metric[name]:

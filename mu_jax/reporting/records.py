@@ -39,15 +39,24 @@ class ForgetSet:
     """What was to be forgotten: a kind in words ("class 3"), its size, a hash of its ids.
 
     ids: the ids that people have (see `mu.id_table`), where there are some: the first `NAMED`.
+    request: the number, from 1, of a request in a sequence of which each is unlearned from what the
+    one before has left. The sets of a sequence have one `kind`, and each holds all that was asked
+    for up to its request. 0 is a set by itself.
     """
 
     kind: str
     size: int
     hash: str = ""
     ids: tuple[str, ...] = ()
+    request: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "ids", tuple(self.ids))
+        if self.request < 0:
+            raise ValueError(
+                f"expected the number of a request, from 1, or 0 for a set by itself, found "
+                f"{self.request}: count requests from 1"
+            )
 
 
 @dataclass(frozen=True)

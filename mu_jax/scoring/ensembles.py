@@ -28,7 +28,8 @@ class Yardstick:
     "forget", "retain" and, where there is one, "test". oracles: margins f32[N', n] of retrained
     models. retrained: outputs f32[N, n, K] of other retrained models, whose numbers stand beside
     all others. others: outputs f32[N, n, K] of further retrained models, whose numbers stand beside
-    those of `retrained`: the gap between both is the floor of the gaps to `retrained`.
+    those of `retrained`: the gap between both is the floor of the gaps to `retrained`. attacked: on
+    how many models of a row the membership attack is run.
     """
 
     targets: np.ndarray
@@ -36,6 +37,7 @@ class Yardstick:
     oracles: np.ndarray
     retrained: np.ndarray
     others: np.ndarray | None = None
+    attacked: int = ATTACKED
 
     @functools.cached_property
     def reference(self) -> dict[str, Metric]:
@@ -111,11 +113,32 @@ def measure(
     return beside
 
 
+def measure_accuracies(
+    yardstick: Yardstick, outputs: np.ndarray, *, retrained: bool = False
+) -> dict[str, Metric]:
+    """What `measure` says of accuracies and collapsed models alone, which costs next to nothing.
+
+    Args:
+      yardstick, outputs, retrained: as for `measure`.
+    """
+    found = {}
+    beside = yardstick.others if retrained and yardstick.others is not None else None
+    reference = _accuracies(yardstick, yardstick.retrained if beside is None else beside)
+    for name, metric in _accuracies(yardstick, outputs).items():
+        found[name] = _beside(metric, reference[name])
+    return {**found, COLLAPSED: _counted(yardstick, outputs)}
+
+
+def _counted(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
+    """How many of the models have collapsed."""
+    number = count_collapsed(yardstick, outputs).collapsed
+    return Metric(number, n=len(outputs), direction="lower is better", unit="models")
+
+
 def _measure(
     yardstick: Yardstick, outputs: np.ndarray, klom: np.ndarray | None
 ) -> dict[str, Metric]:
-    number = count_collapsed(yardstick, outputs).collapsed
-    counted = Metric(number, n=len(outputs), direction="lower is better", unit="models")
+    counted = _counted(yardstick, outputs)
     if klom is None:
         return {**_missing(yardstick, outputs), COLLAPSED: counted}
     metrics = {
@@ -127,14 +150,22 @@ def _measure(
 
 def _fractions(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
     """Mean accuracies and membership attack of N models with finite outputs."""
-    correct = outputs.argmax(-1) == yardstick.targets
-    metrics = {
-        f"{split} accuracy": _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
-        for split in yardstick.positions
-    }
+    metrics = _accuracies(yardstick, outputs)
     if "test" in yardstick.positions:
         metrics["MIA"] = _membership(yardstick, outputs)
     return metrics
+
+
+def _accuracies(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
+    """Mean accuracies of N models, missing where an output is NaN or infinite."""
+    if not np.isfinite(outputs).all():
+        found = _missing(yardstick, outputs)
+        return {name: metric for name, metric in found.items() if name.endswith("accuracy")}
+    correct = outputs.argmax(-1) == yardstick.targets
+    return {
+        f"{split} accuracy": _mean(correct[:, _retained(yardstick, split)].mean(axis=1))
+        for split in yardstick.positions
+    }
 
 
 def _missing(yardstick: Yardstick, outputs: np.ndarray) -> dict[str, Metric]:
@@ -194,7 +225,7 @@ def _retained(yardstick: Yardstick, split: str) -> np.ndarray:
 def _membership(yardstick: Yardstick, outputs: np.ndarray) -> Metric:
     """Accuracy of the loss attack, forget against test, on some of the models."""
     found = []
-    for seed, one in enumerate(outputs[:ATTACKED]):
+    for seed, one in enumerate(outputs[: yardstick.attacked]):
         losses = np.asarray(evaluation.losses(one, yardstick.targets))
         forget, test = (losses[yardstick.positions[split]] for split in ("forget", "test"))
         found.append(membership(forget, test, seed))

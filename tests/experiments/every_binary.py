@@ -14,7 +14,7 @@ MODULES = {
         for name in (
             *("benchmark", "certificate", "corrective", "ensemble", "evaluate", "language"),
             *("nomus", "passage", "prepare", "quickstart", "regression", "report", "sweep"),
-            *("serve_requests", "train", "unlearn"),
+            *("sequential", "serve_requests", "train", "unlearn"),
         )
     },
     "launch": "launch_tpu.launch",

@@ -24,6 +24,7 @@ FIELDS = " ".join(FIELDS).split()
 OWN_FIELDS = {
     "corrective": "trigger trigger.size manipulations manipulations.poison known_seed methods_of "
     "manipulations.poison.count manipulations.interclass.classes manipulations.poison.label",
+    "sequential": "methods.scrub methods.scrub.epochs methods.influence.damping training.schedule",
     "language": "task data data.secrets data.context data.corpus data.forget data.planted splits "
     "model.width model.num_heads relearning relearning.shown relearning.steps methods.npo block "
     "methods.npo.beta methods.npo.sam methods.npo.steps unlearning unlearning.secret_weight",
@@ -34,10 +35,11 @@ BASE = {
     "language": "language_secrets",
     "nomus": "nomus_digits",
     "regression": "diabetes",
+    "sequential": "tuned_digits",
 }
 CONFIGURED = (
     *("benchmark", "corrective", "ensemble", "language", "nomus", "preflight", "quickstart"),
-    *("regression", "train"),
+    *("regression", "sequential", "train"),
 )
 REQUESTING = (
     *("benchmark", "ensemble", "evaluate", "nomus", "quickstart", "serve_requests", "unlearn"),

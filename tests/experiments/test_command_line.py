@@ -36,6 +36,10 @@ OWN = {
     "quickstart": {"config", "first_seed", "models", "request", "seeds", "task", "workdir"},
     "regression": {"config", "seeds", "task", "workdir"},
     "report": {"html", "markdown", "over_runs", "picture", "title"},
+    "sequential": {
+        *("config", "every", "methods", "models", "requests", "seed", "shards", "size", "slices"),
+        *("task", "workdir"),
+    },
     "launch": {"budget_chip_hours", "dry_run", "engine", "spec", "yes"},
     "local": {"labels", "max_seconds", "processes"},
     "preflight": {
@@ -176,7 +180,7 @@ def test_what_is_wrong_is_said_in_one_sentence(binary, arguments, said):
     assert said in sentence and sentence.startswith("expected ") and "\n" not in sentence
 
 
-@pytest.mark.parametrize("binary", ["ensemble", "quickstart", "train", "unlearn"])
+@pytest.mark.parametrize("binary", ["ensemble", "quickstart", "sequential", "train", "unlearn"])
 def test_a_seed_of_another_key_is_refused(binary):
     module = module_of(binary)
     name = "first_seed" if binary == "quickstart" else "seed"

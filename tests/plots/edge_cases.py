@@ -38,7 +38,9 @@ class Case:
 def _case(arrays, change=lambda record: record, seeds=3):
     records = [change(r) for r in make_records(arrays, seeds)]
     requests = [
-        dataclasses.replace(r, hyperparameters={"request": k}) for k in (1, 2) for r in records
+        dataclasses.replace(r, forget_set=dataclasses.replace(r.forget_set, request=k))
+        for k in (1, 2)
+        for r in records
     ]
     sweep = make_sweep(make_arrays(rows=FEW), methods=(BROKEN,))
     settings = [change(r) for r in sweep if seeds > 1 or r.method != RETRAIN or r.seed == 0]

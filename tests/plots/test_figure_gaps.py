@@ -15,14 +15,13 @@ from plot_cases import (
     arrays,
     make_arrays,
     make_records,
-    make_requests,
     make_sweep,
     records,
     rows_of,
 )
 
 from mu_jax import plots
-from mu_jax.reporting import Arrays, Cost, Curve, Histogram, Metric, Record, missing
+from mu_jax.reporting import Arrays, Cost, Curve, ForgetSet, Histogram, Metric, Record, missing
 
 NO_ORACLE = [
     dataclasses.replace(
@@ -103,7 +102,12 @@ NOTHING = {
     "drift: one request": (lambda: plots.drift(records()), "two requests or more"),
     "drift: no oracle": (
         lambda: plots.drift(
-            [dataclasses.replace(r, hyperparameters={"request": r.seed}) for r in NO_ORACLE]
+            [
+                dataclasses.replace(
+                    r, forget_set=ForgetSet("a sequence", 9, request=1 + r.seed), cost=Cost()
+                )
+                for r in NO_ORACLE
+            ]
         ),
         "no metric has the value of retrained",
     ),
@@ -191,15 +195,6 @@ def test_a_sweep_says_what_collapsed_and_a_missing_floor():
     sweep = [r for r in make_sweep(arrays(), ("ssd",)) if r.method != "retrain"]
     text = said(plots.landscape(sweep))
     assert "ssd 1 of 12" in text and "The floor is not known" in text
-
-
-def test_numbers_of_requests_are_those_of_the_records():
-    changed = [
-        dataclasses.replace(r, hyperparameters={"request": r.forget_set.size})
-        for r in make_requests(arrays(), 2)
-    ]
-    rows = rows_of(plots.drift(changed).to_dict(validate=False))
-    assert {row["request"] for row in rows if "request" in row} == {10, 20}
 
 
 def test_oracles_of_somebody_else_are_compared_with_and_are_no_method():

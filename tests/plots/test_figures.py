@@ -27,7 +27,11 @@ LOOKS = {
     "relearning": (set(), 0, ["steps of training", "accuracy on the forget set"]),
     "run_time": (set(), 0, ["% of the run time of retraining", "(less is better)"]),
     "landscape": ({"log", "symlog"}, 2, ["average gap to retraining, points", "alpha", "norm"]),
-    "drift": (set(), 3, ["number of the request", "minus retrained"]),
+    "drift": (
+        {"log", "symlog"},
+        4,
+        ["number of the request", "minus retrained", "% of retraining", "the band is the goal"],
+    ),
     "examples": (set(), 2, ["margin of ssd", "examples chosen"]),
 }
 

@@ -255,6 +255,28 @@ def test_sequential_requests_have_a_part_each_and_one_over_all():
     assert found.inside("all-drift", "figure")
 
 
+def test_a_sequence_of_requests_is_one_section_with_its_drift():
+    records = [
+        record
+        for k in (1, 2, 3)
+        for record in records_of(
+            [RETRAIN, NOTHING, "ssd"],
+            4,
+            forget_set=ForgetSet("3 requests", 5 * k, f"{k}", request=k),
+        )
+    ]
+    other = ForgetSet("3 requests", 5, "a set by itself of the same name")
+    found = parsed(Run(tuple(records)), Run(records_of([RETRAIN, "ssd"], 4, forget_set=other)))
+    ids = {element.attributes.get("id") for element in found.elements}
+    assert {"set0-title", "set1-title", "set0-drift"} <= ids
+    assert not {"set2-title", "set1-drift", "all-drift"} & ids
+    assert found.inside("set0-drift", "figure")
+    assert "after request 3" in found.visible and "3 requests one after another" in found.visible
+    assert "15" in found.by_id("set0-title").text
+    assert len(found.unpacked_text("set0-lines").splitlines()) == len(records)
+    assert "ssd, request 2" in found.visible
+
+
 def test_settings_of_a_sweep_are_rows_and_have_their_landscape():
     run = small_run()
     tried = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +208,19 @@ def test_a_field_of_another_kind_is_one_sentence(name, value):
     values = json.loads(reporting.to_json(full_record()))
     with pytest.raises(ValueError, match=r"^expected \w+ for \w+ in .*, found"):
         reporting.from_json(json.dumps({**values, name: value}))
+
+
+def test_the_number_of_a_request_is_kept_and_stands_in_no_other_line():
+    record = full_record()
+    one = dataclasses.replace(record.forget_set, request=7)
+    line = reporting.to_json(dataclasses.replace(record, forget_set=one))
+    assert reporting.from_json(line).forget_set == one != record.forget_set
+    assert "request" not in reporting.to_json(record)
+    for wrong in ('"7"', "-1", "true", "null", "1.5"):
+        with pytest.raises(
+            ValueError, match=r"^expected (int for request|the number of a request)"
+        ):
+            reporting.from_json(line.replace('"request": 7', f'"request": {wrong}'))
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"seed": ' + "9" * 5_000 + "}"])
