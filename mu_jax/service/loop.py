@@ -14,6 +14,7 @@ from mu_jax.exact.requests import Spent
 from mu_jax.service import drift
 from mu_jax.service.drift import UNTRIED, Budget, Drift
 from mu_jax.service.gate import Gate, with_membership
+from mu_jax.service.guarantees import APPROXIMATE
 from mu_jax.service.ledger import Ledger
 from mu_jax.service.recipes import Job, Made, Recipe
 from mu_jax.service.runs import Work
@@ -25,6 +26,10 @@ from mu_jax.store.versions import Overtaken, Store, Version
 
 PyTree = Any
 _ASKS_NOTHING, _NO_LIMIT = Gate(), Budget()
+_FOUND = (
+    "The version was found serving when this was signed: which bounds it was held to is not known, "
+    "nor whether its method removes or only hides."
+)
 
 
 class Outcome(NamedTuple):
@@ -113,6 +118,8 @@ class Service:
 
     def _serve(self, worker: Worker, work: Work) -> Outcome:
         """One run, and where it must be the retraining that follows."""
+        if np.isin(work.forget, self.store.forgotten(serving := self._serving())).all():
+            return self._finish(worker, work, serving)  # a killed worker's, or somebody else's
         reason = self._must_retrain(work)
         if not reason:
             try:
@@ -142,7 +149,7 @@ class Service:
             self.report(f"{_requests(work)}: {name} does not serve, since {withheld}; {serving}")
             worker.put_back(work, withheld)
             return Outcome("drained", "", 0)
-        return self._finish(worker, work, self.unlearning, version)
+        return self._swap(worker, work, version)
 
     def _anew(self, worker: Worker, work: Work, reason: str) -> Outcome:
         """Begin a new lineage with everything that was asked for until now."""
@@ -165,7 +172,7 @@ class Service:
                 "ask for less, or change the recipe of the training",
                 0,
             )
-        return self._finish(worker, work, self.retraining, version)
+        return self._swap(worker, work, version)
 
     def _version(
         self, work: Work, recipe: Recipe, parent: int | None, forgotten: np.ndarray
@@ -206,28 +213,34 @@ class Service:
             reasons.append(self.budget.spent(drifted))
         return "; ".join(filter(None, reasons))
 
-    def _finish(self, worker: Worker, work: Work, recipe: Recipe, version: int) -> Outcome:
-        """Serve a version, and write down that the requests are done."""
+    def _swap(self, worker: Worker, work: Work, version: int) -> Outcome:
+        """Serve a version, where the one from which the run began still serves."""
         try:
             self.store.swap(version, expected=work.parent)
         except Overtaken as error:
             self.report(f"{_requests(work)}: version {version} does not serve: {error}")
             worker.put_back(work, "another version began to serve meanwhile")
             return Outcome("drained", "", 0)
+        return self._finish(worker, work, version)
+
+    def _finish(self, worker: Worker, work: Work, version: int) -> Outcome:
+        """Write down that the requests are done by the version that serves."""
         record = self.store.lineage(version)[0]
-        certificate = self._certificate(work, recipe, record)
+        certificate = self._certificate(work, record)
         worker.finish(work, version=version, certificate=certificate)
         if self.signer is not None and certificate is not None:
             self.signer.write(certificate)
         self.report(
-            f"{_requests(work)}: version {version} serves, {recipe.method} forgot "
+            f"{_requests(work)}: version {version} serves, {record.method} forgot "
             f"{len(work.forget)} examples"
         )
         return Outcome("drained", "", len(work.requests))
 
-    def _certificate(self, work: Work, recipe: Recipe, record: Version) -> bytes | None:
+    def _certificate(self, work: Work, record: Version) -> bytes | None:
         if self.signer is None:
             return None
+        recipes = filter(None, (self.unlearning, self.retraining))
+        made = [each for each in recipes if self._identity(work, each) == record.identity]
         arrays = {"variables": self.store.restore(record.version, like=self.like)}
         forget, retain = self.split(work)
         inputs = {"forget": forget, "retain": retain}
@@ -237,15 +250,16 @@ class Service:
             asked=work.requests,
             forgotten=work.forget if record.parent else self.store.forgotten(record.version),
             method=record.method,
-            aim=recipe.aim,
+            aim=made[0].aim if made else "removal",
             parameters=record.hyperparameters,
             parent=record.parent,
             version=record.version,
-            guarantee=recipe.guarantee,
+            guarantee=made[0].guarantee if made else APPROXIMATE,
             measured=record.metrics,
-            thresholds=self.gate.thresholds,
+            thresholds=self.gate.thresholds if made else {},
             inputs=inputs,
             outputs=arrays,
+            notes=() if made else (_FOUND,),
         )
         return self.signer.sign(self.ledger, statement)
 

@@ -23,6 +23,8 @@ from mu_jax.service import (
     Recipe,
     Service,
     Signer,
+    Worker,
+    certificates,
     keys,
     of_lineage,
     put_backs,
@@ -155,6 +157,38 @@ def test_a_version_of_somebody_else_that_began_to_serve_is_the_parent_of_the_nex
     assert service(opened, slow).drain().done == 4
     lineage = opened.store.lineage(opened.store.serving())
     assert [one.method for one in lineage] == ["mine"] * 4 + ["other", "train"]
+
+
+@pytest.mark.parametrize("second", [{"gate": Gate(retain_accuracy=0.8)}, {"unlearning": ANEW}])
+def test_a_death_after_the_swap_is_followed_by_no_second_version_whatever_is_asked_then(
+    opened, monkeypatch, second
+):
+    keys.make_key(opened.folder / "key")
+    signer = Signer(keys.read_key(opened.folder / "key"), "ACME", opened.folder / "certificates")
+    first = {"gate": Gate(retain_accuracy=0.7), "signer": signer}
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Worker, "finish", dies)
+        service(opened, **first).drain()
+    assert opened.store.serving() == 2 and opened.ledger.request(1).state == "pending"
+    assert service(opened, **first | second).drain().done == 4
+    assert [one.version for one in opened.ledger.requests("done")] == [2, 3, 4, 5]
+    assert len(opened.store.history()) == 5 and opened.store.forgotten().tolist() == [*range(8)]
+    chain = certificates.verify(opened.ledger.certificates())
+    assert [one.record["done"]["version"] for one in chain] == [2, 3, 4, 5]
+    assert chain[0].record["done"]["method"] == "mine" and not chain[0].record["thresholds"]
+    assert chain[0].record["done"]["guarantee"] == {"kind": "approximate"}
+
+
+def test_what_somebody_else_has_forgotten_meanwhile_is_done_and_not_forgotten_again(opened):
+    other = opened.store.publish(LIKE, method="other", parent=1, forgotten=[0, 1], ids=TABLE)
+    opened.store.swap(other)
+    assert service(opened).drain().done == 4
+    assert [one.version for one in opened.ledger.requests("done")] == [2, 3, 4, 5]
+    assert [one.method for one in opened.store.history()] == ["train", "other"] + ["mine"] * 3
 
 
 def test_the_key_of_the_certificates_is_asked_for_before_anything_is_done(opened):
