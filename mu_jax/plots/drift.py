@@ -204,7 +204,8 @@ def _broken(numbered: Numbered) -> Iterator[str]:
         )
         yield f"Crosses, collapsed: {said}."
     if lost:
-        yield f"Left out, failed or without a value: {words(f'{k} of {n}' for n, k in lost.items())}."
+        said = words(f"{count} of {name}" for name, count in lost.items())
+        yield f"Left out, failed or without a value: {said}."
 
 
 def _draw(panel: _Panel, labels: Labels, *, left: bool, many: bool) -> Any:

@@ -43,7 +43,7 @@ def test_drift_marks_what_collapsed_and_counts_what_has_no_value():
     states = {(row["request"], row["state"]) for row in rows if row["y"] < 0}
     assert states == {(1, "ok"), (2, "ok"), (3, "collapsed"), (4, "collapsed")}
     assert "collapsed: ssd at 2 of 4 requests, first at 3" in said(chart)
-    assert "Left out, failed or without a value: scrub 1." in said(chart)
+    assert "Left out, failed or without a value: 1 of scrub." in said(chart)
 
 
 def test_intervals_of_many_requests_are_bands_and_those_of_the_records():
