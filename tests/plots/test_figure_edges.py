@@ -88,6 +88,7 @@ def drawn(name, which):
         return None, str(error)
 
 
+@pytest.mark.quick(*(f"*-{which}" for which in CASES if which != "40 methods"), "run_time-*")
 @pytest.mark.parametrize("which", CASES)
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_sentence_stands_in_the_place_of_what_is_lacking(name, which):
@@ -115,6 +116,7 @@ def test_a_row_without_numbers_has_no_mark(name):
     assert all(row["what"] == "mean of the models" for row in own)  # run times of drift
 
 
+@pytest.mark.quick("run_time", "tradeoff")
 @pytest.mark.parametrize("name", OF_ALL)
 def test_forty_methods_are_all_there(name):
     spec, _ = drawn(name, "40 methods")

@@ -39,7 +39,11 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+MANY_AND_LONG = pytest.param("40 methods", marks=pytest.mark.slow)
+EACH = [MANY_AND_LONG if name == "40 methods" else name for name in CASES]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def found(request):
     lacking = case(request.param)
     run = Run(tuple(lacking.records), {lacking.records[0].forget_set.kind: lacking.arrays})
@@ -103,7 +107,7 @@ def test_single_examples_are_there_or_a_sentence(found):
     assert name != "40 methods" or set(MANY) <= set(rows)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_drift_over_two_requests_is_drawn_or_a_sentence(name):
     records = case(name).requests
     runs = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 from page_cases import CLASS_3, arrays_of, not_a_number, records_of, rows_of, small_run
 from page_parsing import Page
 
@@ -89,6 +90,7 @@ def test_it_stands_before_the_tables_and_where_numbers_come_from_after_them():
     assert heads[2].startswith("average gap")
 
 
+@pytest.mark.slow
 def test_forty_methods_on_many_forget_sets_leave_the_first_screen_short():
     sets = [dataclasses.replace(CLASS_3, kind=f"class {k}") for k in range(11)]
     records = [r for one in sets for r in records_of(rows_of(40), 4, forget_set=one)]
