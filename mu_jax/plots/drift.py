@@ -218,8 +218,7 @@ def _draw(panel: _Panel, labels: Labels, *, left: bool, many: bool) -> Any:
     scale = alt.Undefined if panel.scale == "linear" else alt.Scale(type=panel.scale)
     goal = " (the band is the goal)" if left and panel.bands else ""
     y = alt.Y("y:Q", title=panel.y + goal, scale=scale)
-    base = alt.Chart(inline(panel.rows))
-    fine = base.transform_filter("datum.state == 'ok'")
+    fine, broken = (_of_state(panel, state) for state in ("ok", "collapsed"))
     tips = [
         *(alt.Tooltip("row:N"), alt.Tooltip("request:Q"), alt.Tooltip("state:N")),
         alt.Tooltip("y:Q", title=f"{panel.title}, {panel.y}", format="+.3g"),
@@ -227,22 +226,33 @@ def _draw(panel: _Panel, labels: Labels, *, left: bool, many: bool) -> Any:
         alt.Tooltip("what:N", title="which is"),
     ]
     ends = {"x": x, "y": alt.Y("low:Q"), "y2": "high", "color": color(labels)}
-    spans = fine.mark_area(opacity=0.18, aria=False) if many else fine.mark_rule(aria=False)
     zero = 100.0 if panel.scale == "log" else 0.0
-    return alt.layer(
-        *([_band(panel, x)] if panel.bands else []),
+    layers = [
         alt.Chart(inline([{"y": zero}]))
         .mark_rule(color=INK, strokeDash=[4, 3], aria=False)
-        .encode(y="y:Q"),
-        spans.encode(**ends),
-        fine.mark_line(aria=False).encode(x=x, y=y, color=color(labels)),
-        fine.mark_point(filled=True, size=14 if many else 48, opacity=1).encode(
-            x=x, y=y, color=color(labels), shape=shape(labels), tooltip=tips
-        ),
-        base.transform_filter("datum.state == 'collapsed'")
-        .mark_point(shape=_BROKEN, size=24, strokeWidth=1.5, opacity=1)
-        .encode(x=x, y=y, color=color(labels), tooltip=tips),
-    ).properties(width=290, height=190, title=alt.TitleParams(panel.title, fontSize=12, offset=4))
+        .encode(y="y:Q")
+    ]
+    signs = {"x": x, "y": y, "color": color(labels), "tooltip": tips}
+    if fine is not None:
+        spans = fine.mark_area(opacity=0.18, aria=False) if many else fine.mark_rule(aria=False)
+        points = fine.mark_point(filled=True, size=14 if many else 48, opacity=1)
+        layers += [
+            spans.encode(**ends),
+            fine.mark_line(aria=False).encode(x=x, y=y, color=color(labels)),
+            points.encode(**signs, shape=shape(labels)),
+        ]
+    if broken is not None:
+        crosses = broken.mark_point(shape=_BROKEN, size=24, strokeWidth=1.5, opacity=1)
+        layers.append(crosses.encode(**signs))
+    bands = [_band(panel, x)] if panel.bands else []
+    title = alt.TitleParams(panel.title, fontSize=12, offset=4)
+    return alt.layer(*bands, *layers).properties(width=290, height=190, title=title)
+
+
+def _of_state(panel: _Panel, state: str) -> Any:
+    """A chart of the rows of a state; None without any, of which no extent is known."""
+    rows = [row for row in panel.rows if row["state"] == state]
+    return alt.Chart(inline(rows)) if rows else None
 
 
 def _band(panel: _Panel, x: Any) -> Any:
