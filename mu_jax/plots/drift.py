@@ -246,7 +246,7 @@ def _draw(panel: _Panel, labels: Labels, *, left: bool, many: bool) -> Any:
         layers.append(crosses.encode(**signs))
     bands = [_band(panel, x)] if panel.bands else []
     title = alt.TitleParams(panel.title, fontSize=12, offset=4)
-    return alt.layer(*bands, *layers).properties(width=290, height=190, title=title)
+    return alt.layer(*bands, *layers).properties(width=280, height=190, title=title)
 
 
 def _of_state(panel: _Panel, state: str) -> Any:
