@@ -12,6 +12,7 @@ call. One process forks all others, since it takes long to import what they need
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -204,9 +205,10 @@ def story(where: str, folder: Folder, *, until: int | None = None, counted=None)
     return work
 
 
-def count(where: str, folder: Folder) -> int:
+def count(tell) -> int:
+    """How many points a story has; `tell(until=..., counted=...)` makes a process of it."""
     read, write = os.pipe()
-    assert wait(fork(story(where, folder, counted=write))) == 0
+    assert wait(fork(tell(counted=write))) == 0
     os.close(write)
     return int(os.read(read, 99))
 
@@ -222,36 +224,48 @@ def afresh(where: str, name: str) -> str:
     return f"{where.rpartition('/')[0]}/{name}"
 
 
-def killed_at(where: str, folder: Folder, point: int) -> None:
-    code = wait(fork(story(where, folder, until=point)))
+def killed_at(tell, point: int) -> None:
+    code = wait(fork(tell(until=point)))
     assert code == -signal.SIGKILL, f"point {point}: {code}"
-    assert wait(fork(story(where, folder))) == 0, f"after a death at point {point}"
+    assert wait(fork(tell())) == 0, f"after a death at point {point}"
 
 
-def killed_at_random(where: str, folder: Folder, moments: random.Random) -> int:
-    """Kill the story up to four times; how often it was alive then."""
+def killed_at_random(tell, moments: random.Random, longest: float) -> int:
+    """Kill a story up to four times, each within `longest` seconds; how often it was alive then."""
     deaths = 0
     for _ in range(4):
-        child = fork(story(where, folder, until=-1))
-        time.sleep(moments.uniform(0, 0.4))
+        child = fork(tell(until=-1))
+        time.sleep(moments.uniform(0, longest))
         os.kill(child, signal.SIGKILL)
         deaths += wait(child) == -signal.SIGKILL
-    assert wait(fork(story(where, folder))) == 0, "after deaths at random"
+    assert wait(fork(tell())) == 0, "after deaths at random"
     return deaths
 
 
-def main(where: str, root: Path, what: str, numbers: list[int]) -> None:
+def kill(told, what: str, numbers: list[int]) -> None:
+    """What a command line asks for: `told(name)` is a story in a place of its own.
+
+    Moments lie in the first half of the time that a whole story takes here and now: one that was
+    killed has less left to tell.
+    """
     if what == "count":
-        print(count(afresh(where, "count"), Folder(root / "count")))
+        print(count(told("count")))
     elif what == "at":
         for number in numbers:
-            killed_at(afresh(where, f"at_{number}"), Folder(root / str(number)), number)
+            killed_at(told(f"at_{number}"), number)
     else:
-        moments, deaths = random.Random(numbers[0]), 0
-        for number in range(numbers[1]):
-            name = f"random_{number}"
-            deaths += killed_at_random(afresh(where, name), Folder(root / name), moments)
-        print(deaths)
+        moments, began = random.Random(numbers[0]), time.monotonic()
+        count(told("timed"))
+        longest = (time.monotonic() - began) / 2
+        names = (f"random_{number}" for number in range(numbers[1]))
+        print(sum(killed_at_random(told(name), moments, longest) for name in names))
+
+
+def main(where: str, root: Path, what: str, numbers: list[int]) -> None:
+    def told(name: str):
+        return functools.partial(story, afresh(where, name), Folder(root / name))
+
+    kill(told, what, numbers)
 
 
 if __name__ == "__main__":

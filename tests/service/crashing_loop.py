@@ -8,17 +8,16 @@ again after each death. Points are those of `crashing`, and before and after wha
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint
-from crashing import fork, listen, wait
+from crashing import kill, listen
 
 import mu_jax as mu
 from mu_jax.service import Ledger
@@ -111,36 +110,9 @@ def story(folder: Path, *, until: int | None = None, counted: int | None = None)
     return work
 
 
-def killed_at(folder: Path, point: int) -> None:
-    code = wait(fork(story(folder, until=point)))
-    assert code == -signal.SIGKILL, f"point {point}: {code}"
-    assert wait(fork(story(folder))) == 0, f"after a death at point {point}"
-
-
-def killed_at_random(folder: Path, moments: random.Random) -> int:
-    deaths = 0
-    for _ in range(4):
-        child = fork(story(folder, until=-1))
-        time.sleep(moments.uniform(0, 2.0))
-        os.kill(child, signal.SIGKILL)
-        deaths += wait(child) == -signal.SIGKILL
-    assert wait(fork(story(folder))) == 0, "after deaths at random"
-    return deaths
-
-
 def main(root: Path, what: str, numbers: list[int]) -> None:
     assert orbax.checkpoint  # loaded once, for all that are forked
-    if what == "count":
-        read, write = os.pipe()
-        assert wait(fork(story(root / "count", counted=write))) == 0
-        print(int(os.read(read, 99)))
-    elif what == "at":
-        for number in numbers:
-            killed_at(root / f"at {number}", number)
-    else:
-        moments = random.Random(numbers[0])
-        folders = (root / f"random {number}" for number in range(numbers[1]))
-        print(sum(killed_at_random(folder, moments) for folder in folders))
+    kill(lambda name: functools.partial(story, root / name), what, numbers)
 
 
 if __name__ == "__main__":
