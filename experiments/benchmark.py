@@ -35,7 +35,13 @@ from experiments.lib.methods import make_checked_task
 from experiments.lib.overview import overview
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_workdir
-from experiments.lib.populations import ORIGINALS, Population, everything, train_population
+from experiments.lib.populations import (
+    ORIGINALS,
+    Population,
+    check_models,
+    everything,
+    train_population,
+)
 from experiments.lib.results import beside, digest_of, earlier, study_arrays, write_results
 from experiments.lib.rows import study
 from experiments.lib.running import exit_with_sentence, write_config, write_text
@@ -60,7 +66,6 @@ ORACLES = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 WORKDIR = define_workdir(FLAGS, "runs/benchmark", "Where ensembles and results go.")
-FEWEST = 20
 USUAL = ("random:100:seed=1", "nearest:50:id=6", "class:3")
 
 
@@ -71,11 +76,7 @@ def main(argv: list[str]) -> None:
 
 def run(config, requests: Sequence[str]) -> None:
     start = time.monotonic()
-    if MODELS.value < FEWEST:
-        raise ValueError(
-            f"expected at least {FEWEST} models, below which KLoM is noise, found {MODELS.value}; "
-            "raise --models"
-        )
+    check_models(MODELS.value)
     workdir = check_workdir(
         WORKDIR.value,
         files=("config.json", "results.jsonl", "results.npz", "table.md"),

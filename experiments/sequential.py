@@ -27,6 +27,7 @@ from experiments.lib.methods import make_checked_task
 from experiments.lib.own_flags import define_count
 from experiments.lib.pages import write_page
 from experiments.lib.paths import check_workdir
+from experiments.lib.populations import check_models
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, stage, write_config, write_text
 from experiments.lib.sequence_runs import begin, run_sequence
@@ -36,7 +37,6 @@ from experiments.lib.sequences import (
     draw_requests,
 )
 from experiments.lib.tasks import lookup
-from mu_jax.scoring.ensembles import FEWEST
 
 FLAGS = flags.FlagValues()
 CONFIG = define_config(FLAGS, "tuned_digits", "What to run.")
@@ -69,11 +69,7 @@ def main(argv: list[str]) -> None:
 
 def run(config) -> None:
     began = time.monotonic()
-    if MODELS.value < FEWEST:
-        raise ValueError(
-            f"expected at least {FEWEST} models, below which KLoM is noise, found {MODELS.value}; "
-            "raise --models"
-        )
+    check_models(MODELS.value)
     workdir = check_workdir(
         WORKDIR.value,
         files=("config.json", "report.html", "results.jsonl", "results.npz", "table.md"),

@@ -14,6 +14,7 @@ import mu_jax as mu
 from experiments.lib.running import stored
 from experiments.lib.tasks import Task, training_optimizer
 from mu_jax import datasets, ensembles
+from mu_jax.scoring.ensembles import FEWEST
 
 PyTree = Any
 BLOCK = 16  # models in one program
@@ -36,6 +37,19 @@ class Population(NamedTuple):
     def model(self, number: int) -> PyTree:
         """Variables of one model."""
         return jax.tree.map(lambda x: x[number], self.variables)
+
+
+def check_models(models: int) -> None:
+    """Refuse so few models a row that KLoM is noise.
+
+    Raises:
+      ValueError: fewer than `mu_jax.scoring.ensembles.FEWEST`.
+    """
+    if models < FEWEST:
+        raise ValueError(
+            f"expected at least {FEWEST} models, below which KLoM is noise, found {models}; "
+            "raise --models"
+        )
 
 
 def train_population(

@@ -84,19 +84,18 @@ def _label(record: Record) -> str:
 
 def _fraction(metric: Metric) -> str:
     """A percentage and its interval."""
-    if metric.value is None:
-        return "-"
-    if metric.low is None or metric.high is None:
-        return f"{100 * metric.value:.1f}"
-    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+    return _number(metric, 100, 1)
 
 
-def _number(metric: Metric) -> str:
+def _number(metric: Metric, scale: float = 1, decimals: int = 2) -> str:
+    """A value and its interval, as far as there are such."""
     if metric.value is None:
         return "-"
-    if metric.low is None or metric.high is None:
-        return f"{metric.value:.2f}"
-    return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
+    value, low, high = (
+        None if each is None else f"{scale * each:.{decimals}f}"
+        for each in (metric.value, metric.low, metric.high)
+    )
+    return f"{value}" if low is None or high is None else f"{value} [{low}, {high}]"
 
 
 def _share(part: float | None, whole: float | None) -> str:

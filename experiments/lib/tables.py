@@ -20,7 +20,7 @@ def records(study: Study, forget_set: ForgetSet) -> list[Record]:
     for row in study.rows:
         retrained, klom = row.name == "retrain", study.klom[row.name]
         metrics = measure(study.yardstick, row.outputs, klom, retrained=retrained)
-        found.append(_record(study, row, forget_set, metrics))
+        found.append(_record(study, row, forget_set, metrics, _cost(row)))
     return found
 
 
@@ -29,7 +29,7 @@ def quick_records(study: Study, forget_set: ForgetSet) -> list[Record]:
     found = []
     for row in study.rows:
         metrics = measure_accuracies(study.yardstick, row.outputs, retrained=row.name == "retrain")
-        found.append(_record(study, row, forget_set, metrics))
+        found.append(_record(study, row, forget_set, metrics, _cost(row)))
     return found
 
 
@@ -37,21 +37,10 @@ def klom_records(study: Study, forget_set: ForgetSet) -> list[Record]:
     """One record for each row with the numbers of `ordering` alone, beside their floor."""
     found = []
     for row in study.rows:
-        reason = collapse(study.yardstick, row.outputs)
         metrics = {
             f"KLoM {split} p95": _klom(study, row, split) for split in study.yardstick.positions
         }
-        scored = metrics, evaluation.Collapse(bool(reason), reason)
-        found.append(
-            record(
-                row.name,
-                forget_set,
-                0,
-                scored,
-                hyperparameters=row.hyperparameters,
-                selection=study.task.config.selection if row.hyperparameters else "",
-            )
-        )
+        found.append(_record(study, row, forget_set, metrics, Cost()))
     return found
 
 
@@ -71,7 +60,9 @@ def _klom(study: Study, row: Row, split: str) -> Metric:
     )
 
 
-def _record(study: Study, row: Row, forget_set: ForgetSet, metrics: dict[str, Metric]) -> Record:
+def _record(
+    study: Study, row: Row, forget_set: ForgetSet, metrics: dict[str, Metric], cost: Cost
+) -> Record:
     reason = collapse(study.yardstick, row.outputs)
     return record(
         row.name,
@@ -80,7 +71,7 @@ def _record(study: Study, row: Row, forget_set: ForgetSet, metrics: dict[str, Me
         (metrics, evaluation.Collapse(bool(reason), reason)),
         hyperparameters=row.hyperparameters,
         selection=study.task.config.selection if row.hyperparameters else "",
-        cost=_cost(row),
+        cost=cost,
     )
 
 
