@@ -35,6 +35,7 @@ from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import make_task, read_ids
 from mu_jax import _json, datasets, reporting
+from mu_jax.scoring.rows import record
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
 
@@ -178,7 +179,8 @@ def unlearn(
                 identity=this.identity,
                 ids=task.sources["train"].ids,
             )
-    keep_numbers(workdir, store, task, version, (forget, retain), outputs)
+    scored = outputs, found, collapse
+    keep_numbers(workdir, store, task, version, (forget, retain), scored)
     describe(info, metrics)
     return serve(store, version, parent)
 
@@ -189,37 +191,35 @@ def keep_numbers(
     task: tasks.Task,
     version: int,
     sets: tuple[mu.Batches, mu.Batches],
-    outputs=None,
+    scored=None,
 ) -> None:
     """Write the record of a published version, and the arrays behind it, where they are not yet.
 
     Args:
-      sets: forget and retain. outputs: of the version; None computes them from the store.
+      sets: forget and retain. scored: outputs, metrics and collapse of the version; None computes
+        them from the store.
     """
     path = workdir / "unlearned" / f"version-{version}.jsonl"
     if path.exists():
         return
-    if outputs is None:
+    if scored is None:
         variables = store.restore(version, like=jax.eval_shape(task.init, jax.random.key(0)))
         outputs = scoring.outputs_of(task, variables, *sets)
-    metrics, collapse = scoring.measure(task, outputs, seed=SEED.value)
-    published = store.lineage(version)[0]
-    forget_set = named_set(task, REQUEST.value, np.asarray(sets[0].index))
-    record = reporting.Record(
+        scored = outputs, *scoring.measure(task, outputs, seed=SEED.value)
+    outputs, *found = scored
+    line = record(
         METHOD.value,
-        forget_set,
+        named_set(task, REQUEST.value, np.asarray(sets[0].index)),
         SEED.value,
-        metrics,
-        hyperparameters=published.hyperparameters,
-        status="collapsed" if collapse.flag else "ok",
-        reason=collapse.reason,
+        found,
+        hyperparameters=store.lineage(version)[0].hyperparameters,
     )
     arrays = reporting.Arrays({METHOD.value: scoring.examples(task, outputs, *sets)})
     digest = digest_of(
         task.config, request=REQUEST.value, method=METHOD.value, seed=SEED.value, version=version
     )
     path.parent.mkdir(exist_ok=True)
-    write_results(path, reporting.Run((record,), {forget_set.kind: arrays}, digest))
+    write_results(path, reporting.Run((line,), {line.forget_set.kind: arrays}, digest))
 
 
 def serve_chosen(store: Store, version: int) -> int:

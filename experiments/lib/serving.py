@@ -58,7 +58,7 @@ def unlearning(
             claim.require_held()
         if named == "retrain" and withheld.startswith(guard.NOTHING):
             withheld = ""  # what a retrained model knows of an example, the others have taught it
-        gap = gap_to_oracles(task, oracles, variables, job)
+        gap = gap_to_oracles(task, oracles, found, job)
         return Made(variables, scoring.values(found | changes) | gap, withheld)
 
     return Recipe(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 
 from experiments.lib import scoring
 from experiments.lib.tasks import Task
+from mu_jax.reporting import Metric
 from mu_jax.service import Job
 from mu_jax.store import Store
 
@@ -14,14 +17,16 @@ GAP = "oracle gap"
 _ACCURACIES = ("retain accuracy", "forget accuracy", "test accuracy")
 
 
-def gap_to_oracles(task: Task, oracles: Store | None, variables, job: Job) -> dict[str, float]:
+def gap_to_oracles(
+    task: Task, oracles: Store | None, scored: Mapping[str, Metric], job: Job
+) -> dict[str, float]:
     """The mean absolute difference of accuracies to the oracles of a request.
 
     An oracle is a version of a store of retrained models that has forgotten the very examples
     that the new version has, with those of its ancestors. Where there is none, nothing is said.
 
     Args:
-      oracles: the store, or None. variables: of the unlearned model. job: what it was made of.
+      oracles: the store, or None. scored: metrics of the unlearned model. job: what it was made of.
 
     Returns:
       `{"oracle gap": ..., "oracles": how many}`, or nothing.
@@ -38,13 +43,15 @@ def gap_to_oracles(task: Task, oracles: Store | None, variables, job: Job) -> di
     if not numbers:
         return {}
     like = jax.eval_shape(task.init, jax.random.key(0))
-    models = [variables, *(oracles.restore(number, like=like) for number in numbers)]
-    rows = np.array([_accuracies(task, model, job) for model in models])
-    gap = float(np.abs(rows[0] - rows[1:].mean(axis=0)).mean())
+    others = []
+    for number in numbers:
+        oracle = oracles.restore(number, like=like)
+        found, _ = scoring.score(task, oracle, job.forget, job.retain, seed=0)
+        others.append(_accuracies(found))
+    gap = float(np.abs(np.array(_accuracies(scored)) - np.mean(others, axis=0)).mean())
     return {GAP: gap, "oracles": float(len(numbers))}
 
 
-def _accuracies(task: Task, variables, job: Job) -> list[float]:
-    found, _ = scoring.score(task, variables, job.forget, job.retain, seed=0)
+def _accuracies(found: Mapping[str, Metric]) -> list[float]:
     metrics = (found.get(name) for name in _ACCURACIES)
     return [each.value for each in metrics if each is not None and each.value is not None]
