@@ -95,9 +95,19 @@ def choose(
 
 
 def point_at(
-    path: Path, record: Version, before: dict[str, Any] | None, seen: int, *, previous: int | None
+    path: Path,
+    record: Version,
+    before: dict[str, Any] | None,
+    seen: int,
+    *,
+    previous: int | None,
+    withdrawn: list[int],
 ) -> bool:
-    """Let a version serve, if the pointer is still what `look` saw; whether it was."""
+    """Let a version serve, if the pointer is still what `look` saw; whether it was.
+
+    Args:
+        withdrawn: versions that somebody went back from.
+    """
     pointer = {
         "version": record.version,
         "previous": previous,
@@ -105,6 +115,7 @@ def point_at(
         "method": record.method,
         "forget_digest": record.forget_digest,
         "metrics": record.metrics,
+        "withdrawn": withdrawn,
     }
     if "pruned" in (before or {}):
         pointer["pruned"] = (before or {})["pruned"]

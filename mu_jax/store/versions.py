@@ -13,19 +13,16 @@ import numpy as np
 
 from mu_jax.data.id_table import IdTable
 from mu_jax.data.ids import sorted_unique
-from mu_jax.store import commits, id_tables, lineages, pointers
+from mu_jax.store import commits, id_tables, lineages, pointers, swaps
 from mu_jax.store.catalog import Catalog
 from mu_jax.store.commits import Damaged
 from mu_jax.store.leaves import PyTree, pack
 from mu_jax.store.lineages import Data
-from mu_jax.store.records import Version, named, new_record, require_finite
+from mu_jax.store.records import Version, new_record, require_finite
+from mu_jax.store.swaps import Overtaken
 from mu_jax.store.watching import Watch
 
 __all__ = ["Damaged", "Overtaken", "Store", "Version"]
-
-
-class Overtaken(RuntimeError):
-    """Another version began to serve while this one was made."""
 
 
 class Store:
@@ -34,8 +31,8 @@ class Store:
     Layout: `versions/00000001/` (orbax checkpoint: arrays, their shapes, the record; and
     `DIGESTS.json`, the SHA-256 of each file; `forgotten.npy`, int64 ids, and where people have
     others `forgotten_ids.npy`, text), `ids-....csv` (the table of these), `SERVING` (JSON: version,
-    previous, since when, method, forget_digest, metrics), `NUMBERS` (JSON: the highest ever given)
-    and `.lock`.
+    previous, since when, method, forget_digest, metrics, withdrawn), `NUMBERS` (JSON: the highest
+    ever given) and `.lock`.
 
     Guarantees, on a file system with atomic renames and `flock` (a local disk, NFS):
 
@@ -243,26 +240,39 @@ class Store:
         self._catalog.require_intact(version)
         self._catalog.require_fit(version, anyway)
         with commits.exclusive(self.directory):
-            while not self._swap(version, expected):
+            while not swaps.swap(self._pointer, self._catalog, version, expected):
                 pass  # in a bucket another writer was faster: look again
 
-    def roll_back(self) -> int:
+    def roll_back(self, *, expected: int | EllipsisType | None = ...) -> int:
         """Serve the previous version again, and return its number.
 
         A roll-back has no previous version itself: a second one raises, rather than serving again
         what the first one withdrew. `swap` names any other version.
 
+        Args:
+            expected: the version that serves now; roll back only if it still does. Name the one
+                that you judged, so that another operator's swap is not taken back unseen.
+
         Raises:
             FileNotFoundError: there is no previous version.
             Damaged: a file of it is not the one that was published; nothing was changed.
+            Overtaken: another version than `expected` serves; nothing was changed.
 
         Cost: reads the files of the version once, for their digests.
         """
         self._catalog.require_directory()
         with commits.exclusive(self.directory):
-            while not (previous := self._roll_back()):
+            while not (previous := swaps.roll_back(self._pointer, self._catalog, expected)):
                 pass
         return previous
+
+    def withdrawn(self) -> list[int]:
+        """Versions that served until somebody went back to an older one, ascending.
+
+        A process that serves what it finds leaves these alone, as `mu_jax.service` does; a person
+        serves one again by `swap`, and it is withdrawn no more.
+        """
+        return list((pointers.read_pointer(self._pointer) or {}).get("withdrawn", ()))
 
     def serving(self) -> int | None:
         """The version that serves, or None before the first swap; takes no lock.
@@ -345,40 +355,6 @@ class Store:
                 commits.discard(self._versions, version, "arrays")
         commits.synchronize("mu_jax.store.versions.prune.end")
         return doomed
-
-    def _swap(self, version: int, expected: int | EllipsisType | None) -> bool:
-        """Swap, unless another writer changes the pointer meanwhile; whether that worked."""
-        pointer, seen = pointers.look(self._pointer, damaged=expected is ...)
-        serving = commits.agree((pointer or {}).get("version") or 0)
-        # Another process may have pruned it meanwhile.
-        self._catalog.require_restorable(version, condemned=(pointer or {}).get("pruned", ()))
-        if expected is not ... and serving not in (expected or 0, version):
-            raise Overtaken(
-                f"expected that {named(expected or 0)} still serves in {self.directory}, found "
-                f"{named(serving)}; make version {version} again from that one"
-            )
-        if version == serving:
-            return True
-        return self._point_at(version, pointer, seen, previous=serving or None)
-
-    def _roll_back(self) -> int:
-        """The number that serves again, or 0 if another writer changed the pointer meanwhile."""
-        pointer, seen = pointers.look(self._pointer)
-        previous = commits.agree((pointer or {}).get("previous") or 0)
-        if not previous:
-            raise FileNotFoundError(
-                f"expected a previous version to roll back to in {self.directory}, found "
-                "none; call swap with the version that shall serve"
-            )
-        self._catalog.require_restorable(previous)
-        self._catalog.require_intact(previous)
-        return previous if self._point_at(previous, pointer, seen, previous=None) else 0
-
-    def _point_at(
-        self, version: int, before: dict[str, Any] | None, seen: int, *, previous: int | None
-    ) -> bool:
-        record = self._catalog.record(version, version)
-        return pointers.point_at(self._pointer, record, before, seen, previous=previous)
 
     def _named(self, version: int | None) -> int:
         """The version itself, or the one that serves."""

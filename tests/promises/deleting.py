@@ -8,6 +8,7 @@ _PROMISES = "tests/store/test_promises.py::"
 _BECOMING = "tests/experiments/test_becoming_of_requests.py::"
 _UNLEARN = "experiments/unlearn.py"
 _PENDING = "experiments/lib/pending.py"
+_SWAPS = "mu_jax/store/swaps.py"
 _VERSIONS = "mu_jax/store/versions.py"
 _DIGESTS = "mu_jax/store/digests.py"
 _FILES = "mu_jax/_files.py"
@@ -60,7 +61,7 @@ LINEAGES = (
 AT_ONCE = (
     Mutation(
         "a swap does not look at who serves",
-        _VERSIONS,
+        _SWAPS,
         "if expected is not ... and serving not in (expected or 0, version):",
         "if expected is not ... and serving == -1:",
         (_PROMISES + "test_of_two_requests_to_one_parent_the_second_does_not_serve",),
@@ -170,9 +171,9 @@ STORED = (
     ),
     Mutation(
         "a damaged pointer cannot be repaired",
-        _VERSIONS,
-        "pointers.look(self._pointer, damaged=expected is ...)",
-        "pointers.look(self._pointer)",
+        _SWAPS,
+        "pointers.look(path, damaged=expected is ...)",
+        "pointers.look(path)",
         (_PROMISES + "test_a_damaged_pointer_is_named_and_repaired_by_swap",),
     ),
     Mutation(

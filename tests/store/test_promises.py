@@ -218,6 +218,42 @@ def test_of_two_requests_to_one_parent_the_second_does_not_serve(store):
     assert (store.serving(), store.roll_back()) == (3, 2)
 
 
+def test_of_two_operators_the_second_does_not_take_back_what_the_first_one_serves(store):
+    for value in (2.0, 3.0):
+        store.publish(filled(value), parent=1, method="ssd")
+    store.swap(2)
+    with pytest.raises(Overtaken, match=r"version 3 still serves in .*, found version 2; look at"):
+        store.roll_back(expected=3)
+    store.swap(3)  # the other operator's
+    for expected, said in ((2, "version 2"), (None, "no version")):
+        with pytest.raises(Overtaken, match=f"{said} still serves in .*, found version 3; look at"):
+            store.roll_back(expected=expected)
+    assert store.serving() == 3 and store.withdrawn() == []
+    assert (store.roll_back(expected=3), store.serving()) == (2, 2)
+
+
+def test_what_somebody_went_back_from_is_withdrawn_until_a_person_serves_it_again(store):
+    for parent in (1, 2, 3):
+        store.publish(filled(float(parent + 1)), parent=parent, method="ssd")
+    root = store.publish(filled(5.0), method="retrain")
+    for version in (2, 3):
+        store.swap(version, expected=version - 1)
+        assert store.withdrawn() == []
+    store.roll_back()
+    assert store.withdrawn() == [3]
+    store.swap(4)
+    store.prune(keep=9)
+    assert store.withdrawn() == [3]  # nobody went back
+    store.swap(1)  # over 2 and 3, of which 4 was made
+    assert store.withdrawn() == [2, 3, 4]
+    store.swap(3)
+    assert store.withdrawn() == [2, 4]
+    store.swap(root)
+    store.swap(3)
+    assert store.withdrawn() == [2, 4, 5] and store.roll_back() == 5
+    assert store.withdrawn() == [2, 4] and Store(store.directory / "none").withdrawn() == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": "1"}', "[" * 100_000])
 def test_a_damaged_pointer_is_named_and_repaired_by_swap(store, text):
     pointer = store.directory / "SERVING"

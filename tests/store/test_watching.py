@@ -125,6 +125,23 @@ def test_what_cannot_be_taken_up_never_serves(store, happen, version, said, capl
     assert watch.look().version == store.serving() and watch.refused is None
 
 
+def test_a_withheld_version_never_reaches_a_reader_unless_a_person_insists(store):
+    withheld = "it has collapsed"
+    with store.watch(like=watched.variables(0), every=0.01) as watch:
+        publish(store, withheld=withheld)
+        for arguments in ({}, {"expected": 1}):
+            with pytest.raises(ValueError, match=f"version 2 was withheld, since {withheld}"):
+                store.swap(2, **arguments)
+            assert watch.look().version == store.serving() == 1 and watch.refused is None
+        store.swap(publish(store, 3), expected=1)
+        assert watch.look().version == 3
+        with pytest.raises(ValueError, match=f"version 2 was withheld, since {withheld}"):
+            store.swap(2)
+        assert watch.look().version == 3 and store.roll_back() == 1 == watch.look().version
+        store.swap(2, expected=1, anyway=True)
+        assert watch.look().version == 2
+
+
 def test_a_refused_version_is_read_again_after_a_while_only(store, monkeypatch):
     watch = store.watch(like=watched.variables(0), every=0.01)
     flip(store)
