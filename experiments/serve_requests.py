@@ -2,6 +2,7 @@
 
     python -m experiments.serve_requests --workdir=runs/digits --accept=class:3 --method=ssd
     python -m experiments.serve_requests --workdir=runs/digits --requests=asked.jsonl --only_accept
+    python -m experiments.serve_requests --workdir=runs/digits --refuse=2 --reason="kept by law"
     python -m experiments.serve_requests --workdir=runs/digits --method=ssd --batch=1 --poll=60 \\
         --gate=retain_accuracy=0.9 --gate=membership=0.6 --budget=steps=20 --budget=share=0.1 \\
         --retrain --key=operator.pem --operator=ACME
@@ -12,10 +13,12 @@ configuration. If it passes the gate and its lineage stays within the budget, it
 on, and with --key a certificate says so. If not, the old version serves on and the requests are put
 back, with the reason. After --attempts of that, or where the budget is spent, --retrain trains a
 model on all that nobody asked to forget, and a new lineage begins with it; without --retrain the
-loop ends. What a process leaves that is killed at any moment, the next one goes on with.
+loop ends. What a process leaves that is killed at any moment, the next one goes on with. --refuse
+turns down requests that wait, and serves nothing.
 
 Exit codes: 0, nothing waits; 2, bad input; 3, what was made does not pass the gate, or needs a
-retraining and --retrain is not given: the old version serves; 4, another worker has taken over.
+retraining and --retrain is not given: the old version serves; 4, another worker has taken over, or
+others swap faster than a version is made.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from experiments.lib import serving, serving_requests
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids
 from experiments.lib.methods import METHODS, complete
-from experiments.lib.own_flags import define_count
+from experiments.lib.own_flags import alone, define_count
 from experiments.lib.paths import working_directory
 from experiments.lib.running import exit_with_sentence, read_config
 from experiments.lib.sentences import refuse
@@ -60,6 +63,12 @@ REQUESTS = flags.DEFINE_string(
 )
 ONLY_ACCEPT = flags.DEFINE_bool(
     "only_accept", False, "Write requests down, and end.", flag_values=FLAGS
+)
+REFUSE = flags.DEFINE_multi_integer(
+    "refuse", [], "The number of a request that waits, to turn down.", flag_values=FLAGS
+)
+REASON = flags.DEFINE_string(
+    "reason", None, "Why it is refused, for the person who asked.", flag_values=FLAGS
 )
 METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
 SEED = define_seed(FLAGS, "Seed of the method and of retraining.")
@@ -98,7 +107,10 @@ FAILED, OVERTAKEN = 3, 4
 
 def main(argv: list[str]) -> None:
     with exit_with_sentence():
+        alone(FLAGS, "refuse", "workdir", "ledger", "reason")
         workdir = working_directory(WORKDIR.value)
+        if REFUSE.value or REASON.value is not None:
+            return turn_down(place_of_ledger(workdir))
         asked = [Asked(words) for words in ACCEPT.value]
         if REQUESTS.value is not None:
             asked += serving_requests.read_asked(REQUESTS.value)
@@ -121,6 +133,15 @@ def main(argv: list[str]) -> None:
                 refuse(error, OVERTAKEN)
 
 
+def turn_down(place: str) -> None:
+    """Refuse requests that wait, all of them or none."""
+    if not REFUSE.value or REASON.value is None:
+        raise ValueError("expected --refuse and --reason, found one alone; give both, or neither")
+    with Ledger(place, create=False) as ledger:
+        for request in ledger.refuse_all(REFUSE.value, REASON.value):
+            print(f"Request {request.number}: {request.asked}, refused, {request.reason}")
+
+
 def serve(service: Service) -> int:
     """Serve once, or for ever; the exit code."""
     while True:
@@ -135,9 +156,9 @@ def serve(service: Service) -> int:
 
 def told(ended: Outcome) -> int:
     """Say why nothing more can be done; the exit code."""
-    advice = "" if ended.kind == "withheld" else ": add --retrain, or raise --attempts or --budget"
+    advice = ": add --retrain, or raise --attempts or --budget" if ended.kind == "retrain" else ""
     print(f"error: {ended.reason}{advice}", file=sys.stderr)
-    return FAILED
+    return OVERTAKEN if ended.kind == "overtaken" else FAILED
 
 
 def make_service(

@@ -13,6 +13,7 @@ from mu_jax.store.records import Version
 # What a root was measured by: of a retrained one, and of one that was trained on everything.
 RETAINED = ("retain accuracy", "train accuracy")
 UNTRIED = "not tried, "  # how the reason begins of what was put back without a result
+OVERTAKEN = "another version began to serve meanwhile"  # which says nothing against the result
 
 
 class Drift(NamedTuple):
@@ -152,7 +153,7 @@ class Budget:
 def put_backs(events: Iterable[Event]) -> int:
     """How often a request was put back for its result, since it was last done or refused.
 
-    What was put back untried (`UNTRIED`) does not count.
+    What was put back untried (`UNTRIED`), or since others swapped (`OVERTAKEN`), does not count.
 
     Args:
         events: of one request, `ledger.events(number)`.
@@ -183,7 +184,7 @@ def why_put_back(events: Iterable[Event]) -> str:
 
 def _was_tried(before: str, event: Event) -> bool:
     put_back = event.state == "accepted" and before == "pending"
-    return put_back and not event.reason.startswith(UNTRIED)
+    return put_back and not event.reason.startswith((UNTRIED, OVERTAKEN))
 
 
 def _accuracy(measured: Mapping[str, Any]) -> float | None:

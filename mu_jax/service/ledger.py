@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -131,21 +131,30 @@ class Ledger:
             return requests.accept(connection, asked or words, numbers, key)
 
     def refuse(self, number: int, reason: str) -> Request:
-        """Refuse a request that waits, for a reason.
+        """Refuse a request that waits, for a reason; its examples may be retained again.
 
         Raises:
             ValueError: there is none, it does not wait, or there is no reason.
         """
+        return self.refuse_all([number], reason)[0]
+
+    def refuse_all(self, numbers: Iterable[int], reason: str) -> tuple[Request, ...]:
+        """Refuse requests that wait, for one reason: all of them or none, in their order.
+
+        Raises:
+            ValueError: as for `refuse`, of any of them.
+        """
         arguments.text(reason, "a reason for the person who asked")
+        wanted = tuple(dict.fromkeys(numbers))
         with self._database.writing() as connection:
-            found = requests.one(connection, number)
-            if found.state != "accepted":
-                raise ValueError(
-                    f"expected a request that waits, found that {number} is {found.state}; its "
-                    "worker alone puts a pending one back, and done is done"
-                )
-            requests.change(connection, [found], "refused", reason)
-            return requests.one(connection, number)
+            for found in [requests.one(connection, number) for number in wanted]:
+                if found.state != "accepted":
+                    raise ValueError(
+                        f"expected a request that waits, found that {found.number} is "
+                        f"{found.state}; its worker alone puts a pending one back, and done is done"
+                    )
+                requests.change(connection, [found], "refused", reason)
+            return tuple(requests.one(connection, number) for number in wanted)
 
     def request(self, number: int) -> Request:
         """The request of a number.

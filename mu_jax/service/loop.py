@@ -26,6 +26,7 @@ from mu_jax.store.versions import Overtaken, Store, Version
 
 PyTree = Any
 _ASKS_NOTHING, _NO_LIMIT = Gate(), Budget()
+_IN_A_ROW = 5  # versions that others were faster than, before the loop gives up
 _FOUND = (
     "The version was found serving when this was signed: which bounds it was held to is not known, "
     "nor whether its method removes or only hides."
@@ -38,12 +39,12 @@ class Outcome(NamedTuple):
     Attributes:
         kind: "drained", nothing waits; "withheld", what was made does not pass the gate and nothing
             better is to be had; "retrain", the lineage has to begin anew and no recipe for that was
-            given.
+            given; "overtaken", others began to serve another version each time that one was made.
         reason: a sentence; "" where nothing waits.
         done: how many requests were done.
     """
 
-    kind: Literal["drained", "withheld", "retrain"]
+    kind: Literal["drained", "withheld", "retrain", "overtaken"]
     reason: str
     done: int
 
@@ -60,7 +61,9 @@ class Service:
     everything that nobody asked to forget, and a new lineage begins.
 
     A process that is killed at any moment is followed by one that goes on: no request is lost, none
-    is done by two versions that serve, and a whole version serves all the time.
+    is done by two versions that serve, and a whole version serves all the time. A version that
+    somebody went back from meanwhile does not serve again: its requests are put back, as after a
+    refusal.
 
     Attributes:
         ledger, store: in the store a version must serve.
@@ -101,11 +104,12 @@ class Service:
         Raises:
             BlockingIOError: another process works.
             FileNotFoundError: no version serves.
-            ValueError: certificates were issued before, and there is no signer or another key.
+            ValueError: certificates were issued before, and there is no signer or another key; or
+                examples are not at hand that somebody asks to forget, whose requests wait.
             Overtaken: another worker took this one for dead.
         """
         self._require_signer()
-        done, most = 0, None if self.unlearning.whole else self.batch
+        done, lost, most = 0, 0, None if self.unlearning.whole else self.batch
         with self.ledger.worker(wait=wait) as worker:
             while True:
                 worker.reconcile(self._serving(), self.store.forgotten())
@@ -113,13 +117,15 @@ class Service:
                     return Outcome("drained", "", done)
                 ended = self._serve(worker, work)
                 done += ended.done
-                if ended.kind != "drained":
+                lost = lost + 1 if ended.kind == "overtaken" else 0
+                if ended.kind != "drained" and lost in (0, _IN_A_ROW):
                     return ended._replace(done=done)
 
     def _serve(self, worker: Worker, work: Work) -> Outcome:
         """One run, and where it must be the retraining that follows."""
         if np.isin(work.forget, self.store.forgotten(serving := self._serving())).all():
             return self._finish(worker, work, serving)  # a killed worker's, or somebody else's
+        self._require_at_hand(worker, work)
         reason = self._must_retrain(work)
         if not reason:
             try:
@@ -130,7 +136,6 @@ class Service:
 
     def _must_retrain(self, work: Work) -> str:
         """Why a request is not to be answered by unlearning; "" if it is."""
-        self._require_at_hand(work)
         found = {each.number: self.ledger.events(each.number) for each in work.requests}
         tries, one = max((drift.put_backs(events), number) for number, events in found.items())
         if tries >= self.attempts:
@@ -214,13 +219,26 @@ class Service:
         return "; ".join(filter(None, reasons))
 
     def _swap(self, worker: Worker, work: Work, version: int) -> Outcome:
-        """Serve a version, where the one from which the run began still serves."""
+        """Serve a version, where the one from which the run began still serves.
+
+        One that served until somebody went back from it, after a killed worker's swap, does not.
+        """
+        if version in self.store.withdrawn():
+            self.report(f"{_requests(work)}: version {version} was rolled back and stays so")
+            worker.put_back(work, f"version {version} was rolled back")
+            return Outcome("drained", "", 0)
         try:
             self.store.swap(version, expected=work.parent)
         except Overtaken as error:
             self.report(f"{_requests(work)}: version {version} does not serve: {error}")
-            worker.put_back(work, "another version began to serve meanwhile")
-            return Outcome("drained", "", 0)
+            worker.put_back(work, drift.OVERTAKEN)
+            return Outcome(
+                "overtaken",
+                f"{_requests(work)}: others began to serve another version {_IN_A_ROW} times in a "
+                f"row while one was made, at last version {self._serving()}; let one process alone "
+                "serve this store, and start again",
+                0,
+            )
         return self._finish(worker, work, version)
 
     def _finish(self, worker: Worker, work: Work, version: int) -> Outcome:
@@ -287,13 +305,15 @@ class Service:
             )
         return version
 
-    def _require_at_hand(self, work: Work) -> None:
+    def _require_at_hand(self, worker: Worker, work: Work) -> None:
+        """Refuse to work without the examples; the requests wait, so that one can be refused."""
         away = np.setdiff1d(work.forget, self.index)
         if away.size:
             names = ", ".join(self.ledger.names(away[:5]))
+            worker.put_back(work, f"{UNTRIED}examples are not among the training data: {names}")
             raise ValueError(
                 f"expected the examples of {_requests(work).lower()} among the training data, "
-                f"found that {away.size} are not there ({names}); prepare the data as they were, "
+                f"found {away.size} that are not there ({names}); prepare the data as they were, "
                 "with them"
             )
 

@@ -48,7 +48,8 @@ OWN = {
     },
     "serve_requests": {
         *("accept", "attempts", "batch", "budget", "data_dir", "gate", "key", "ledger", "method"),
-        *("only_accept", "operator", "oracles", "poll", "requests", "retrain", "seed", "workdir"),
+        *("only_accept", "operator", "oracles", "poll", "reason", "refuse", "requests", "retrain"),
+        *("seed", "workdir"),
     },
     "sweep": {
         *("attempts", "block", "data_dir", "deaths", "dry_run", "lease_s", "storage", "sweep"),
