@@ -147,11 +147,57 @@ def test_a_line_that_is_no_request_is_refused(workdir, tmp_path, line):
         (["--key=operator.pem"], "expected --key and --operator"),
         (["--key=nowhere.pem", "--operator=ACME"], "nowhere.pem"),
         (["--requests=nowhere.jsonl"], "nowhere.jsonl"),
+        (["--refuse=1"], "expected --refuse and --reason, found one alone"),
+        (["--reason=kept by law"], "expected --refuse and --reason, found one alone"),
+        (["--refuse=1", "--reason=why"], "expected a ledger"),
+        (["--refuse=1", "--reason=why", "--retrain"], "expected --refuse without --retrain"),
     ],
 )
 def test_a_wrong_command_line_writes_nothing(workdir, arguments, said):
     assert said in refused(workdir, *arguments)
     assert not (workdir / "ledger.db").exists()
+
+
+def test_requests_are_refused_by_their_numbers_all_of_them_or_none(workdir):
+    data = tasks.make_task(read_config(workdir)).train
+    a, b, c, d = sorted(data.index.tolist())[:4]
+    asked = [f"--accept=ids:{number}" for number in (a, b, c, d)]
+    assert serve(workdir, *asked, "--only_accept").returncode == 0
+    ended = serve(workdir, "--refuse=3", "--refuse=1", "--reason=kept by law")
+    assert ended.returncode == 0 and ended.stdout.splitlines() == [
+        f"Request 3: ids:{c}, refused, kept by law",
+        f"Request 1: ids:{a}, refused, kept by law",
+    ]
+    with ledger_of(workdir) as ledger:
+        assert ledger.events(3)[-1][3:] == ("refused", "kept by law")
+        with ledger.worker() as worker:
+            forget, retain = worker.start(parent=1, most=1).split(data)
+        assert forget.index.tolist() == [b]
+        assert np.intersect1d(retain.index, [a, b, c, d]).tolist() == [a, c]  # retained again
+        for number, said in ((3, "is refused"), (2, "is pending"), (9, "which nobody has")):
+            words = ["--refuse=4", f"--refuse={number}", "--reason=why"]
+            assert said in refused(workdir, *words) and ledger.request(4).state == "accepted"
+    assert serve(workdir, "--method=retrain").returncode == 0
+    assert "found that 2 is done" in refused(workdir, "--refuse=2", "--reason=why")
+    assert Store(workdir / "store").forgotten().tolist() == [b, d]
+
+
+def test_examples_that_are_gone_from_the_data_are_a_sentence_and_their_request_waits(workdir):
+    last = max(tasks.make_task(read_config(workdir)).train.index.tolist())
+    asked = [f"--accept=ids:1,{last}", "--accept=ids:2"]
+    assert serve(workdir, *asked, "--only_accept").returncode == 0
+    config = json.loads((workdir / "config.json").read_text())
+    kept = (workdir / "config.json").read_text()
+    config["limit"] = 500
+    (workdir / "config.json").write_text(json.dumps(config))
+    said = "expected the examples of requests 1, 2 among the training data, found 1 that are not"
+    for _ in range(2):
+        assert f"{said} there ({last}); prepare the data as they were" in refused(workdir)
+    with ledger_of(workdir) as ledger:
+        assert ledger.counts() == {"accepted": 2, "pending": 0, "done": 0, "refused": 0}
+    (workdir / "config.json").write_text(kept)
+    assert serve(workdir, "--method=retrain").returncode == 0
+    assert Store(workdir / "store").forgotten().tolist() == [1, 2, last]
 
 
 def accepted(workdir) -> None:
