@@ -1,6 +1,6 @@
 """`mu_jax.service.Service` killed at points and at random moments, over all that it does.
 
-python serving_loop.py FOLDER at 3 17 25, or FOLDER random 9 5, or FOLDER count
+python serving_loop.py WHERE FOLDER at 3 17 25, or WHERE FOLDER random 9 5, or WHERE FOLDER count
 
 People ask, and a service answers: it unlearns, once is not good enough, publishes, swaps, signs, is
 rolled back by an operator, and retrains as its budget is spent. It is started again after each
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint
-from crashing import kill, listen
+from crashing import afresh, kill, listen
 
 import mu_jax as mu
 from mu_jax.service import (
@@ -156,7 +156,7 @@ def points_of_files(point) -> None:
         setattr(os, name, called)
 
 
-def story(folder: Path, *, until: int | None = None, counted: int | None = None):
+def story(where: str, folder: Path, *, until: int | None = None, counted: int | None = None):
     def work() -> None:
         number = itertools.count(1)
 
@@ -164,11 +164,11 @@ def story(folder: Path, *, until: int | None = None, counted: int | None = None)
             if next(number) == until:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "operator.pem").exists():
             keys.make_key(folder / "operator.pem")
         store = Store(folder / "store")
-        with Ledger(folder / "ledger.db") as ledger:
+        with Ledger(where) as ledger:
             check(folder, ledger, store, ended=False)
             listen(point)
             points_of_files(point)
@@ -181,10 +181,14 @@ def story(folder: Path, *, until: int | None = None, counted: int | None = None)
     return work
 
 
-def main(root: Path, what: str, numbers: list[int]) -> None:
+def main(where: str, root: Path, what: str, numbers: list[int]) -> None:
     assert orbax.checkpoint  # loaded once, for all that are forked
-    kill(lambda name: functools.partial(story, root / name), what, numbers)
+    kill(
+        lambda name: functools.partial(story, afresh(where, f"serving_{name}"), root / name),
+        what,
+        numbers,
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], list(map(int, sys.argv[3:])))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], list(map(int, sys.argv[4:])))
