@@ -160,6 +160,23 @@ def test_work_is_put_back_or_refused_for_a_reason(ledger):
     assert ledger.accept("user:ada").number == 2  # and may be asked again
 
 
+def test_several_are_refused_together_or_none(ledger):
+    for user in ("ada", "bob", "cyd", "dan"):
+        ledger.accept(f"user:{user}")
+    do(ledger, 2, most=1)
+    begin(ledger, parent=2, most=1)
+    for wrong, said in ((1, "1 is done"), (2, "2 is pending"), (9, "found 9, which nobody has")):
+        with pytest.raises(ValueError, match=said):
+            ledger.refuse_all([3, 4, wrong], "kept by law")
+        assert ledger.counts()["refused"] == 0
+    found = ledger.refuse_all([4, 3, 4], "kept by law")
+    assert [(each.number, each.state, each.reason) for each in found] == [
+        (4, "refused", "kept by law"),
+        (3, "refused", "kept by law"),
+    ]
+    assert ledger.excluded().tolist() == [0, 1, 2]
+
+
 def test_requests_agree_with_what_the_serving_version_has_forgotten(ledger):
     ledger.accept("user:ada")
     do(ledger, 2)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from opened_service import ANEW, forget, service
+from opened_service import ANEW, dies, forget, service
 from serving_loop import LIKE, TABLE
 
-from mu_jax.service import Recipe, Worker
-
-
-def dies(*_, **__):
-    raise KeyboardInterrupt
+from mu_jax.service import Recipe, Signer, Worker, certificates, keys
 
 
 def die_after_a_swap(opened, monkeypatch, **further) -> int:
@@ -95,6 +91,29 @@ def test_a_version_of_somebody_else_that_began_to_serve_is_the_parent_of_the_nex
     assert [one.method for one in lineage] == ["mine"] * 4 + ["other", "train"]
 
 
+def test_what_somebody_else_has_forgotten_in_part_is_not_done_yet(opened):
+    other = opened.store.publish(LIKE, method="other", parent=1, forgotten=[0], ids=TABLE)
+    opened.store.swap(other)
+    assert service(opened).drain().done == 4
+    assert [one.version for one in opened.ledger.requests("done")] == [3, 4, 5, 6]
+    assert opened.store.restore(like=LIKE)["w"].tolist() == [0] * 8 + [1] * 4
+
+
+def test_no_certificate_says_that_a_version_serves_that_was_overtaken(opened):
+    keys.make_key(opened.folder / "key")
+    signer = Signer(keys.read_key(opened.folder / "key"), "ACME", opened.folder / "certificates")
+
+    def slow(job):
+        if job.work.run == 1:
+            opened.store.swap(opened.store.publish(LIKE, method="other", parent=1, ids=TABLE))
+        return forget(job)
+
+    assert service(opened, slow, signer=signer).drain().done == 4
+    chain = certificates.verify(opened.ledger.certificates())
+    assert [one.record["done"]["version"] for one in chain] == [4, 5, 6, 7]
+    assert len(list((opened.folder / "certificates").iterdir())) == 4
+
+
 def test_being_overtaken_is_no_try_of_the_method(opened):
     def slow(job):
         if job.work.run <= 3:
@@ -112,6 +131,7 @@ def test_a_loop_that_others_are_always_faster_than_ends_with_a_sentence(opened, 
 
     def slow(job):
         made.append(job.work.run)
+        assert len(made) < 20, "it tries for ever"
         opened.store.swap(opened.store.publish(LIKE, method="other", parent=1, ids=TABLE))
         return forget(job)
 

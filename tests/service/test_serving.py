@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import serving_loop
-from opened_service import ANEW, forget, service
+from opened_service import ANEW, dies, forget, service
 from serving_loop import LIKE, ROWS, TABLE
 
 import mu_jax as mu
@@ -120,13 +120,11 @@ def test_a_death_after_the_swap_is_followed_by_no_second_version_whatever_is_ask
     signer = Signer(keys.read_key(opened.folder / "key"), "ACME", opened.folder / "certificates")
     first = {"gate": Gate(retain_accuracy=0.7), "signer": signer}
 
-    def dies(*_, **__):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Worker, "finish", dies)
         service(opened, **first).drain()
     assert opened.store.serving() == 2 and opened.ledger.request(1).state == "pending"
+    assert not (opened.folder / "certificates").exists()  # the ledger has it first
     assert service(opened, **first | second).drain().done == 4
     assert [one.version for one in opened.ledger.requests("done")] == [2, 3, 4, 5]
     assert len(opened.store.history()) == 5 and opened.store.forgotten().tolist() == [*range(8)]
@@ -160,6 +158,22 @@ def test_the_key_of_the_certificates_is_asked_for_before_anything_is_done(opened
     with pytest.raises(ValueError, match="expected the operator's key, since certificates"):
         service(opened).drain()
     assert opened.store.serving() == 4 and opened.ledger.counts()["accepted"] == 1
+
+
+def test_a_certificate_whose_file_a_dead_worker_did_not_write_is_written_by_the_next(
+    opened, monkeypatch
+):
+    keys.make_key(opened.folder / "key")
+    signer = Signer(keys.read_key(opened.folder / "key"), "ACME", opened.folder / "certificates")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Signer, "write", dies)
+        service(opened, signer=signer, batch=None).drain()
+    assert opened.ledger.counts()["done"] == 4 and len(opened.ledger.certificates()) == 1
+    assert service(opened, signer=signer).drain().done == 0
+    files = [path.read_bytes() for path in (opened.folder / "certificates").iterdir()]
+    assert [file.rstrip(b"\n") for file in files] == [
+        line.rstrip(b"\n") for line in opened.ledger.certificates()
+    ]
 
 
 def test_examples_that_are_not_at_hand_are_not_said_to_be_forgotten(opened):
