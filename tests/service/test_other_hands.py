@@ -94,7 +94,12 @@ def test_a_version_of_somebody_else_that_began_to_serve_is_the_parent_of_the_nex
 def test_what_somebody_else_has_forgotten_in_part_is_not_done_yet(opened):
     other = opened.store.publish(LIKE, method="other", parent=1, forgotten=[0], ids=TABLE)
     opened.store.swap(other)
-    assert service(opened).drain().done == 4
+
+    def report(sentence):
+        opened.said.append(sentence)
+        assert len(opened.said) < 20, "it is done and put back for ever"
+
+    assert service(opened, report=report).drain().done == 4
     assert [one.version for one in opened.ledger.requests("done")] == [3, 4, 5, 6]
     assert opened.store.restore(like=LIKE)["w"].tolist() == [0] * 8 + [1] * 4
 

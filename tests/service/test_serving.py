@@ -60,6 +60,7 @@ def test_what_was_put_back_too_often_is_retrained_with_all_that_wait(opened):
     assert (ended.kind, ended.done) == ("drained", 4)
     (only,) = opened.store.lineage(opened.store.serving())
     assert (only.method, only.parent, only.num_forgotten) == ("anew", None, 8)
+    assert [one.method for one in opened.store.history()] == ["train", "mine", "anew"]  # at once
     assert opened.store.restore(like=LIKE)["w"].tolist() == [0] * 8 + [1] * 4
 
 
