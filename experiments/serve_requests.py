@@ -26,20 +26,19 @@ import pathlib
 import sys
 import time
 
-import jax
 import numpy as np
 from absl import flags
 
 from experiments.lib import serving, serving_requests
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids
-from experiments.lib.methods import METHODS, complete
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
+from experiments.lib.protocols import define_method, make_task, settle_method
 from experiments.lib.running import exit_with_sentence, read_config
 from experiments.lib.sentences import refuse
 from experiments.lib.serving_requests import Asked
-from experiments.lib.tasks import Task, make_task
+from experiments.lib.tasks import Task, like
 from mu_jax._paths import in_bucket
 from mu_jax.service import Budget, Gate, Ledger, Outcome, Service, Signer, keys
 from mu_jax.store.versions import Overtaken, Store
@@ -61,7 +60,7 @@ REQUESTS = flags.DEFINE_string(
 ONLY_ACCEPT = flags.DEFINE_bool(
     "only_accept", False, "Write requests down, and end.", flag_values=FLAGS
 )
-METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
+METHOD = define_method(FLAGS)
 SEED = define_seed(FLAGS, "Seed of the method and of retraining.")
 BATCH = define_count(FLAGS, "batch", None, "Requests of one run; all that wait, if not given.")
 ATTEMPTS = define_count(FLAGS, "attempts", 2, "How often a request is tried before retraining.")
@@ -155,7 +154,7 @@ def make_service(
     return Service(
         ledger,
         store,
-        jax.eval_shape(task.init, jax.random.key(0)),
+        like(task),
         np.asarray(task.train.index),
         lambda work: serving.split(task, work),
         serving.unlearning(task, METHOD.value, workdir, seed=seed, oracles=oracles),
@@ -175,7 +174,7 @@ def configured(workdir: pathlib.Path) -> Task:
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    complete(config, METHOD.value)
+    settle_method(FLAGS, config)
     return make_task(config)
 
 

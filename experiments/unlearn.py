@@ -28,12 +28,14 @@ import mu_jax as mu
 from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids, named_set
-from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.own_flags import alone
 from experiments.lib.paths import working_directory
+from experiments.lib.protocol_fields import NAMES
+from experiments.lib.protocols import define_method, make_task, settle_method
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, read_config, stage
-from experiments.lib.tasks import make_task, read_ids
+from experiments.lib.tasks import read_ids
 from mu_jax import _json, datasets, reporting
 from mu_jax.scoring.rows import record
 from mu_jax.store import commits
@@ -48,7 +50,7 @@ REQUEST = flags.DEFINE_string(
     "ids:1,5,9, id:img_7, or a subject such as user:u_8123.",
     flag_values=FLAGS,
 )
-METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
+METHOD = define_method(FLAGS)
 SET = flags.DEFINE_multi_string(
     "set", [], "Hyper-parameter of the method in JSON, such as --set alpha=3.", flag_values=FLAGS
 )
@@ -130,8 +132,7 @@ def unlearn(
 ) -> int:
     """Forget `ids`, publish the new version and serve it; the exit code."""
     forget, retain = tasks.split(task, ids)
-    like = jax.eval_shape(task.init, jax.random.key(0))
-    before = store.restore(parent, like=like)
+    before = store.restore(parent, like=tasks.like(task))
     arguments = method_arguments(task, METHOD.value)
     this = pending.describe(
         workdir / "state",
@@ -203,7 +204,7 @@ def keep_numbers(
     if path.exists():
         return
     if scored is None:
-        variables = store.restore(version, like=jax.eval_shape(task.init, jax.random.key(0)))
+        variables = store.restore(version, like=tasks.like(task))
         outputs = scoring.outputs_of(task, variables, *sets)
         scored = outputs, *scoring.measure(task, outputs, seed=SEED.value)
     outputs, *found = scored
@@ -262,8 +263,13 @@ def configuration(workdir: pathlib.Path):
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    complete(config, METHOD.value)
-    arguments = config.methods[METHOD.value]
+    settle_method(FLAGS, config)
+    if SET.value and METHOD.value in NAMES:
+        raise ValueError(
+            f"expected --method={METHOD.value} without --set, since its numbers are those of its "
+            "training, found both; leave --set out"
+        )
+    arguments = config.methods.get(METHOD.value)
     for item in SET.value:
         name, equals, text = item.partition("=")
         if not equals:
