@@ -5,6 +5,10 @@
     python -m experiments.serve_requests --workdir=runs/digits --method=ssd --batch=1 --poll=60 \\
         --gate=retain_accuracy=0.9 --gate=membership=0.6 --budget=steps=20 --budget=share=0.1 \\
         --retrain --key=operator.pem --operator=ACME
+    python -m experiments.serve_requests --workdir=runs/sisa --accept=user:u_8123
+
+A model that was trained by a protocol of exact unlearning (docs/exact.md) forgets by it, all
+requests that wait at once; when it is spent, --retrain trains a new lineage by it.
 
 Requests wait in a ledger: ledger.db of the working directory, or --ledger. Each run of the loop
 takes --batch of them, or all, and makes a version from the one that serves, by the method of the

@@ -8,7 +8,9 @@
 
 The version that serves is the parent of the new one. A collapsed model is published for inspection
 and not served (exit code 3); so is one that has forgotten nothing, unless --serve_anyway; and so is
-one whose parent no longer serves when it is done (exit code 4). What an ancestor has forgotten is
+one whose parent no longer serves when it is done (exit code 4). A model that was trained by a
+protocol of exact unlearning forgets by it, and by no other method; when that is spent, nothing is
+done (exit code 3). What an ancestor has forgotten is
 in no set of a later request. A run that was stopped resumes when the same command is given again,
 is in the way of no other, and is named until then; --restart deletes what stopped runs have kept.
 The record of version N and the arrays behind it are written to unlearned/version-N.jsonl.
@@ -37,6 +39,7 @@ from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, read_config, stage
 from experiments.lib.tasks import read_ids
 from mu_jax import _json, datasets, reporting
+from mu_jax.exact import Spent
 from mu_jax.scoring.rows import record
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
@@ -154,8 +157,12 @@ def unlearn(
         transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         with mu.resumable(this.folder, config=this.decides):
-            with stage(METHOD.value):
-                variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
+            try:
+                with stage(METHOD.value):
+                    variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
+            except Spent as error:
+                print(f"Version {parent} keeps serving: {error}")
+                return 3
             if not info.edit.finite:
                 print(
                     "The unlearned model is not finite and is not kept; "
@@ -264,12 +271,14 @@ def configuration(workdir: pathlib.Path):
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
     settle_method(FLAGS, config)
-    if SET.value and METHOD.value in NAMES:
+    if METHOD.value in NAMES and SET.value:
         raise ValueError(
             f"expected --method={METHOD.value} without --set, since its numbers are those of its "
             "training, found both; leave --set out"
         )
-    arguments = config.methods.get(METHOD.value)
+    if METHOD.value in NAMES:
+        return config
+    arguments = config.methods[METHOD.value]
     for item in SET.value:
         name, equals, text = item.partition("=")
         if not equals:

@@ -62,7 +62,8 @@ def offer(config: ConfigDict) -> None:
 
 def take_back(config: ConfigDict) -> None:
     """Leave out what `offer` offered and no flag has set."""
-    group = config.get("training", {}).get("protocol")
+    training = config.get("training")
+    group = training.get("protocol") if isinstance(training, ConfigDict) else None
     if not isinstance(group, ConfigDict):
         return
     with config.unlocked():

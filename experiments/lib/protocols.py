@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib import protocol_fields, tasks
+from experiments.lib import configurations, protocol_fields, tasks
 from experiments.lib.bases import base_of
 from experiments.lib.methods import METHODS, complete
 from experiments.lib.protocol_fields import NAMES, PLACE
@@ -40,7 +40,8 @@ def make_task(config: ConfigDict) -> Task:
       ValueError: as for `tasks.make_task`; fields of the protocol that are wrong, a task that it
         cannot train.
     """
-    if config.get("training", {}).get("protocol") is None:
+    configurations.check(config)
+    if config.training.get("protocol") is None:
         return tasks.make_task(config)
     fields = protocol_fields.read(config)
     plain = ConfigDict(config.copy_and_resolve_references())
@@ -95,7 +96,7 @@ def s3t(
     """
     training = task.config.training
     groups = [(each,) if isinstance(each, str) else each for each in layers]
-    if not all(isinstance(name, str) for group in groups for name in group):
+    if not groups or not all(map(_is_names, groups)):
         raise ValueError(
             f"expected names of layers, or lists of them, for {PLACE}.layers, found {layers!r}; "
             "name them from the top of the network down"
@@ -117,10 +118,11 @@ def s3t(
 
 
 def room(task: Task, shards: int) -> int:
-    """Rows that a shard has room for: twice the mean, and eight deviations above it."""
-    mean = task.train.num_examples / shards
+    """Rows that a shard has room for: twice the mean, and eight deviations above it, or all."""
+    rows = task.train.num_examples
+    mean = rows / shards
     largest = math.ceil(max(2 * mean, mean + 8 * math.sqrt(mean)))
-    return at_least(task.config.training.batch_size, largest)
+    return at_least(task.config.training.batch_size, min(rows, largest))
 
 
 def check_shards(task: Task, shards: int, slices: int, *, where: str = "") -> None:
@@ -195,6 +197,11 @@ def _require_trainable(task: Task) -> None:
             f"expected {PLACE} without training.base_width, whose rules are of whole models, found "
             "both; leave one out"
         )
+
+
+def _is_names(group: Any) -> bool:
+    whole = isinstance(group, (list, tuple)) and len(group) > 0
+    return whole and all(isinstance(name, str) for name in group)
 
 
 def _combine(task: Task) -> Combine:
