@@ -8,7 +8,7 @@
     python -m experiments.serve_requests --workdir=runs/sisa --accept=user:u_8123
 
 A model that was trained by a protocol of exact unlearning (docs/exact.md) forgets by it, all
-requests that wait at once; when it is spent, --retrain trains a new lineage by it.
+requests that wait at once whatever --batch says; when it is spent, --retrain trains a new lineage.
 
 Requests wait in a ledger: ledger.db of the working directory, or --ledger. Each run of the loop
 takes --batch of them, or all, and makes a version from the one that serves, by the method of the

@@ -24,7 +24,7 @@ from experiments.lib.command_line import define_config, define_seed, define_work
 from experiments.lib.paths import working_directory
 from experiments.lib.protocols import make_task
 from experiments.lib.running import exit_with_sentence, stage, write_config
-from experiments.lib.tasks import Task, like, train
+from experiments.lib.tasks import Task, like, recipe, train
 from mu_jax.store import Store, commits
 
 FLAGS = flags.FlagValues()
@@ -89,9 +89,7 @@ def find_or_train(
         return store.publish(
             variables,
             method="train" if task.weights is None else "given weights",
-            hyperparameters={"seed": seed, **config.training.to_dict()}
-            if task.weights is None
-            else {},
+            hyperparameters={"seed": seed, **recipe(task)} if task.weights is None else {},
             metrics=metrics,
             note=config.dataset,
             identity=run.identity,

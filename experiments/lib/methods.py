@@ -20,6 +20,7 @@ from experiments.lib.tasks import (
     lookup,
     make_optimizer,
     make_task,
+    recipe,
 )
 
 
@@ -186,7 +187,7 @@ def _checked(task: Task, name: str) -> tuple[str, dict[str, Any]]:
 def method_arguments(task: Task, name: str) -> dict[str, Any]:
     """The hyper-parameters of a method in the configuration; none if it is not there."""
     if task.protocol is not None:
-        return task.config.training.protocol.to_dict()
+        return recipe(task)
     found = task.config.methods.get(name, {})
     return found if isinstance(found, dict) else found.to_dict()
 

@@ -38,11 +38,13 @@ def unlearning(
     """The configured method; what it keeps for later requests lies in `ensembles`, as always.
 
     Args:
-      method: of the configuration, complete. seed: of the method; each run has a key of its own.
+      method: of the configuration, complete. seed: of the method; each run has a key of its own,
+        which a protocol does not read.
       oracles: of models that were retrained for requests to come.
     """
     arguments = method_arguments(task, method)
     named = arguments.get("method", method)
+    parameters = arguments if task.protocol is not None else {**arguments, "seed": seed}
 
     def make(job: Job) -> Made:
         left = _left(task, job.work)
@@ -66,7 +68,7 @@ def unlearning(
     return Recipe(
         method,
         make,
-        {**arguments, "seed": seed},
+        parameters,
         _decides(task, oracles),
         guarantee=_removal(task, named),
         whole=task.protocol is not None,
@@ -75,7 +77,6 @@ def unlearning(
 
 def retraining(task: Task, workdir: pathlib.Path, *, seed: int) -> Recipe:
     """Training from scratch, by the recipe of the configuration, on what is retained."""
-    training = task.config.training.to_dict()
 
     def make(job: Job) -> Made:
         key = jax.random.fold_in(jax.random.key(seed), job.work.run)
@@ -87,7 +88,7 @@ def retraining(task: Task, workdir: pathlib.Path, *, seed: int) -> Recipe:
         withheld = f"it has collapsed: {collapse.reason}" if collapse.flag else ""
         return Made(variables, scoring.values(found), withheld)
 
-    parameters = {"seed": seed, **training}
+    parameters = {"seed": seed, **tasks.recipe(task)}
     guarantee = RETRAINING if task.protocol is None else exactly(task.protocol, anew=True)
     return Recipe("retrain", make, parameters, _decides(task), guarantee=guarantee)
 

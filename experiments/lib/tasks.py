@@ -292,6 +292,14 @@ def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
     return state.variables
 
 
+def recipe(task: Task) -> dict[str, Any]:
+    """The numbers of the training by name, with those of its protocol, if it has one."""
+    numbers = task.config.training.to_dict()
+    protocol = numbers.pop("protocol", None) or {}
+    name = {"protocol": protocol.pop("name")} if protocol else {}
+    return {**numbers, **name, **protocol}
+
+
 def retrain(task: Task, retain: mu.Batches) -> mu.Transform:
     """The same recipe as a transform that reads the retain set only."""
     training = task.config.training
