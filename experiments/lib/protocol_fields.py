@@ -26,12 +26,16 @@ class _Field(NamedTuple):
     default: Any = _REQUIRED
 
 
-_CAPACITY = _Field((int, type(None)), 1, None)  # `experiments.train` fills it in
+# What `experiments.train` fills in, for later processes on other machines and with fewer rows.
+_KEPT = {
+    "capacity": _Field((int, type(None)), 1, None),
+    "layout": _Field((str, type(None)), None, None),
+}
 FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "sisa": {
         "shards": _Field((int,), 1),
         "slices": _Field((int,), 1, 1),
-        "capacity": _CAPACITY,
+        **_KEPT,
     },
     "s3t": {
         "layers": _Field((tuple, list)),
@@ -40,7 +44,7 @@ FIELDS: Mapping[str, Mapping[str, _Field]] = {
         "shards": _Field((int,), 1, 1),
         "orders": _Field((int, type(None)), 1, None),
         "rank": _Field((int,), 1, 16),
-        "capacity": _CAPACITY,
+        **_KEPT,
     },
 }
 NAMES = tuple(FIELDS)

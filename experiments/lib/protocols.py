@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast, get_args
 
 import optax
 from absl import flags
@@ -25,6 +25,8 @@ from experiments.lib.methods import METHODS, complete
 from experiments.lib.protocol_fields import NAMES, PLACE
 from experiments.lib.tasks import Task, make_optimizer
 from mu_jax.data.blocks import at_least
+from mu_jax.ensembles.training import Layout
+from mu_jax.exact.shards import default_layout
 from mu_jax.exact.voting import Combine
 
 PyTree = Any
@@ -33,8 +35,8 @@ PyTree = Any
 def make_task(config: ConfigDict) -> Task:
     """The task of a configuration; if it names a protocol, model and training are the protocol's.
 
-    The configuration gets what it does not say of the protocol: defaults, and the room of a shard,
-    which stays the same when rows are gone.
+    The configuration gets what it does not say of the protocol: defaults, the room of a shard, and
+    the layout of the machine; a lineage keeps both when rows are gone or the machine is another.
 
     Raises:
       ValueError: as for `tasks.make_task`; fields of the protocol that are wrong, a task that it
@@ -51,6 +53,7 @@ def make_task(config: ConfigDict) -> Task:
     slices = fields["slices"] if fields["name"] == "sisa" else len(fields["layers"])
     check_shards(task, fields["shards"], slices, where=PLACE)
     fields["capacity"] = fields["capacity"] or room(task, fields["shards"])
+    fields["layout"] = _layout(fields["layout"])
     with config.unlocked():
         config.training.protocol = ConfigDict(fields)
     name = fields.pop("name")
@@ -62,7 +65,14 @@ def make_task(config: ConfigDict) -> Task:
     )
 
 
-def sisa(task: Task, *, shards: int, slices: int, capacity: int | None = None) -> mu.exact.SISA:
+def sisa(
+    task: Task,
+    *,
+    shards: int,
+    slices: int,
+    capacity: int | None = None,
+    layout: Layout | None = None,
+) -> mu.exact.SISA:
     """SISA by the recipe of a task of ordinary training, at a constant rate."""
     training = task.config.training
     return mu.exact.sisa(
@@ -76,6 +86,7 @@ def sisa(task: Task, *, shards: int, slices: int, capacity: int | None = None) -
         combine=_combine(task),
         capacity=capacity or room(task, shards),
         recipe={**training.to_dict(), "schedule": "constant"},
+        layout=layout,
     )
 
 
@@ -88,6 +99,7 @@ def s3t(
     orders: int | None,
     rank: int,
     capacity: int | None = None,
+    layout: Layout | None = None,
 ) -> mu.exact.S3T:
     """S3T by the recipe of a task of ordinary training, at a constant rate.
 
@@ -114,6 +126,7 @@ def s3t(
         combine=_combine(task),
         capacity=capacity or room(task, shards),
         recipe={**training.to_dict(), "schedule": "constant"},
+        layout=layout,
     )
 
 
@@ -197,6 +210,15 @@ def _require_trainable(task: Task) -> None:
             f"expected {PLACE} without training.base_width, whose rules are of whole models, found "
             "both; leave one out"
         )
+
+
+def _layout(given: str | None) -> Layout:
+    if given is not None and given not in get_args(Layout):
+        raise ValueError(
+            f"expected a layout among {', '.join(get_args(Layout))} for {PLACE}.layout, found "
+            f"{given!r}; choose one"
+        )
+    return cast(Layout | None, given) or default_layout()
 
 
 def _is_names(group: Any) -> bool:

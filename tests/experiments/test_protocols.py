@@ -157,12 +157,20 @@ def test_rows_that_are_gone_since_leave_the_lineage_as_it_was(sisa):
     assert ended.returncode == 0, ended
     config = json.loads((sisa / "config.json").read_text())
     config["task"] = config["dataset"] = f"{THIS}:left"
+    assert config["training"]["protocol"]["capacity"] == 64
     (sisa / "config.json").write_text(json.dumps(config))
     ended = serve(sisa, "--accept=user:u_12")
     assert ended.returncode == 0, ended
     task, left, variables = served(sisa)
     assert left.num_examples == ROWS // 2 - 4
     assert_identical(variables, task.protocol.train(jax.random.key(0), left)[0])
+
+
+def test_a_lineage_keeps_the_layout_of_the_machine_on_which_it_began(sisa, monkeypatch):
+    monkeypatch.setattr(protocols, "default_layout", lambda: "together")  # as on an accelerator
+    ended = serve(sisa, "--accept=user:u_3")
+    assert ended.returncode == 0, ended
+    assert read_config(sisa).training.protocol.layout == "one_by_one"
 
 
 def test_a_lineage_is_evaluated_and_unlearned_by_the_other_binaries_too(sisa):
@@ -252,6 +260,7 @@ def test_a_regression_is_answered_by_the_mean_of_the_shards(tmp_path):
         ([*S3T, f"{FIELD}.layers=topp"], "expected kernels to adapt in topp, found none"),
         ([*S3T, f"{FIELD}.layers=(3,4)"], "expected names of layers"),
         ([f"{FIELD}.name=s3t", f"{FIELD}.layers=()", f"{FIELD}.head=head"], "names of layers"),
+        ([*SISA, f"{FIELD}.layout=sideways"], "expected a layout among"),
         ([*S3T, f"{FIELD}.orders=9"], "at most 2 orders of 2 slices"),
         ([*SISA, "--config.training.optimizer=eve"], "expected a optimizer"),
     ],

@@ -126,6 +126,13 @@ PROTOCOLS = (
         (_PROTOCOLS + "test_rows_that_are_gone_since_leave_the_lineage_as_it_was",),
     ),
     Mutation(
+        "the layout of a lineage follows the machine that serves it",
+        "experiments/lib/protocols.py",
+        '    fields["layout"] = _layout(fields["layout"])\n',
+        '    fields["layout"] = _layout(None)\n',
+        (_PROTOCOLS + "test_a_lineage_keeps_the_layout_of_the_machine_on_which_it_began",),
+    ),
+    Mutation(
         "an exact model that tells what the others taught it is withheld",
         "experiments/lib/guard.py",
         "    if task.protocol is not None:\n",
