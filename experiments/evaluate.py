@@ -12,26 +12,28 @@ evaluation.jsonl in the workdir, and what every model says of every example to e
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments.lib import scoring
+import mu_jax as mu
+from experiments.lib import scoring, tasks
 from experiments.lib.command_line import define_workdir, start
 from experiments.lib.ids import check_ids, named_set
 from experiments.lib.insides import Insides
 from experiments.lib.own_flags import define_count
 from experiments.lib.paths import working_directory
+from experiments.lib.protocols import make_task, of_lineage
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import (
     exit_with_sentence,
     read_config,
     stage,
 )
-from experiments.lib.tasks import Task, make_task, read_ids, retrain, retrains, split, without
+from experiments.lib.tasks import Task, like, read_ids, retrain, retrains, split, without
 from mu_jax import _progress, evaluation, reporting
 from mu_jax.scoring import Score, rows
 from mu_jax.store import Store, Version
@@ -92,7 +94,9 @@ def scored(
     host.
     """
     forget, retain = insides.sets.values()
-    like, costs = jax.eval_shape(task.init, jax.random.key(0)), []
+    shapes, costs = like(task), []
+    if task.base is not None:  # frozen in every lineage that descends from this one
+        task = of_lineage(task, store.restore(versions[0].version, like=shapes))
     if not retrains(task):
         print("Nothing is retrained: the task gives weights without the recipe of their training")
     names = {version.version: f"{version.version}: {version.method}" for version in versions}
@@ -105,7 +109,7 @@ def scored(
     found = evaluation.score(
         task.model,
         {
-            names[v.version]: look(names[v.version], restored(store, v.version, like))
+            names[v.version]: look(names[v.version], restored(store, v.version, shapes))
             for v in children
         },
         forget=forget,
@@ -114,7 +118,7 @@ def scored(
         retrained=(
             look(rows.RETRAIN, retrained(task, forget, retain, costs)) if retrains(task) else ()
         ),
-        original=(look(rows.NOTHING, restored(store, originals[-1], like)) if originals else None),
+        original=look(rows.NOTHING, restored(store, originals[-1], shapes)) if originals else None,
         kind=task.info.task,
         forget_set=forget_set,
         hyperparameters={names[v.version]: v.hyperparameters for v in children},
@@ -132,14 +136,22 @@ def restored(store: Store, version: int, like: Any) -> Iterator[Any]:
 
 def retrained(task: Task, forget, retain, costs: list[reporting.Cost]) -> Iterator[Any]:
     """Variables of models trained from scratch without the forget set; fills `costs`."""
-    program = jax.jit(retrain(task, retain))
+    program = retraining(task, forget, retain)
     # No seed of a version: all of these are its reference.
     for seed in _progress.each(range(1, RETRAIN.value + 1), "", "seed"):
         key = jax.random.key(10_000 + seed)
         with stage(f"retrain, seed {seed}"):
-            variables, info = jax.block_until_ready(program(key, task.init(key), forget, retain))
+            variables, info = jax.block_until_ready(program(key))
         costs.append(scoring.cost(info))
         yield variables
+
+
+def retraining(task: Task, forget, retain) -> Callable[[jax.Array], tuple[Any, mu.Info | None]]:
+    """Training from scratch, `key -> (variables, info)`; a protocol counts no passes."""
+    if task.protocol is not None:
+        return lambda key: (tasks.train(task, key, retain), None)
+    program = jax.jit(retrain(task, retain))
+    return lambda key: program(key, task.init(key), forget, retain)
 
 
 def chosen(store: Store) -> list[Version]:

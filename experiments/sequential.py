@@ -28,14 +28,11 @@ from experiments.lib.own_flags import define_count
 from experiments.lib.pages import write_page
 from experiments.lib.paths import check_workdir
 from experiments.lib.populations import check_models
+from experiments.lib.protocols import check_shards
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, stage, write_config, write_text
 from experiments.lib.sequence_runs import begin, run_sequence
-from experiments.lib.sequences import (
-    check_shards,
-    check_suits_every_request,
-    draw_requests,
-)
+from experiments.lib.sequences import check_suits_every_request, draw_requests
 from experiments.lib.tasks import lookup
 
 FLAGS = flags.FlagValues()

@@ -6,6 +6,10 @@
     python -m experiments.serve_requests --workdir=runs/digits --method=ssd --batch=1 --poll=60 \\
         --gate=retain_accuracy=0.9 --gate=membership=0.6 --budget=steps=20 --budget=share=0.1 \\
         --retrain --key=operator.pem --operator=ACME
+    python -m experiments.serve_requests --workdir=runs/sisa --accept=user:u_8123
+
+A model that was trained by a protocol of exact unlearning (docs/exact.md) forgets by it, all
+requests that wait at once whatever --batch says; when it is spent, --retrain trains a new lineage.
 
 Requests wait in a ledger: ledger.db of the working directory, or --ledger. Each run of the loop
 takes --batch of them, or all, and makes a version from the one that serves, by the method of the
@@ -29,20 +33,19 @@ import pathlib
 import sys
 import time
 
-import jax
 import numpy as np
 from absl import flags
 
 from experiments.lib import serving, serving_requests
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids
-from experiments.lib.methods import METHODS, complete
 from experiments.lib.own_flags import alone, define_count
 from experiments.lib.paths import working_directory
+from experiments.lib.protocols import define_method, make_task, settle_method
 from experiments.lib.running import exit_with_sentence, read_config
 from experiments.lib.sentences import refuse
 from experiments.lib.serving_requests import Asked
-from experiments.lib.tasks import Task, make_task
+from experiments.lib.tasks import Task, like
 from mu_jax._paths import in_bucket
 from mu_jax.service import Budget, Gate, Ledger, Outcome, Service, Signer, keys
 from mu_jax.store.versions import Overtaken, Store
@@ -70,7 +73,7 @@ REFUSE = flags.DEFINE_multi_integer(
 REASON = flags.DEFINE_string(
     "reason", None, "Why it is refused, for the person who asked.", flag_values=FLAGS
 )
-METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
+METHOD = define_method(FLAGS)
 SEED = define_seed(FLAGS, "Seed of the method and of retraining.")
 BATCH = define_count(FLAGS, "batch", None, "Requests of one run; all that wait, if not given.")
 ATTEMPTS = define_count(FLAGS, "attempts", 2, "How often a request is tried before retraining.")
@@ -176,7 +179,7 @@ def make_service(
     return Service(
         ledger,
         store,
-        jax.eval_shape(task.init, jax.random.key(0)),
+        like(task),
         np.asarray(task.train.index),
         lambda work: serving.split(task, work),
         serving.unlearning(task, METHOD.value, workdir, seed=seed, oracles=oracles),
@@ -196,7 +199,7 @@ def configured(workdir: pathlib.Path) -> Task:
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    complete(config, METHOD.value)
+    settle_method(FLAGS, config)
     return make_task(config)
 
 

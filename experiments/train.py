@@ -3,9 +3,12 @@
     python -m experiments.train --workdir=runs/digits
     python -m experiments.train --workdir=runs/cnn --config.model.name=cnn --seed=1
     python -m experiments.train --workdir=runs/own --task=my_project.unlearning:make_task
+    python -m experiments.train --workdir=runs/sisa --config.training.protocol.name=sisa \\
+        --config.training.protocol.shards=4 --config.training.protocol.slices=3
 
-An own task (docs/own-task.md) brings model, loss and data, and weights if it is trained already.
-A run that was stopped resumes where it was when the same command is given again.
+With a protocol of exact unlearning, sisa or s3t, a removal equals a training without the examples
+(docs/exact.md). An own task (docs/own-task.md) brings model, loss and data, and weights if it is
+trained already. A run that was stopped resumes where it was when the same command is given again.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import mu_jax as mu
 from experiments.lib import pending, scoring
 from experiments.lib.command_line import define_config, define_seed, define_workdir, start
 from experiments.lib.paths import working_directory
+from experiments.lib.protocols import make_task
 from experiments.lib.running import exit_with_sentence, stage, write_config
-from experiments.lib.tasks import Task, make_task, train
+from experiments.lib.tasks import Task, like, recipe, train
 from mu_jax.store import Store, commits
 
 FLAGS = flags.FlagValues()
@@ -53,9 +57,8 @@ def run(config, workdir: pathlib.Path, seed: int) -> None:
     size = sum(leaf.size for leaf in jax.tree.leaves(task.model.params(like(task))))
     print(f"Published and serving version {version} ({size:,} parameters) in {store.directory}")
     request = "class:1" if task.info.task == "classification" else "random:0.05:seed=0"
-    print(
-        f"Next: python -m experiments.unlearn --workdir={workdir} --request={request} --method=ssd"
-    )
+    method = "" if task.protocol is not None else " --method=ssd"
+    print(f"Next: python -m experiments.unlearn --workdir={workdir} --request={request}{method}")
 
 
 def require_new(store: Store, workdir: pathlib.Path) -> None:
@@ -65,11 +68,6 @@ def require_new(store: Store, workdir: pathlib.Path) -> None:
             f"expected a working directory without a model, found version {serving} "
             f"serving in {workdir}; choose another --workdir"
         )
-
-
-def like(task: Task):
-    """Shapes and dtypes of the variables."""
-    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 def find_or_train(
@@ -91,9 +89,7 @@ def find_or_train(
         return store.publish(
             variables,
             method="train" if task.weights is None else "given weights",
-            hyperparameters={"seed": seed, **config.training.to_dict()}
-            if task.weights is None
-            else {},
+            hyperparameters={"seed": seed, **recipe(task)} if task.weights is None else {},
             metrics=metrics,
             note=config.dataset,
             identity=run.identity,
@@ -103,7 +99,8 @@ def find_or_train(
 
 def trained(task: Task, seed: int):
     """A model by the recipe of the configuration."""
-    with stage(f"train {task.config.model.name} on {task.config.dataset}"):
+    how = "" if task.protocol is None else f" by {task.config.training.protocol.name}"
+    with stage(f"train {task.config.model.name} on {task.config.dataset}{how}"):
         return train(task, jax.random.key(seed), task.train)
 
 

@@ -8,7 +8,9 @@
 
 The version that serves is the parent of the new one. A collapsed model is published for inspection
 and not served (exit code 3); so is one that has forgotten nothing, unless --serve_anyway; and so is
-one whose parent no longer serves when it is done (exit code 4). What an ancestor has forgotten is
+one whose parent no longer serves when it is done (exit code 4). A model that was trained by a
+protocol of exact unlearning forgets by it, and by no other method; when that is spent, nothing is
+done (exit code 3). What an ancestor has forgotten is
 in no set of a later request. A run that was stopped resumes when the same command is given again,
 is in the way of no other, and is named until then; --restart deletes what stopped runs have kept.
 The record of version N and the arrays behind it are written to unlearned/version-N.jsonl.
@@ -28,13 +30,16 @@ import mu_jax as mu
 from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids, named_set
-from experiments.lib.methods import METHODS, Request, complete, make_method, method_arguments
+from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.own_flags import alone
 from experiments.lib.paths import working_directory
+from experiments.lib.protocol_fields import NAMES
+from experiments.lib.protocols import define_method, make_task, settle_method
 from experiments.lib.results import digest_of, write_results
 from experiments.lib.running import exit_with_sentence, read_config, stage
-from experiments.lib.tasks import make_task, read_ids
+from experiments.lib.tasks import read_ids
 from mu_jax import _json, datasets, reporting
+from mu_jax.exact import Spent
 from mu_jax.scoring.rows import record
 from mu_jax.store import commits
 from mu_jax.store.versions import Overtaken, Store
@@ -48,7 +53,7 @@ REQUEST = flags.DEFINE_string(
     "ids:1,5,9, id:img_7, or a subject such as user:u_8123.",
     flag_values=FLAGS,
 )
-METHOD = flags.DEFINE_enum("method", "ssd", list(METHODS), "How to unlearn.", flag_values=FLAGS)
+METHOD = define_method(FLAGS)
 SET = flags.DEFINE_multi_string(
     "set", [], "Hyper-parameter of the method in JSON, such as --set alpha=3.", flag_values=FLAGS
 )
@@ -130,8 +135,7 @@ def unlearn(
 ) -> int:
     """Forget `ids`, publish the new version and serve it; the exit code."""
     forget, retain = tasks.split(task, ids)
-    like = jax.eval_shape(task.init, jax.random.key(0))
-    before = store.restore(parent, like=like)
+    before = store.restore(parent, like=tasks.like(task))
     arguments = method_arguments(task, METHOD.value)
     this = pending.describe(
         workdir / "state",
@@ -153,8 +157,12 @@ def unlearn(
         transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         with mu.resumable(this.folder, config=this.decides):
-            with stage(METHOD.value):
-                variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
+            try:
+                with stage(METHOD.value):
+                    variables, info = transform(jax.random.key(SEED.value), before, forget, retain)
+            except Spent as error:
+                print(f"Version {parent} keeps serving: {error}")
+                return 3
             if not info.edit.finite:
                 print(
                     "The unlearned model is not finite and is not kept; "
@@ -203,7 +211,7 @@ def keep_numbers(
     if path.exists():
         return
     if scored is None:
-        variables = store.restore(version, like=jax.eval_shape(task.init, jax.random.key(0)))
+        variables = store.restore(version, like=tasks.like(task))
         outputs = scoring.outputs_of(task, variables, *sets)
         scored = outputs, *scoring.measure(task, outputs, seed=SEED.value)
     outputs, *found = scored
@@ -262,7 +270,14 @@ def configuration(workdir: pathlib.Path):
     config = read_config(workdir)
     if DATA_DIR.value is not None:
         config.data_dir = DATA_DIR.value
-    complete(config, METHOD.value)
+    settle_method(FLAGS, config)
+    if METHOD.value in NAMES and SET.value:
+        raise ValueError(
+            f"expected --method={METHOD.value} without --set, since its numbers are those of its "
+            "training, found both; leave --set out"
+        )
+    if METHOD.value in NAMES:
+        return config
     arguments = config.methods[METHOD.value]
     for item in SET.value:
         name, equals, text = item.partition("=")

@@ -26,7 +26,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.lib import configurations, own_flags, own_tasks, paths
+from experiments.lib import configurations, own_flags, own_tasks, paths, protocol_fields
 from mu_jax.loops import progress
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -141,6 +141,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], *, arguments: str = "")
     change = configure if _CONFIG in values else None
     rest = own_flags.read(values, argv, arguments=arguments, shared=_shared(), change=change)
     for flag in configured:
+        protocol_fields.take_back(flag.value)
         values[_CONFIG].value = flag.value
     flags.FLAGS.mark_as_parsed()
     if _WORKDIR in values:
@@ -169,6 +170,7 @@ def _with_config(every: flags.FlagValues, default: str, argv: list[str]) -> list
         config = own_tasks.configuration(reference)
     else:
         config = configurations.load(default if path is None else path)
+    protocol_fields.offer(config)
     config_flags.DEFINE_config_dict(_CONFIG, config, flag_values=every, sys_argv=rest)
     return rest
 

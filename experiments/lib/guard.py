@@ -37,6 +37,8 @@ def judge(
         return changes, "its weights are not finite"
     if collapse.flag:
         return changes, f"it has collapsed: {collapse.reason}"
+    if task.protocol is not None:
+        return changes, ""  # an exact model knows of an example what the others have taught it
     return changes, f"{NOTHING}: {nothing.reason}" if nothing.flag else ""
 
 

@@ -20,6 +20,7 @@ from experiments.lib.tasks import (
     lookup,
     make_optimizer,
     make_task,
+    recipe,
 )
 
 
@@ -145,6 +146,8 @@ def make_method(task: Task, name: str, request: Request) -> mu.Transform:
       ValueError: an unknown method, one that is not for this kind of task, or hyper-parameters
         that it does not have, lacks, or cannot take.
     """
+    if task.protocol is not None:  # the one by which the model was trained, see `settle_method`
+        return task.protocol.unlearn
     method, arguments = _checked(task, name)
     return METHODS[method](task, arguments, request)
 
@@ -183,6 +186,8 @@ def _checked(task: Task, name: str) -> tuple[str, dict[str, Any]]:
 
 def method_arguments(task: Task, name: str) -> dict[str, Any]:
     """The hyper-parameters of a method in the configuration; none if it is not there."""
+    if task.protocol is not None:
+        return recipe(task)
     found = task.config.methods.get(name, {})
     return found if isinstance(found, dict) else found.to_dict()
 

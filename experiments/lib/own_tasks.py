@@ -45,8 +45,9 @@ class OwnTask:
         trains it.
       training: the recipe by which the model was trained, or is to be: `optimizer` ("adam",
         "adamw", "sgd", "momentum"), `learning_rate`, `schedule` ("constant", "cosine", "linear",
-        "thirds"), `weight_decay`, `batch_size`, `epochs`. What is left out is Adam at 1e-3 with a
-        cosine, no decay, batches of 64, 10 epochs. None beside `weights`: nothing is retrained,
+        "thirds"), `weight_decay`, `batch_size`, `epochs`, and `protocol`, one of exact unlearning
+        (docs/exact.md). What is left out is Adam at 1e-3 with a cosine, no decay, batches of 64, 10
+        epochs. None beside `weights`: nothing is retrained,
         since models of another recipe are no reference.
       methods: hyper-parameters by the name of the method; other methods have defaults.
       attributes: arrays [n] beside train examples, by name, for requests such as `client:12`.
@@ -112,10 +113,11 @@ def load(reference: str) -> OwnTask:
 def configuration(reference: str) -> ConfigDict:
     """The configuration of an own task: its recipe and methods, as fields that flags may change."""
     task = load(reference)
-    unknown = set(task.training or {}) - set(_TRAINING)
+    known = (*_TRAINING, "protocol")
+    unknown = set(task.training or {}) - set(known)
     if unknown:
         raise ValueError(
-            f"expected fields of training of {reference} among {', '.join(_TRAINING)}, found "
+            f"expected fields of training of {reference} among {', '.join(known)}, found "
             f"{sorted(unknown)[0]!r}; correct or remove it"
         )
     return ConfigDict(

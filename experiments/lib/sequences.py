@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import mu_jax as mu
+from experiments.lib import protocols
 from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.populations import ORACLES, Population, everything
 from experiments.lib.rows import Row
-from experiments.lib.tasks import Task, make_optimizer, training_optimizer
+from experiments.lib.tasks import Task, training_optimizer
 from mu_jax import ensembles, exact
-from mu_jax.data.blocks import at_least
 from mu_jax.scoring.rows import RETRAIN
 
 PyTree = Any
@@ -79,16 +78,6 @@ def with_room(examples: mu.Batches, rows: int) -> mu.Batches:
     filled = examples.take(np.minimum(place, examples.num_examples - 1))
     used = place < examples.num_examples
     return filled.replace(weight=np.where(used, np.asarray(filled.weight), 0).astype(np.float32))
-
-
-def check_shards(task: Task, shards: int, slices: int) -> None:
-    """Refuse slices that would have hardly an example each."""
-    most = task.train.num_examples
-    if 2 * shards * slices > most:
-        raise ValueError(
-            f"expected shards with two examples a slice, found {shards} shards of {slices} slices "
-            f"for {most} training examples; lower --shards or --slices"
-        )
 
 
 def check_suits_every_request(task: Task, name: str) -> None:
@@ -184,27 +173,12 @@ class Touched:
 
 
 class Sharded:
-    """N lineages of SISA, each with shards and checkpoints of its own.
-
-    The recipe is that of the task at a constant rate: a schedule would end in the last slice, and
-    its length would depend on the rows that are left.
-    """
+    """N lineages of SISA, each with shards and checkpoints of its own."""
 
     def __init__(self, task: Task, models: int, shards: int, slices: int):
-        training = task.config.training
         self.task = task
         self.hyperparameters = {"shards": shards, "slices": slices}
-        self.protocol = mu.exact.sisa(
-            task.model,
-            _at_a_constant_rate(task),
-            init=task.init,
-            shards=shards,
-            slices=slices,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            capacity=at_least(training.batch_size, 2 * -(-task.train.num_examples // shards)),
-            recipe={**training.to_dict(), "schedule": "constant"},
-        )
+        self.protocol = protocols.sisa(task, shards=shards, slices=slices)
         keys = jax.random.split(jax.random.key(_SISA_SEED), models)
         self.lineages = [self.protocol.train(key, task.train)[0] for key in keys]
         self.touched: list[Touched] = []
@@ -239,11 +213,3 @@ class Sharded:
 def outputs_of(task: Task, variables: PyTree) -> np.ndarray:
     """Outputs f32[N, n, K] of N models for the training and the test examples."""
     return np.asarray(ensembles.ensemble_outputs(task.model, variables, everything(task)))
-
-
-def _at_a_constant_rate(task: Task) -> optax.GradientTransformation:
-    training = task.config.training
-    return optax.chain(
-        optax.add_decayed_weights(training.weight_decay),
-        make_optimizer(training.optimizer, training.learning_rate),
-    )

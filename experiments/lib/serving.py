@@ -14,6 +14,7 @@ import numpy as np
 import mu_jax as mu
 from experiments.lib import guard, pending, scoring, tasks
 from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.protocols import of_lineage
 from experiments.lib.running import stage
 from experiments.lib.serving_oracles import gap_to_oracles
 from experiments.lib.tasks import Task
@@ -23,6 +24,7 @@ from mu_jax.store import Store
 RETRAINING = Guarantee(
     "exact", "training by the recipe of the configuration on the retained examples"
 )
+_KEYS = {False: "the key of the lineage", True: "a key of its own"}
 
 
 def split(task: Task, work: Work) -> tuple[mu.Batches, mu.Batches]:
@@ -36,11 +38,13 @@ def unlearning(
     """The configured method; what it keeps for later requests lies in `ensembles`, as always.
 
     Args:
-      method: of the configuration, complete. seed: of the method; each run has a key of its own.
+      method: of the configuration, complete. seed: of the method; each run has a key of its own,
+        which a protocol does not read.
       oracles: of models that were retrained for requests to come.
     """
     arguments = method_arguments(task, method)
     named = arguments.get("method", method)
+    parameters = arguments if task.protocol is not None else {**arguments, "seed": seed}
 
     def make(job: Job) -> Made:
         left = _left(task, job.work)
@@ -64,28 +68,45 @@ def unlearning(
     return Recipe(
         method,
         make,
-        {**arguments, "seed": seed},
+        parameters,
         _decides(task, oracles),
-        guarantee=RETRAINING if named == "retrain" else APPROXIMATE,
+        guarantee=_removal(task, named),
+        whole=task.protocol is not None,
     )
 
 
 def retraining(task: Task, workdir: pathlib.Path, *, seed: int) -> Recipe:
     """Training from scratch, by the recipe of the configuration, on what is retained."""
-    training = task.config.training.to_dict()
 
     def make(job: Job) -> Made:
         key = jax.random.fold_in(jax.random.key(seed), job.work.run)
         with _state(workdir, job) as claim:
             with stage("retrain"):
-                variables = tasks.train(task, key, job.retain)
+                variables = tasks.train(of_lineage(task, job.before), key, job.retain)
             found, collapse = scoring.score(task, variables, job.forget, job.retain, seed=seed)
             claim.require_held()
         withheld = f"it has collapsed: {collapse.reason}" if collapse.flag else ""
         return Made(variables, scoring.values(found), withheld)
 
-    parameters = {"seed": seed, **training}
-    return Recipe("retrain", make, parameters, _decides(task), guarantee=RETRAINING)
+    parameters = {"seed": seed, **tasks.recipe(task)}
+    guarantee = RETRAINING if task.protocol is None else exactly(task.protocol, anew=True)
+    return Recipe("retrain", make, parameters, _decides(task), guarantee=guarantee)
+
+
+def exactly(protocol: mu.exact.SISA | mu.exact.S3T, *, anew: bool = False) -> Guarantee:
+    """What a removal by a protocol promises, or a new lineage."""
+    name, on = "SISA", "on the retained examples"
+    words = f"{protocol.shards} shards, {protocol.slices} slices"
+    if isinstance(protocol, mu.exact.S3T):
+        name, words = "S3T", f"{words}, {len(protocol.orders)} orders, a frozen base"
+        on += "" if anew else " without the slices that lost one"
+    return Guarantee("exact", f"{name}, {words}: training {on}, with {_KEYS[anew]}")
+
+
+def _removal(task: Task, named: str) -> Guarantee:
+    if task.protocol is not None:
+        return exactly(task.protocol)
+    return RETRAINING if named == "retrain" else APPROXIMATE
 
 
 def _left(task: Task, work: Work) -> Task:

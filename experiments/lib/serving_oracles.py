@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from experiments.lib import scoring
-from experiments.lib.tasks import Task
+from experiments.lib.tasks import Task, like
 from mu_jax.reporting import Metric
 from mu_jax.service import Job
 from mu_jax.store import Store
@@ -42,10 +41,9 @@ def gap_to_oracles(
     ]
     if not numbers:
         return {}
-    like = jax.eval_shape(task.init, jax.random.key(0))
     others = []
     for number in numbers:
-        oracle = oracles.restore(number, like=like)
+        oracle = oracles.restore(number, like=like(task))
         found, _ = scoring.score(task, oracle, job.forget, job.retain, seed=0)
         others.append(_accuracies(found))
     gap = float(np.abs(np.array(_accuracies(scored)) - np.mean(others, axis=0)).mean())

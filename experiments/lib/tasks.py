@@ -83,6 +83,8 @@ class Task:
       config: the configuration.
       sources: what is known of the examples beside inputs and targets, by the name of the split.
       weights: a trained model, as `mu.store.load_weights` reads it; None if it is to be trained.
+      protocol: of exact unlearning, by which `protocols.make_task` has it trained; `model` is that
+        of the protocol then. base: `key -> variables` that a protocol freezes, if it does.
     """
 
     train: mu.Batches
@@ -93,11 +95,22 @@ class Task:
     config: ConfigDict
     sources: dict[str, datasets.Source | own_tasks.Rows] = dataclasses.field(default_factory=dict)
     weights: Any = None
+    protocol: mu.exact.SISA | mu.exact.S3T | None = None
+    base: Callable[[jax.Array], PyTree] | None = None
 
 
 def make_task(config: ConfigDict) -> Task:
-    """Load the data of a configuration and build its model, or call the person's own function."""
+    """Load the data of a configuration and build its model, or call the person's own function.
+
+    Raises:
+      ValueError: fields that are missing or wrong, or one of a protocol, see `protocols.make_task`.
+    """
     configurations.check(config)
+    if config.training.get("protocol") is not None:
+        raise ValueError(
+            "expected ordinary training, found training.protocol, which experiments.train, "
+            "evaluate, unlearn and serve_requests take; leave it out"
+        )
     return _own(config) if config.get("task") else _configured(config)
 
 
@@ -248,8 +261,23 @@ def make_optimizer(
     return lookup(OPTIMIZERS, name, "optimizer")(learning_rate)
 
 
+def like(task: Task) -> PyTree:
+    """Shapes and dtypes of the variables, for `store.restore`."""
+    key = jax.random.key(0)
+    if task.protocol is None:
+        return jax.eval_shape(task.init, key)
+    if isinstance(task.protocol, mu.exact.SISA):
+        return task.protocol.like(key)
+    return task.protocol.like(key, jax.eval_shape(task.init, key))
+
+
 def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
     """Train from scratch, by the recipe of the configuration."""
+    if isinstance(task.protocol, mu.exact.SISA):
+        return task.protocol.train(key, examples)[0]
+    if task.protocol is not None:
+        assert task.base is not None
+        return task.protocol.train(key, task.base(key), examples)[0]
     training = task.config.training
     state, _ = mu.fit(
         task.model,
@@ -262,6 +290,14 @@ def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
         batch_size=training.batch_size,
     )
     return state.variables
+
+
+def recipe(task: Task) -> dict[str, Any]:
+    """The numbers of the training by name, with those of its protocol, if it has one."""
+    numbers = task.config.training.to_dict()
+    protocol = numbers.pop("protocol", None) or {}
+    name = {"protocol": protocol.pop("name")} if protocol else {}
+    return {**numbers, **name, **protocol}
 
 
 def retrain(task: Task, retain: mu.Batches) -> mu.Transform:

@@ -29,6 +29,7 @@ from mu_jax.exact.shards import (
     key_words,
     laid_out,
     left_after,
+    no_rows,
     on_mesh,
     refuse_traced,
     rows_of,
@@ -203,6 +204,27 @@ class S3T:
         stages, losses = in_turns(stage, (nothing, losses), self.slices)
         variables = S3TVariables(stages, base, rows, gone, digests, key)
         return variables, self._info(gone, losses)
+
+    def like(self, key: jax.Array, base: PyTree) -> S3TVariables:
+        """The shapes and dtypes of a lineage, for `store.restore(like=)`; nothing is trained.
+
+        Args:
+          key: of the kind with which it was trained, such as `jax.random.key(0)`.
+          base: variables of the model, or their shapes.
+
+        Returns:
+          The parts as `jax.ShapeDtypeStruct`s and `base`; what else there is as arrays of zeros,
+          since it stays on the host.
+
+        Raises:
+          ValueError: the protocol has no capacity, so that its room follows the rows; layers that
+            are not there.
+        """
+        nothing = self._nothing(key, base)
+        stages = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nothing)
+        gone = np.zeros((self.shards, self.slices), bool)
+        digests = np.zeros((self.shards, self.slices, 32), np.uint8)
+        return S3TVariables(stages, base, no_rows(self), gone, digests, key)
 
     def answer(
         self, key: jax.Array, variables: S3TVariables, forget: Any, retain: Any

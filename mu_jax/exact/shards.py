@@ -133,6 +133,22 @@ def laid_out(protocol: Any, key: jax.Array, index: np.ndarray) -> Rows:
     return placed(index, places, sizes, protocol.capacity, least=protocol.batch_size)
 
 
+def no_rows(protocol: Any) -> Rows:
+    """The rows of a lineage that holds none, in the shapes of others.
+
+    Raises:
+      ValueError: the protocol has no capacity.
+    """
+    if protocol.capacity is None:
+        raise ValueError(
+            "expected a protocol with a capacity, found one whose room follows the rows: give "
+            "`capacity`, or take a lineage itself as `like`"
+        )
+    nobody = np.zeros(0, np.int64)
+    sizes = protocol.shards, protocol.slices
+    return placed(nobody, (nobody, nobody), sizes, protocol.capacity, least=protocol.batch_size)
+
+
 def gathered(data: Batches, rows: Rows, mesh: Any, axis: str) -> Examples:
     """The examples by shard; free places hold zeros. Each device of a mesh gets its shards."""
     order = np.argsort(np.asarray(data.index), kind="stable")

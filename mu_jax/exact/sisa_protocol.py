@@ -26,6 +26,7 @@ from mu_jax.exact.shards import (
     key_words,
     laid_out,
     left_after,
+    no_rows,
     on_mesh,
     refuse_traced,
     rows_of,
@@ -171,6 +172,24 @@ class SISA:
         last, earlier = _taken_apart(nothing)
         start = SISAVariables(last, earlier, rows, blank, key)
         return self._trained(start, rows, data)
+
+    def like(self, key: jax.Array) -> SISAVariables:
+        """The shapes and dtypes of a lineage, for `store.restore(like=)`; nothing is trained.
+
+        Args:
+          key: of the kind with which it was trained, such as `jax.random.key(0)`.
+
+        Returns:
+          The shards that answer as `jax.ShapeDtypeStruct`s, what else there is as arrays of zeros,
+          since it stays on the host.
+
+        Raises:
+          ValueError: the protocol has no capacity, so that its room follows the rows.
+        """
+        last, earlier = _taken_apart(self._nothing(key))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), last)
+        digests = np.zeros((self.slices, self.shards, 32), np.uint8)
+        return SISAVariables(shapes, earlier, no_rows(self), digests, key)
 
     def answer(
         self, key: jax.Array, variables: SISAVariables, forget: Any, retain: Any

@@ -67,6 +67,21 @@ def test_the_store_knows_what_is_forgotten_already(tmp_path):
     assert store.serving() == 3
 
 
+@pytest.mark.parametrize("make, given", [(sisa, (data(),)), (s3t, (base(), data()))])
+def test_a_process_that_has_not_trained_knows_the_shapes_of_a_lineage(tmp_path, make, given):
+    own = make(capacity=32)
+    variables = own.train(KEY, *given)[0]
+    store = begun(tmp_path, variables)
+    like = own.like(jax.random.key(0), *(jax.eval_shape(lambda x: x, each) for each in given[:-1]))
+    restored = store.restore(like=like)
+    assert_same_bits(restored, variables)
+    after = [requests(own, each, [3])[0] for each in (restored, variables)]
+    assert_same_bits(*after)
+    with pytest.raises(ValueError, match="a protocol with a capacity, found one") as error:
+        make().like(jax.random.key(0), *given[:-1])
+    assert is_one_sentence(str(error.value))
+
+
 def test_rows_may_come_in_any_order():
     own = protocol()
     variables = own.train(KEY, examples())[0]

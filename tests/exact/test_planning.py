@@ -160,7 +160,8 @@ def test_a_matching_is_the_best_of_all():
         for choice in itertools.permutations(range(3))
         if all(choice[k] != k for k in range(3))
     }
-    assert tuple(second[k] for k in range(3)) == max(scores, key=scores.get)
+    chosen = tuple(second[k] for k in range(3))
+    assert scores[chosen] == pytest.approx(max(scores.values()))  # two of them may be as good
 
 
 def test_the_score_of_an_order_by_hand():

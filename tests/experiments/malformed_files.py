@@ -17,6 +17,7 @@ from mu_jax.reporting import ForgetSet, Metric, Record
 FIELDS = [
     "dataset data_dir limit model model.name model.features training training.optimizer",
     "training.learning_rate training.weight_decay training.batch_size training.epochs batch_size",
+    "training.protocol",
     "methods methods.ssd methods.ssd.alpha methods.ssd.dampening methods.iau.optimizer methods.iau",
     "methods.finetune.epochs methods.finetune.batch_size methods.finetune.optimizer selection loss",
 ]

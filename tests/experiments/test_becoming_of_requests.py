@@ -111,7 +111,7 @@ def test_the_quickstart_serves_the_best_of_those_that_forgot(tmp_path):
     models = {name: {"w": np.full(3, value)} for name, value in accuracy.items()}
     withheld = {"idle": "it has forgotten nothing: no weight changed", "honest": ""}
     store, ids = Store(tmp_path / "store"), np.array([3, 5])
-    task = types.SimpleNamespace(config=config)
+    task = types.SimpleNamespace(config=config, protocol=None)
     quickstart.publish(store, task, models, withheld, records, table, ids)
     assert (store.serving(), store.history()[2].method) == (3, "honest")
     assert [each.withheld for each in store.history()] == ["", withheld["idle"], ""]

@@ -24,9 +24,9 @@ _PAGES = "tests/docs/test_method_pages.py::"
 SETTINGS = (
     Mutation(
         "a method without settings in the configuration is a traceback",
-        "experiments/unlearn.py",
-        "    complete(config, METHOD.value)\n",
-        "",
+        "experiments/lib/protocols.py",
+        '        complete(config, values["method"].value)\n',
+        "        pass\n",
         (_BECOMING + "test_every_method_is_there_without_settings",),
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""What a service promises to people who ask: the ledger, the certificates and the loop."""
+"""What a service promises to people who ask: ledger, certificates, the loop, protocols."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from promises import Mutation
 
 _LEDGER = "tests/service/test_ledger.py::"
 _CRASHES = "tests/service/test_crashes.py::test_killed_at_some_points"
+_PROTOCOLS = "tests/experiments/test_protocols.py::"
 _CERTIFICATES = "tests/service/test_certificates.py::"
 _RUNS = "mu_jax/service/runs.py"
 _SETS = "mu_jax/service/sets.py"
@@ -291,4 +292,63 @@ LOOP = (
     ),
 )
 
-SERVING = (*LEDGER, *CERTIFICATES, *LOOP)
+PROTOCOLS = (
+    Mutation(
+        "requests to a protocol are answered one by one",
+        "experiments/lib/serving.py",
+        "        whole=task.protocol is not None,\n",
+        "",
+        (_PROTOCOLS + "test_what_sisa_serves_is_its_training_without_the_rows",),
+    ),
+    Mutation(
+        "a removal by a protocol is certified as approximate",
+        "experiments/lib/serving.py",
+        "        return exactly(task.protocol)\n",
+        "        return APPROXIMATE\n",
+        (_PROTOCOLS + "test_what_sisa_serves_is_its_training_without_the_rows",),
+    ),
+    Mutation(
+        "the room of a shard follows the rows that are left",
+        "experiments/lib/protocols.py",
+        '    fields["capacity"] = fields["capacity"] or room',
+        '    fields["capacity"] = room',
+        (_PROTOCOLS + "test_rows_that_are_gone_since_leave_the_lineage_as_it_was",),
+    ),
+    Mutation(
+        "the layout of a lineage follows the machine that serves it",
+        "experiments/lib/protocols.py",
+        '    fields["layout"] = _layout(fields["layout"])\n',
+        '    fields["layout"] = _layout(None)\n',
+        (_PROTOCOLS + "test_a_lineage_keeps_the_layout_of_the_machine_on_which_it_began",),
+    ),
+    Mutation(
+        "an exact model that tells what the others taught it is withheld",
+        "experiments/lib/guard.py",
+        "    if task.protocol is not None:\n",
+        "    if False:\n",
+        (_PROTOCOLS + "test_what_s3t_serves_until_it_is_spent_and_a_new_lineage_then",),
+    ),
+    Mutation(
+        "a new lineage of S3T has another base",
+        "experiments/lib/serving.py",
+        "tasks.train(of_lineage(task, job.before), key, job.retain)",
+        "tasks.train(task, key, job.retain)",
+        (_PROTOCOLS + "test_what_s3t_serves_until_it_is_spent_and_a_new_lineage_then",),
+    ),
+    Mutation(
+        "the base of S3T has seen the rows",
+        "experiments/lib/bases.py",
+        "    if shared:\n",
+        "    if False:\n",
+        (_PROTOCOLS + "test_a_base_is_a_model_of_other_rows",),
+    ),
+    Mutation(
+        "an approximate method is run on the checkpoints of a protocol",
+        "experiments/lib/protocols.py",
+        "    if own is not None and given not in (None, own):\n",
+        "    if False:\n",
+        (_PROTOCOLS + "test_a_method_that_does_not_fit_the_model_is_refused",),
+    ),
+)
+
+SERVING = (*LEDGER, *CERTIFICATES, *LOOP, *PROTOCOLS)
