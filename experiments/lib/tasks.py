@@ -248,6 +248,11 @@ def make_optimizer(
     return lookup(OPTIMIZERS, name, "optimizer")(learning_rate)
 
 
+def initial(task: Task, key: jax.Array) -> PyTree:
+    """The variables from which a training by this key starts, here and in `ensembles.train`."""
+    return task.init(jax.random.fold_in(key, 0))
+
+
 def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
     """Train from scratch, by the recipe of the configuration."""
     training = task.config.training
@@ -255,7 +260,7 @@ def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
         task.model,
         mu.supervised(task.model, training_mode=True),
         training_optimizer(task, examples),
-        task.init(jax.random.fold_in(key, 0)),
+        initial(task, key),
         examples,
         key=jax.random.fold_in(key, 1),
         epochs=training.epochs,
