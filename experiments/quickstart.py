@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import guard, scoring, tables
+from experiments.lib import guard, initial, scoring, tables, tasks
 from experiments.lib.command_line import (
     define_config,
     define_seed,
@@ -35,7 +35,7 @@ from experiments.lib.command_line import (
 )
 from experiments.lib.ids import named_set
 from experiments.lib.insides import Insides
-from experiments.lib.methods import Request, make_checked_task, make_method, method_arguments
+from experiments.lib.methods import Request, make_checked_task, method_arguments
 from experiments.lib.own_flags import define_count
 from experiments.lib.pages import write_page
 from experiments.lib.paths import check_workdir
@@ -134,15 +134,20 @@ def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict
     """Compile every method ahead of time, so that run times are run times: name -> (program, s)."""
     request = Request(forget, directory)
     key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
-    transforms = {RETRAIN: retrain(task, retain)}
+    again = retrain(task, retain)
+    makers: dict[str, initial.Make] = {RETRAIN: lambda before: again}
     for name in _progress.each(task.config.methods, "", "method"):
         with stage(f"prepare {name}"):
-            transforms[name] = make_method(task, name, request)
+            makers[name] = initial.maker(task, name, request)
     programs = {}
-    for name, transform in _progress.each(transforms.items(), "", "program"):
+    for name, make in _progress.each(makers.items(), "", "program"):
+
+        def program(before, key, variables, forget, retain, make=make):
+            return make(before)(key, variables, forget, retain)
+
         with stage(f"compile {name}"):
             start = time.monotonic()
-            lowered = jax.jit(transform).lower(key, variables, forget, retain)
+            lowered = jax.jit(program).lower(variables, key, variables, forget, retain)
             programs[name] = lowered.compile(), time.monotonic() - start
     return programs
 
@@ -155,13 +160,14 @@ def run_seed(task: Task, programs: dict, forget, retain, forget_set, seed: int):
     """
     with stage(f"seed {seed}: train the original"):
         original = train(task, jax.random.key(seed), task.train)
+        before = tasks.initial(task, jax.random.key(seed))
     models, infos, costs = {}, {}, {NOTHING: [scoring.cost(None, wall_s=0.0)]}
     costs[CONSTANT] = costs[NOTHING]
     for name, (program, compile_s) in _progress.each(programs.items(), "", "method"):
         with stage(f"seed {seed}: {name}"):
             key = jax.random.key(10_000 + seed)
             start = time.monotonic()
-            variables, info = jax.block_until_ready(program(key, original, forget, retain))
+            variables, info = jax.block_until_ready(program(before, key, original, forget, retain))
             wall_s = time.monotonic() - start
         for message in info.messages():
             warnings.warn(f"{name}, seed {seed}: {message}", mu.UnlearningWarning, stacklevel=2)
@@ -207,7 +213,11 @@ def publish(
         seen = f"it was trained on {again} examples that version {serving} has forgotten"
         withheld = {name: reason or seen for name, reason in withheld.items()}
     parent = store.publish(
-        models[NOTHING], method="train", metrics=found[NOTHING], note=task.config.dataset
+        models[NOTHING],
+        method="train",
+        hyperparameters={"seed": results[0].seed},
+        metrics=found[NOTHING],
+        note=task.config.dataset,
     )
     if serving is None:
         store.swap(parent)

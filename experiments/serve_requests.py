@@ -182,7 +182,7 @@ def make_service(
         like(task),
         np.asarray(task.train.index),
         lambda work: serving.split(task, work),
-        serving.unlearning(task, METHOD.value, workdir, seed=seed, oracles=oracles),
+        serving.unlearning(task, store, METHOD.value, workdir, seed=seed, oracles=oracles),
         serving.retraining(task, workdir, seed=seed) if RETRAIN.value else None,
         gate=gate,
         budget=budget,

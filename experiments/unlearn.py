@@ -18,6 +18,7 @@ The record of version N and the arrays behind it are written to unlearned/versio
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import sys
@@ -27,7 +28,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import guard, pending, scoring, tasks
+from experiments.lib import guard, initial, pending, scoring, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids, named_set
 from experiments.lib.methods import Request, make_method, method_arguments
@@ -154,7 +155,9 @@ def unlearn(
             print(f"Version {version} is the result of this request")
             keep_numbers(workdir, store, task, version, (forget, retain))
             return serve(store, version, parent)
-        transform = make_method(task, METHOD.value, Request(forget, workdir / "ensembles"))
+        begun = functools.partial(initial.of_lineage, task, store, parent)
+        request = Request(forget, workdir / "ensembles", begun)
+        transform = make_method(task, METHOD.value, request)
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         with mu.resumable(this.folder, config=this.decides):
             try:

@@ -17,7 +17,7 @@ import mu_jax as mu
 from experiments.lib import configurations
 
 # What the binaries make themselves, from a model, a store and a configuration.
-_OBJECTS = {"model", "init", "attribution", "multiplier", "recipe", "gradients"}
+_OBJECTS = {"model", "init", "initial", "attribution", "multiplier", "recipe", "gradients"}
 _OBJECTS |= {"alignment_optimizer", "vae_optimizer", "new_row"}
 _OBJECTS |= {"full_importance", "full_gradient", "teacher_optimizer", "optimizer"}
 _OBJECTS |= {"label_rule", "noise_optimizer", "repair_optimizer"}
@@ -25,9 +25,9 @@ _OBJECTS |= {"inverse_curvature", "solver"}
 _FROM_ZERO = {"epochs", "steps", "learning_rate", "weight_decay", "teacher_epochs"}
 _FROM_ZERO |= {"noise_steps"}
 _FROM_ONE = {"batch_size", "group_size", "checkpoints", "dim", "calibration_models"}
-_FROM_ONE |= {"noise_images", "copies", "samples_per_class"}
+_FROM_ONE |= {"noise_images", "copies", "samples_per_class", "iterations"}
 # Of margins, softmaxes and classes.
-_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "fisher_forgetting", "modhifi", "unsir")
+_CLASSIFICATION_ONLY = ("dmm", "bad_teacher", "fisher_forgetting", "modhifi", "ntk_scrub", "unsir")
 LABEL_RULES = Literal["uniform", "uniform_other", "runner_up", "nearest_class"]
 ATTRIBUTION = {
     "checkpoints": 20,
@@ -74,11 +74,23 @@ def arguments_of(method: str) -> Mapping[str, Argument]:
             found["weight_decay"] = Argument(number, False)
     if "label_rule" in parameters:  # a whole number is one and the same class for all
         found["label_rule"] = Argument(LABEL_RULES | int, False)
-    if "solver" in parameters:
+    if reads_initial(method):  # of conjugate gradients, the one solver
+        found["iterations"] = Argument(int, False)
+    elif "solver" in parameters:
         found["solver"] = Argument(str, False)
     if "attribution" in parameters:
         found["attribution"] = Argument(Mapping, False)
     return found
+
+
+def reads_initial(method: str) -> bool:
+    """Whether a method reads the variables from which its model was trained.
+
+    Example:
+      >>> reads_initial("ntk_scrub"), reads_initial("ssd")
+      (True, False)
+    """
+    return "initial" in inspect.signature(getattr(mu, method)).parameters
 
 
 def check(name: str, method: str, arguments: Mapping[str, Any]) -> None:
@@ -244,5 +256,6 @@ def _defaults(config: ConfigDict) -> dict[str, dict[str, Any]]:
         "unsir": {**adam, "learning_rate": 0.02, "epochs": 1},
         "l1_sparse": {**fit, "gamma": 5e-4},
         "modhifi": {"share": 0.1},
+        "ntk_scrub": {"weight_decay": 0.1},
         "retrain": recipe,
     }

@@ -23,15 +23,26 @@ from experiments.lib.tasks import (
     recipe,
 )
 
+PyTree = Any
+
+
+def _unknown() -> PyTree:
+    raise ValueError(
+        "expected the variables from which the model was trained, found no way to make them "
+        "again; choose a method that does not read them"
+    )
+
 
 class Request(NamedTuple):
     """What a method may look at before it is given models.
 
-    forget: the examples to forget. directory: where ensembles are kept.
+    forget: the examples to forget. directory: where ensembles are kept. initial: makes the
+    variables from which the model was trained, or refuses; called where a method reads them.
     """
 
     forget: mu.Batches
     directory: pathlib.Path
+    initial: Callable[[], PyTree] = _unknown
 
 
 Build = Callable[[Task, dict[str, Any], Request], mu.Transform]
@@ -111,6 +122,13 @@ def _influence(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tr
     return mu.influence(task.model, **rest)
 
 
+def _ntk_scrub(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
+    rest = dict(arguments)
+    if "iterations" in rest:
+        rest["solver"] = mu.solvers.conjugate_gradients(iterations=rest.pop("iterations"))
+    return mu.ntk_scrub(task.model, request.initial(), **rest)
+
+
 METHODS: dict[str, Build] = {
     "ssd": _ssd,
     "iau": _iau,
@@ -133,6 +151,7 @@ METHODS: dict[str, Build] = {
     "task_negation": _fitted(mu.task_negation),
     "unsir": _fitted(mu.unsir),
     "influence": _influence,
+    "ntk_scrub": _ntk_scrub,
     "retrain": _initialized(mu.retrain),
 }
 

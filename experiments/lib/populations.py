@@ -25,10 +25,14 @@ ORIGINALS, ORACLES, CHECKPOINTS, CALIBRATION = 0, 1, 1_001, 1_002
 
 
 class Population(NamedTuple):
-    """Variables of N models, and their outputs [N, n, K] on the training and the test examples."""
+    """N models, and their outputs [N, n, K] on the training and the test examples.
+
+    keys: key[N], by which they were trained.
+    """
 
     variables: PyTree
     outputs: np.ndarray
+    keys: jax.Array | None = None  # follow from the seed: not kept on disk
 
     def take(self, start: int, stop: int) -> Population:
         """Models `start` to `stop - 1`."""
@@ -72,7 +76,9 @@ def train_population(
         variables = _train(task, examples, numbers, seed)
         return Population(variables, ensembles.ensemble_outputs(task.model, variables, everything))
 
-    return _stored(task, directory, label, compute, models, examples, recipe(task, examples, seed))
+    identity = recipe(task, examples, seed)
+    found = _stored(task, directory, label, compute, models, examples, identity)
+    return found._replace(keys=_keys(seed, np.arange(models)))
 
 
 def training_seconds(
@@ -134,17 +140,21 @@ def _train(
 ) -> PyTree:
     """The models of these numbers, by the recipe of the task."""
     training = task.config.training
-    key = jax.random.key(seed)
     return ensembles.train(
         task.model,
         training_optimizer(task, examples),
         examples,
-        jax.vmap(lambda j: jax.random.fold_in(key, j))(numbers),
+        _keys(seed, numbers),
         weights,
         init=task.init,
         epochs=training.epochs,
         batch_size=training.batch_size,
     )
+
+
+def _keys(seed: int, numbers: Any) -> jax.Array:
+    key = jax.random.key(seed)
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 def _stored(

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 import mu_jax as mu
+from experiments.lib import initial
 from experiments.lib.constant import constant_outputs
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib.methods import Request, method_arguments
 from experiments.lib.populations import (
     ORACLES,
     ORIGINALS,
@@ -62,7 +63,7 @@ class Bench(Yardstick):
     """What all methods on one forget set share; equal to itself only.
 
     ids: of the forget set. arguments: keys, originals, forget set, retain set and all examples, as
-    a program takes them. untouched: outputs f32[N, n, K] of the originals.
+    a program takes them. untouched: outputs f32[N, n, K] of the originals. trained_by: their keys.
     """
 
     task: Task
@@ -70,6 +71,12 @@ class Bench(Yardstick):
     ids: np.ndarray
     arguments: tuple[Any, ...]
     untouched: np.ndarray
+    trained_by: jax.Array
+
+    @functools.cached_property
+    def initial(self) -> Any:
+        """What the originals were trained from."""
+        return initial.of_models(self.task, self.trained_by)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,6 +179,7 @@ def make_bench(
         ids=ids,
         arguments=(keys, originals.variables, forget, retain, examples),
         untouched=originals.outputs,
+        trained_by=originals.keys,
     )
 
 
@@ -198,18 +206,19 @@ def unlearn(
 ) -> Row:
     """Outputs of the N models that a method makes of the originals, and its time for one."""
     start = time.monotonic()
-    transform = make_method(task, name, request)
+    make = initial.maker(task, name, request)
     precompute_s = time.monotonic() - start
     models = len(originals.outputs)
+    before = initial.of_models(task, originals.keys) if initial.is_read(task, name) else None
 
     @jax.jit
-    def program(keys, variables, forget, retain, examples):
-        found, info = ensembles.unlearn(transform, keys, variables, forget, retain)
+    def program(keys, variables, before, forget, retain, examples):
+        found, info = initial.unlearn(make, keys, variables, before, forget, retain)
         outputs = ensembles.ensemble_outputs(task.model, found, examples)
         return outputs, info.example_passes, jax.tree.map(lambda x: x[:SEEN], found)
 
     keys = jax.random.split(jax.random.key(2), models)
-    arguments = keys, originals.variables, request.forget, retain, everything(task)
+    arguments = keys, originals.variables, before, request.forget, retain, everything(task)
     compiled = program.lower(*arguments).compile()
     start = time.monotonic()
     outputs, passes, seen = jax.block_until_ready(compiled(*arguments))

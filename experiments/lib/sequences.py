@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.lib import protocols
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib import initial, protocols
+from experiments.lib.methods import Request, method_arguments
 from experiments.lib.populations import ORACLES, Population, everything
 from experiments.lib.rows import Row
 from experiments.lib.tasks import Task, training_optimizer
@@ -97,10 +97,12 @@ class Approximate:
         self.task, self.name = task, name
         self.hyperparameters = method_arguments(task, name)
         self.variables, self.models = start.variables, len(start.outputs)
-        transform = make_method(task, name, Request(first.forget, where))
+        make = initial.maker(task, name, Request(first.forget, where))
+        read = initial.is_read(task, name)
+        self.initial = initial.of_models(task, start.keys) if read else None
 
-        def program(keys, variables, forget, retain):
-            found, info = ensembles.unlearn(transform, keys, variables, forget, retain)
+        def program(keys, variables, before, forget, retain):
+            found, info = initial.unlearn(make, keys, variables, before, forget, retain)
             return found, info.example_passes
 
         begin = time.monotonic()
@@ -124,7 +126,7 @@ class Approximate:
 
     def _arguments(self, asked: Asked) -> tuple[Any, ...]:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(2), asked.number), self.models)
-        return keys, self.variables, asked.forget, asked.filled
+        return keys, self.variables, self.initial, asked.forget, asked.filled
 
 
 class Retrained:

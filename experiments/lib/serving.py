@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.lib import guard, pending, scoring, tasks
+from experiments.lib import guard, initial, pending, scoring, tasks
 from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.protocols import of_lineage
 from experiments.lib.running import stage
@@ -33,11 +34,18 @@ def split(task: Task, work: Work) -> tuple[mu.Batches, mu.Batches]:
 
 
 def unlearning(
-    task: Task, method: str, workdir: pathlib.Path, *, seed: int, oracles: Store | None = None
+    task: Task,
+    store: Store,
+    method: str,
+    workdir: pathlib.Path,
+    *,
+    seed: int,
+    oracles: Store | None = None,
 ) -> Recipe:
     """The configured method; what it keeps for later requests lies in `ensembles`, as always.
 
     Args:
+      store: whose version is unlearned from.
       method: of the configuration, complete. seed: of the method; each run has a key of its own,
         which a protocol does not read.
       oracles: of models that were retrained for requests to come.
@@ -48,7 +56,8 @@ def unlearning(
 
     def make(job: Job) -> Made:
         left = _left(task, job.work)
-        transform = make_method(left, method, Request(job.forget, workdir / "ensembles"))
+        begun = functools.partial(initial.of_lineage, task, store, job.work.parent)
+        transform = make_method(left, method, Request(job.forget, workdir / "ensembles", begun))
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         key = jax.random.fold_in(jax.random.key(seed), job.work.run)
         with _state(workdir, job) as claim:

@@ -271,6 +271,11 @@ def like(task: Task) -> PyTree:
     return task.protocol.like(key, jax.eval_shape(task.init, key))
 
 
+def initial(task: Task, key: jax.Array) -> PyTree:
+    """The variables from which a training by this key starts, here and in `ensembles.train`."""
+    return task.init(jax.random.fold_in(key, 0))
+
+
 def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
     """Train from scratch, by the recipe of the configuration."""
     if isinstance(task.protocol, mu.exact.SISA):
@@ -283,7 +288,7 @@ def train(task: Task, key: jax.Array, examples: mu.Batches) -> PyTree:
         task.model,
         mu.supervised(task.model, training_mode=True),
         training_optimizer(task, examples),
-        task.init(jax.random.fold_in(key, 0)),
+        initial(task, key),
         examples,
         key=jax.random.fold_in(key, 1),
         epochs=training.epochs,

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.lib.arguments import arguments_of
+from experiments.lib import initial
+from experiments.lib.arguments import arguments_of, reads_initial
 from experiments.lib.ids import named_set
 from experiments.lib.methods import METHODS, Request
 from experiments.lib.rows import Bench, Half, make_bench
@@ -202,9 +203,9 @@ def run_method(bench: Bench, method: str, points: Sequence[Mapping[str, Any]]) -
     found: dict[int, Outputs] = {}
     for (static, names), numbers in groups.items():
         grid = {name: np.array([points[i][name] for i in numbers], np.float32) for name in names}
-        program = _compiled(bench, method, static, names, len(numbers))
+        program, before = _compiled(bench, method, static, names, len(numbers))
         start = time.monotonic()
-        values, passes = jax.block_until_ready(program(grid, *bench.arguments))
+        values, passes = jax.block_until_ready(program(grid, before, *bench.arguments))
         seconds = (time.monotonic() - start) / len(bench.retrained)
         wall_s = seconds if len(numbers) == 1 else None  # the settings of a grid share their passes
         for row, number in enumerate(numbers):
@@ -219,17 +220,24 @@ def _is_number(value: Any) -> bool:
 @functools.lru_cache(maxsize=16)
 def _compiled(
     bench: Bench, method: str, static: str, names: tuple[str, ...], size: int
-) -> Callable[..., Any]:
-    """A grid as one program: of traced numbers f32[size] by name, and the bench's arguments."""
+) -> tuple[Callable[..., Any], Any]:
+    """A grid as one program, and what the models were trained from, if the method reads it.
+
+    The program takes traced numbers f32[size] by name, that, and the bench's arguments.
+    """
     fixed = json.loads(static)
-    build = lookup(METHODS, fixed.pop("method", method), "method")
+    kind = fixed.pop("method", method)
+    build, before = lookup(METHODS, kind, "method"), bench.initial if reads_initial(kind) else None
     request = Request(bench.arguments[2], bench.directory)
     # What is prepared on the host is prepared before the trace; it has no traced numbers.
-    prepared = None if names else build(bench.task, fixed, request)
+    prepared = None if names or reads_initial(kind) else build(bench.task, fixed, request)
 
-    def one(numbers, keys, variables, forget, retain, examples):
-        transform = prepared or build(bench.task, fixed | numbers, request)
-        unlearned, info = ensembles.unlearn(transform, keys, variables, forget, retain)
+    def one(numbers, before, keys, variables, forget, retain, examples):
+        def make(own):
+            known = request._replace(initial=lambda: own)
+            return prepared or build(bench.task, fixed | numbers, known)
+
+        unlearned, info = initial.unlearn(make, keys, variables, before, forget, retain)
         outputs = ensembles.ensemble_outputs(bench.task.model, unlearned, examples)
         return outputs, info.example_passes
 
@@ -237,4 +245,4 @@ def _compiled(
         return jax.vmap(lambda numbers: one(numbers, *arguments), axis_size=size)(grid)
 
     grid = {name: jax.ShapeDtypeStruct((size,), np.float32) for name in names}
-    return jax.jit(program).lower(grid, *bench.arguments).compile()
+    return jax.jit(program).lower(grid, before, *bench.arguments).compile(), before

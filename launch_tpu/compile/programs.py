@@ -15,7 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 import mu_jax as mu
-from experiments.lib.methods import Request, make_method, method_arguments
+from experiments.lib import initial
+from experiments.lib.methods import Request, method_arguments
 from experiments.lib.tasks import (
     LOSSES,
     Task,
@@ -195,8 +196,15 @@ def _transform(task: Task, method: str, inputs: Inputs) -> tuple[Callable, tuple
     if arguments.get("method", method) == "dmm":
         return _matching(task, arguments, inputs)
     config = ConfigDict(task.config.to_dict() | {"methods": {method: arguments}})
-    request = Request(inputs.forget, pathlib.Path())
-    return make_method(dataclasses.replace(task, config=config), method, request), ()
+    task = dataclasses.replace(task, config=config)
+    make = initial.maker(task, method, Request(inputs.forget, pathlib.Path()))
+    if not initial.is_read(task, method):
+        return make(None), ()
+
+    def transform(key, variables, forget, retain, before):
+        return make(before)(key, variables, forget, retain)
+
+    return transform, (inputs.variables,)
 
 
 def _matching(task: Task, arguments: dict[str, Any], inputs: Inputs) -> tuple[Callable, tuple]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from recomputed import assert_equal, of_ensemble
@@ -41,6 +42,7 @@ def bench(tmp_path_factory):
         ids=ids,
         arguments=(None, None, None, None, everything(task)),
         untouched=untouched,
+        trained_by=jax.random.split(jax.random.key(0), MODELS),
     )
 
 

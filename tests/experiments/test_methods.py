@@ -72,8 +72,9 @@ def directory(tmp_path_factory):
 def trace(task, name, directory):
     """The shapes that the method returns for variables of the task."""
     forget, retain = split(task, np.asarray(task.train.index)[:20])
-    transform = make_method(task, name, Request(forget, directory))
     variables = jax.eval_shape(task.init, jax.random.key(0))
+    request = Request(forget, directory, lambda: task.init(jax.random.key(1)))
+    transform = make_method(task, name, request)
     found, _ = jax.eval_shape(transform, jax.random.key(0), variables, forget, retain)
     return jax.tree.structure(found) == jax.tree.structure(variables)
 

@@ -123,7 +123,7 @@ def test_every_method_that_is_offered_has_defaults(name, tmp_path):
     for method in offered(kind_of(config)):
         complete(config, method)
     task = make_task(config)
-    request = Request(task.train.take(np.arange(4)), tmp_path)
+    request = Request(task.train.take(np.arange(4)), tmp_path, lambda: init(jax.random.key(1)))
     for method in set(config.methods) - {"dmm"}:  # dmm trains models for its attribution
         assert isinstance(make_method(task, method, request), mu.Transform)
 

@@ -93,6 +93,7 @@ SMALL = {
         "unsir": {"optimizer": "sgd", "learning_rate": 1e-3, "copies": 4},
         "retrain": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
         "task_negation": {"optimizer": "sgd", "learning_rate": 1e-3, "epochs": 2},
+        "ntk_scrub": {"weight_decay": 0.1, "iterations": 20},
     },
 }
 PARAMETERS = 9 * (3 * 4 + 4 * 8) + 2 * (4 + 8) + 8 * 3 + 3
@@ -135,6 +136,10 @@ PROGRAMS = {
     "bad_teacher": [(FIT, 2 * 8)],
     "scrub": [(FIT, 2 * 5), (FIT, 3 * 10)],
     "task_negation": [(FIT, 2 * 5)],
+    "ntk_scrub": [
+        *((STATISTIC, 5 + 10), (SUM, 2)),
+        *((STATISTIC, 21 * 10 + 5 + 21 * 15), (SUM, 21 + 1 + 21)),
+    ],
 }
 
 
