@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.lib import serving, serving_requests
+from experiments.lib import serving, serving_requests, stored_statistics
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids
 from experiments.lib.methods import METHODS, complete
@@ -125,6 +125,8 @@ def serve(service: Service) -> int:
     """Serve once, or for ever; the exit code."""
     while True:
         ended = service.drain(wait=POLL.value is not None)
+        if ended.done:
+            stored_statistics.discard(service.store.directory.parent)
         if ended.kind != "drained":
             return told(ended)
         if POLL.value is None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.lib import guard, pending, scoring, tasks
+from experiments.lib import guard, pending, scoring, stored_statistics, tasks
 from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.running import stage
 from experiments.lib.serving_oracles import gap_to_oracles
@@ -33,7 +33,7 @@ def split(task: Task, work: Work) -> tuple[mu.Batches, mu.Batches]:
 def unlearning(
     task: Task, method: str, workdir: pathlib.Path, *, seed: int, oracles: Store | None = None
 ) -> Recipe:
-    """The configured method; what it keeps for later requests lies in `ensembles`, as always.
+    """The configured method; what later requests need lies in `ensembles` and `statistics`.
 
     Args:
       method: of the configuration, complete. seed: of the method; each run has a key of its own.
@@ -44,7 +44,8 @@ def unlearning(
 
     def make(job: Job) -> Made:
         left = _left(task, job.work)
-        transform = make_method(left, method, Request(job.forget, workdir / "ensembles"))
+        known = stored_statistics.over_all(left, job.before, workdir)
+        transform = make_method(left, method, Request(job.forget, workdir / "ensembles", known))
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         key = jax.random.fold_in(jax.random.key(seed), job.work.run)
         with _state(workdir, job) as claim:
