@@ -332,10 +332,10 @@ REQUESTS = (
 
 STATISTICS = (
     Mutation(
-        "a stored statistic is used for other variables",
+        "a stored statistic of other variables stays on disk",
         _STORED,
-        "variables=own, statistic=statistic.definition)",
-        "statistic=statistic.definition)",
+        'version.hyperparameters["variables"] == own',
+        "True",
         (_KEPT + "test_nothing_of_a_version_that_no_longer_serves_is_kept_or_used",),
     ),
     Mutation(
