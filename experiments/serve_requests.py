@@ -36,7 +36,7 @@ import time
 import numpy as np
 from absl import flags
 
-from experiments.lib import serving, serving_requests
+from experiments.lib import serving, serving_requests, stored_statistics
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids
 from experiments.lib.own_flags import alone, define_count
@@ -149,6 +149,8 @@ def serve(service: Service) -> int:
     """Serve once, or for ever; the exit code."""
     while True:
         ended = service.drain(wait=POLL.value is not None)
+        if ended.done:
+            stored_statistics.discard(service.store.directory.parent)
         if ended.kind != "drained":
             return told(ended)
         if POLL.value is None:

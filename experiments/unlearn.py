@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 import mu_jax as mu
-from experiments.lib import guard, initial, pending, scoring, tasks
+from experiments.lib import guard, initial, pending, scoring, stored_statistics, tasks
 from experiments.lib.command_line import define_seed, define_workdir, start
 from experiments.lib.ids import check_ids, named_set
 from experiments.lib.methods import Request, make_method, method_arguments
@@ -156,7 +156,8 @@ def unlearn(
             keep_numbers(workdir, store, task, version, (forget, retain))
             return serve(store, version, parent)
         begun = functools.partial(initial.of_lineage, task, store, parent)
-        request = Request(forget, workdir / "ensembles", begun)
+        known = stored_statistics.over_all(task, before, workdir)
+        request = Request(forget, workdir / "ensembles", begun, known)
         transform = make_method(task, METHOD.value, request)
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         with mu.resumable(this.folder, config=this.decides):
@@ -260,6 +261,7 @@ def serve(store: Store, version: int, parent: int | None) -> int:
         except Overtaken as error:
             print(f"Version {version} is published and not serving: {error}")
             return 4
+        stored_statistics.discard(store.directory.parent)
     print(
         f"Version {version} is published{' and serving' if SWAP.value else ''}; "
         f"compare it with retraining: python -m experiments.evaluate --workdir={WORKDIR.value} "

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import mu_jax as mu
 from experiments.lib import arguments as catalog
 from experiments.lib import attributions
+from experiments.lib.stored_statistics import OverAll
 from experiments.lib.tasks import (
     OPTIMIZERS,
     Task,
@@ -38,18 +39,26 @@ class Request(NamedTuple):
 
     forget: the examples to forget. directory: where ensembles are kept. initial: makes the
     variables from which the model was trained, or refuses; called where a method reads them.
+    over_all: gives statistics over all examples at the one model that is edited; None for more.
     """
 
     forget: mu.Batches
     directory: pathlib.Path
     initial: Callable[[], PyTree] = _unknown
+    over_all: OverAll | None = None
 
 
 Build = Callable[[Task, dict[str, Any], Request], mu.Transform]
 
 
 def _ssd(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.ssd(task.model, **arguments)
+    definition, size = arguments.get("definition", "per_example"), arguments.get("group_size")
+    importance = mu.statistics.importance(task.model, definition, size)
+    known = {}
+    # A group is of consecutive examples, and the adaptive threshold asks for the retain set.
+    if request.over_all and importance.group_size == 1 and arguments["alpha"] != "adaptive":
+        known["full_importance"] = request.over_all(importance)
+    return mu.ssd(task.model, **arguments, **known)
 
 
 def _modhifi(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
@@ -57,7 +66,10 @@ def _modhifi(task: Task, arguments: dict[str, Any], request: Request) -> mu.Tran
 
 
 def _iau(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:
-    return mu.iau(task.model, **_with_optimizer(arguments))
+    known = {}
+    if request.over_all:
+        known["full_gradient"] = request.over_all(mu.statistics.mean_gradient(task.model))
+    return mu.iau(task.model, **_with_optimizer(arguments), **known)
 
 
 def _dmm(task: Task, arguments: dict[str, Any], request: Request) -> mu.Transform:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import mu_jax as mu
-from experiments.lib import guard, initial, pending, scoring, tasks
+from experiments.lib import guard, initial, pending, scoring, stored_statistics, tasks
 from experiments.lib.methods import Request, make_method, method_arguments
 from experiments.lib.protocols import of_lineage
 from experiments.lib.running import stage
@@ -42,7 +42,7 @@ def unlearning(
     seed: int,
     oracles: Store | None = None,
 ) -> Recipe:
-    """The configured method; what it keeps for later requests lies in `ensembles`, as always.
+    """The configured method; what later requests need lies in `ensembles` and `statistics`.
 
     Args:
       store: whose version is unlearned from.
@@ -57,7 +57,9 @@ def unlearning(
     def make(job: Job) -> Made:
         left = _left(task, job.work)
         begun = functools.partial(initial.of_lineage, task, store, job.work.parent)
-        transform = make_method(left, method, Request(job.forget, workdir / "ensembles", begun))
+        known = stored_statistics.over_all(left, job.before, workdir)
+        request = Request(job.forget, workdir / "ensembles", begun, known)
+        transform = make_method(left, method, request)
         transform = mu.watched(transform, False)  # the guard measures, and says it in a sentence
         key = jax.random.fold_in(jax.random.key(seed), job.work.run)
         with _state(workdir, job) as claim:

@@ -9,6 +9,8 @@ _BECOMING = "tests/experiments/test_becoming_of_requests.py::"
 _UNLEARN = "experiments/unlearn.py"
 _PENDING = "experiments/lib/pending.py"
 _SWAPS = "mu_jax/store/swaps.py"
+_STORED = "experiments/lib/stored_statistics.py"
+_KEPT = "tests/experiments/test_stored_statistics.py::"
 _VERSIONS = "mu_jax/store/versions.py"
 _DIGESTS = "mu_jax/store/digests.py"
 _FILES = "mu_jax/_files.py"
@@ -329,4 +331,28 @@ REQUESTS = (
     ),
 )
 
-DELETING = (*LINEAGES, *AT_ONCE, *STORED, *REQUESTS)
+STATISTICS = (
+    Mutation(
+        "a stored statistic of other variables stays on disk",
+        _STORED,
+        'version.hyperparameters["variables"] == own',
+        "True",
+        (_KEPT + "test_nothing_of_a_version_that_no_longer_serves_is_kept_or_used",),
+    ),
+    Mutation(
+        "statistics of what was forgotten stay on disk",
+        _UNLEARN,
+        "        stored_statistics.discard(store.directory.parent)\n",
+        "",
+        (_KEPT + "test_nothing_of_a_version_that_no_longer_serves_is_kept_or_used",),
+    ),
+    Mutation(
+        "the loop leaves statistics of what was forgotten on disk",
+        "experiments/serve_requests.py",
+        "            stored_statistics.discard(service.store.directory.parent)\n",
+        "            pass\n",
+        (_KEPT + "test_the_loop_tries_again_from_what_is_stored_until_the_request_is_done",),
+    ),
+)
+
+DELETING = (*LINEAGES, *AT_ONCE, *STORED, *REQUESTS, *STATISTICS)
