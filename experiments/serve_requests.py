@@ -161,7 +161,8 @@ def serve(service: Service) -> int:
 
 def told(ended: Outcome) -> int:
     """Say why nothing more can be done; the exit code."""
-    advice = ": add --retrain, or raise --attempts or --budget" if ended.kind == "retrain" else ""
+    more = ": add --retrain, or raise --attempts or --budget where that is the reason"
+    advice = more if ended.kind == "retrain" else ""
     print(f"error: {ended.reason}{advice}", file=sys.stderr)
     return OVERTAKEN if ended.kind == "overtaken" else FAILED
 
