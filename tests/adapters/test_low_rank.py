@@ -84,6 +84,11 @@ def test_the_linear_layers_of_a_decoder_are_those_of_the_publication():
         assert wanted <= set(found) and len(found) == 7 * times
 
 
+def assert_same_logits(found, wanted):
+    """Equal but for rounding, whose size is that of the largest logit on every processor."""
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-4 * np.abs(wanted).max())
+
+
 def test_a_merged_kernel_is_the_sum():
     rng = np.random.default_rng(0)
     kernel, a, b = (rng.normal(size=s) for s in ((4, 3, 5), (4, 2, 3), (4, 2, 5)))
@@ -103,7 +108,7 @@ def test_a_factored_decoder_is_the_merged_one(scan_layers):
     wanted = logits(decoder, lora.merged(params, adapters, 0.3), ROWS)
     found = logits(decoder, lora.factored(params, adapters, 0.3), ROWS)
     assert np.abs(wanted - before).max() > 0.1
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+    assert_same_logits(found, wanted)
 
 
 def test_a_gate_gives_each_row_its_share():
@@ -114,7 +119,7 @@ def test_a_gate_gives_each_row_its_share():
         for k, w in enumerate(weight)
     ]
     found = logits(decoder, lora.factored(params, adapters, 0.3, weight), ROWS)
-    np.testing.assert_allclose(found, np.stack(wanted), rtol=1e-3, atol=1e-4)
+    assert_same_logits(found, np.stack(wanted))
     np.testing.assert_allclose(found[0], logits(decoder, params, ROWS)[0], rtol=1e-5, atol=1e-6)
 
 
@@ -139,9 +144,7 @@ def test_padding_and_packing_stay_what_they_are_under_a_gate():
     gated = lora.factored(params, adapters, 0.3, jnp.array([0.7]))
     packed = Tokens(*(jnp.array([x]) for x in ([5, 6, 9, 8, 0], [0, 1, 0, 1, 0], [1, 1, 2, 2, 0])))
     found = logits(decoder, gated, packed)
-    np.testing.assert_allclose(
-        found[:, 2:4], logits(decoder, gated, jnp.array([[9, 8]])), rtol=1e-3, atol=1e-4
-    )
+    assert_same_logits(found[:, 2:4], logits(decoder, gated, jnp.array([[9, 8]])))
 
 
 @pytest.mark.slow
