@@ -25,7 +25,7 @@ from experiments.lib.own_flags import define_count
 from experiments.lib.paths import check_file, check_workdir
 from experiments.lib.populations import everything, train_population, train_subsets
 from experiments.lib.running import exit_with_sentence
-from experiments.lib.tasks import Task, make_task, read_ids, split
+from experiments.lib.tasks import Task, like, make_task, read_ids, split
 from mu_jax import datasets, ensembles, evaluation
 from mu_jax.scoring.kinds import point
 
@@ -89,7 +89,7 @@ def describe(task: Task, outputs: np.ndarray, what: str) -> None:
     targets = np.asarray(everything(task).targets)
     values, unit = _quality(task, outputs, targets)
     size = task.train.num_examples
-    size_of = sum(x.size for x in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
+    size_of = sum(x.size for x in jax.tree.leaves(like(task)))
     print(f"{len(outputs)} models of {size_of:,} numbers, {what} of {task.config.dataset}")
     for name, part in (("training", values[:, :size]), ("test", values[:, size:])):
         each = part.mean(axis=1)

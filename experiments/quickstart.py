@@ -133,7 +133,7 @@ def run(config, request: str) -> None:
 def compile_methods(task: Task, forget, retain, directory: pathlib.Path) -> dict:
     """Compile every method ahead of time, so that run times are run times: name -> (program, s)."""
     request = Request(forget, directory)
-    key, variables = jax.random.key(0), jax.eval_shape(task.init, jax.random.key(0))
+    key, variables = jax.random.key(0), tasks.like(task)
     again = retrain(task, retain)
     makers: dict[str, initial.Make] = {RETRAIN: lambda before: again}
     for name in _progress.each(task.config.methods, "", "method"):

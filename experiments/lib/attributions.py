@@ -16,7 +16,7 @@ from experiments.lib.populations import (
     positions,
     train_population,
 )
-from experiments.lib.tasks import Task, read_ids, split
+from experiments.lib.tasks import Task, like, read_ids, split
 from mu_jax import attribution
 
 UNPROJECTED = 4096  # parameters up to which nothing is projected
@@ -73,7 +73,7 @@ def _prepare(task: Task, items: tuple, directory: pathlib.Path) -> Attribution:
 
 def _dim(task: Task) -> int | None:
     """No projection of a small model; else 2,048 columns, or as many as there are examples."""
-    shapes = task.model.params(jax.eval_shape(task.init, jax.random.key(0)))
+    shapes = task.model.params(like(task))
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     return None if size <= UNPROJECTED else min(2048, task.train.num_examples)
 

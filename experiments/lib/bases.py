@@ -45,7 +45,7 @@ def _read(task: Task, where: str) -> PyTree:
             f"examples, found that the model in {where} was trained on {len(shared)} of them; "
             "train one on other data"
         )
-    return Store(folder / "store").restore(like=jax.eval_shape(task.init, jax.random.key(0)))
+    return Store(folder / "store").restore(like=tasks.like(task))
 
 
 def _digests(examples: mu.Batches) -> set[bytes]:

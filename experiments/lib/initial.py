@@ -30,6 +30,11 @@ def of_models(task: Task, keys: jax.Array) -> PyTree:
     return jax.jit(jax.vmap(lambda key: tasks.initial(task, key)))(keys)
 
 
+def read_by(task: Task, name: str, keys: jax.Array) -> PyTree | None:
+    """`of_models` for a method of the configuration that reads it, None for another."""
+    return of_models(task, keys) if is_read(task, name) else None
+
+
 def of_lineage(task: Task, store: Store, version: int) -> PyTree:
     """What the model was trained from with which the lineage of a version begins.
 

@@ -17,6 +17,7 @@ from experiments.lib.tasks import (
     OPTIMIZERS,
     Task,
     check_kind,
+    decayed_optimizer,
     kind_of,
     lookup,
     make_optimizer,
@@ -234,9 +235,8 @@ def complete(config: ConfigDict, method: str) -> None:
 def _with_optimizer(arguments: dict[str, Any]) -> dict[str, Any]:
     """Replace an optimizer's name, learning rate and weight decay by the optimizer."""
     rest = dict(arguments)
-    decay = optax.add_decayed_weights(rest.pop("weight_decay", 0.0))
-    step = make_optimizer(rest.pop("optimizer"), rest.pop("learning_rate"))
-    rest["optimizer"] = optax.chain(decay, step)
+    name, rate = rest.pop("optimizer"), rest.pop("learning_rate")
+    rest["optimizer"] = decayed_optimizer(name, rate, rest.pop("weight_decay", 0.0))
     if "label_rule" in rest:
         rest["label_rule"] = _label_rule(rest["label_rule"])
     return rest

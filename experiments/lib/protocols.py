@@ -14,7 +14,6 @@ import dataclasses
 import math
 from typing import Any, cast, get_args
 
-import optax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -23,7 +22,7 @@ from experiments.lib import configurations, protocol_fields, tasks
 from experiments.lib.bases import base_of
 from experiments.lib.methods import METHODS, complete
 from experiments.lib.protocol_fields import NAMES, PLACE
-from experiments.lib.tasks import Task, make_optimizer
+from experiments.lib.tasks import Task, decayed_optimizer
 from mu_jax.data.blocks import at_least
 from mu_jax.ensembles.training import Layout
 from mu_jax.exact.shards import default_layout
@@ -77,7 +76,7 @@ def sisa(
     training = task.config.training
     return mu.exact.sisa(
         task.model,
-        _at_a_constant_rate(training),
+        decayed_optimizer(training.optimizer, training.learning_rate, training.weight_decay),
         init=task.init,
         shards=shards,
         slices=slices,
@@ -115,7 +114,7 @@ def s3t(
         )
     return mu.exact.s3t(
         task.model,
-        _at_a_constant_rate(training),
+        decayed_optimizer(training.optimizer, training.learning_rate, training.weight_decay),
         layers=groups,
         head=head,
         shards=shards,
@@ -229,10 +228,3 @@ def _is_names(group: Any) -> bool:
 def _combine(task: Task) -> Combine:
     """Probabilities of classes; means of what is no logits of one soft-max."""
     return "probabilities" if task.info.task == "classification" else "outputs"
-
-
-def _at_a_constant_rate(training: ConfigDict) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.add_decayed_weights(training.weight_decay),
-        make_optimizer(training.optimizer, training.learning_rate),
-    )

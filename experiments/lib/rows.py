@@ -209,7 +209,7 @@ def unlearn(
     make = initial.maker(task, name, request)
     precompute_s = time.monotonic() - start
     models = len(originals.outputs)
-    before = initial.of_models(task, originals.keys) if initial.is_read(task, name) else None
+    before = initial.read_by(task, name, originals.keys)
 
     @jax.jit
     def program(keys, variables, before, forget, retain, examples):

@@ -98,8 +98,7 @@ class Approximate:
         self.hyperparameters = method_arguments(task, name)
         self.variables, self.models = start.variables, len(start.outputs)
         make = initial.maker(task, name, Request(first.forget, where))
-        read = initial.is_read(task, name)
-        self.initial = initial.of_models(task, start.keys) if read else None
+        self.initial = initial.read_by(task, name, start.keys)
 
         def program(keys, variables, before, forget, retain):
             found, info = initial.unlearn(make, keys, variables, before, forget, retain)

@@ -41,9 +41,9 @@ def gap_to_oracles(
     ]
     if not numbers:
         return {}
-    others = []
+    shapes, others = like(task), []
     for number in numbers:
-        oracle = oracles.restore(number, like=like(task))
+        oracle = oracles.restore(number, like=shapes)
         found, _ = scoring.score(task, oracle, job.forget, job.retain, seed=0)
         others.append(_accuracies(found))
     gap = float(np.abs(np.array(_accuracies(scored)) - np.mean(others, axis=0)).mean())

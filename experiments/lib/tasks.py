@@ -261,6 +261,14 @@ def make_optimizer(
     return lookup(OPTIMIZERS, name, "optimizer")(learning_rate)
 
 
+def decayed_optimizer(
+    name: str, learning_rate: float | optax.Schedule, weight_decay: float
+) -> optax.GradientTransformation:
+    """One of the optimizers by name, behind a weight decay that is added to the gradient."""
+    decay = optax.add_decayed_weights(weight_decay)
+    return optax.chain(decay, make_optimizer(name, learning_rate))
+
+
 def like(task: Task) -> PyTree:
     """Shapes and dtypes of the variables, for `store.restore`."""
     key = jax.random.key(0)
@@ -334,10 +342,7 @@ def training_optimizer(task: Task, examples: mu.Batches) -> optax.GradientTransf
     schedule = make_schedule(training.learning_rate, steps)
     if training.get("base_width"):
         return _across_widths(training, schedule)
-    return optax.chain(
-        optax.add_decayed_weights(training.weight_decay),
-        make_optimizer(training.optimizer, schedule),
-    )
+    return decayed_optimizer(training.optimizer, schedule, training.weight_decay)
 
 
 def _across_widths(training: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

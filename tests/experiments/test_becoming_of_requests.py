@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import pathlib
-import shutil
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -38,19 +37,6 @@ def call(module, workdir: pathlib.Path, *arguments: str) -> int:
     except SystemExit as end:
         return end.code or 0
     return 0
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert call(train, workdir, "--config.limit=600", "--config.training.epochs=8") == 0
-    return workdir
-
-
-@pytest.fixture
-def workdir(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
 
 
 @pytest.mark.parametrize(

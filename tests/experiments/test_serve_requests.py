@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 
 import jax
@@ -18,20 +17,6 @@ from mu_jax.service.tables import SCHEMA
 from mu_jax.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
-TINY = ["--config.limit=600", "--config.training.epochs=8"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert call("train", f"--workdir={workdir}", *TINY).returncode == 0
-    return workdir
-
-
-@pytest.fixture
-def workdir(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def serve(workdir, *arguments):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -16,20 +14,6 @@ from mu_jax.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 AS_STORED = "importance: per_example over 600 examples: as stored"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    short = ["--config.limit=600", "--config.training.epochs=8"]
-    assert call("train", f"--workdir={workdir}", *short).returncode == 0
-    return workdir
-
-
-@pytest.fixture
-def workdir(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def unlearn(workdir, *arguments, method="ssd") -> str:
