@@ -67,4 +67,6 @@ def test_two_hosts_train_and_unlearn(bucket):
         assert "found version 2 serving in gs://" in text
     store = Store(f"{bucket}/run/store")
     assert (len(store.history()), store.serving()) == (2, 2)
-    assert files.names(absolute(f"{bucket}/run")) == ["config.json", "store"]
+    kept = files.names(absolute(f"{bucket}/run"))
+    assert kept == ["config.json", "statistics", "store", "unlearned"]
+    assert not any(each.restorable for each in Store(f"{bucket}/run/statistics").history())

@@ -63,4 +63,5 @@ def test_two_machines_search_together(server, bucket, tmp_path):
     for half, methods in (("tuning", 2), ("reporting", 1)):
         records = reporting.read(workdir / f"{half}.jsonl")
         assert [record.method for record in records].count("ssd") == methods
-    assert files.names(workdir) == ["ensembles", "reporting.jsonl", "tuning.jsonl"]
+    halves = ["reporting.jsonl", "reporting.npz", "tuning.jsonl"]
+    assert files.names(workdir) == ["arrays", "ensembles", *halves]
