@@ -108,7 +108,7 @@ from mu_jax.transforms._shared.effect import Effect, effect
 from mu_jax.transforms._shared.matching import Recipe as MatchingRecipe
 from mu_jax.transforms._shared.pairing import Recipe as PairingRecipe
 from mu_jax.transforms._shared.stopping import Stop as CodeEraserStop
-from mu_jax.transforms.blindspot import Recipe as BlindspotRecipe
+from mu_jax.transforms.general.blindspot import Recipe as BlindspotRecipe
 
 __all__ = [
     "Accumulator",

@@ -40,7 +40,7 @@ MUTATIONS = (
         "mu_jax/edits.py",
         "(xp.minimum(beta, upper) - 1) * wide",
         "(1 - xp.minimum(beta, upper)) * wide",
-        ("tests/test_edits.py", "tests/transforms/test_ssd.py"),
+        ("tests/test_edits.py", "tests/transforms/general/test_ssd.py"),
     ),
     Mutation(
         "devices' sums are not added",
@@ -94,10 +94,10 @@ MUTATIONS = (
     ),
     Mutation(
         "forget and retain set swapped",
-        "mu_jax/transforms/iau.py",
+        "mu_jax/transforms/general/iau.py",
         "def unlearn(key: jax.Array, variables: PyTree, forget: Any, retain: Any):",
         "def unlearn(key: jax.Array, variables: PyTree, retain: Any, forget: Any):",
-        ("tests/transforms/test_iau.py", "tests/transforms/test_iau_golden.py"),
+        ("tests/transforms/general/test_iau.py", "tests/transforms/general/test_iau_golden.py"),
     ),
     Mutation(
         "forgotten ids return to the retain set",

@@ -33,7 +33,7 @@ class Made(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The nodes of the content."""
-        for path in [*measured.sources(), *(facts.ROOT / "mu_jax/transforms").glob("*.py")]:
+        for path in [*measured.sources(), *(facts.ROOT / "mu_jax/transforms").rglob("*.py")]:
             self.env.note_dependency(str(path))
         parent = nodes.container()
         lines = StringList(self.markdown().splitlines(), source=self.get_source_info()[0])

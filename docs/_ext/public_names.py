@@ -78,7 +78,8 @@ def _below(room: str) -> Iterator[str]:
             name in inside
         ):
             importlib.import_module(path)
-            yield path
+            if names_in(path):  # families of methods have none of their own
+                yield path
             yield from _below(path)
 
 

@@ -17,7 +17,7 @@ from mu_jax.data.batches import Batches, is_concrete
 from mu_jax.evaluation.accuracy import as_float
 from mu_jax.loops.predict import map_rows
 from mu_jax.model import Model
-from mu_jax.transforms.finetune import finetune
+from mu_jax.transforms.general.finetune import finetune
 
 PyTree = Any
 Unlearn = Callable[[jax.Array, PyTree, Any, Any], tuple[PyTree, Any]]

@@ -1,46 +1,49 @@
-"""Unlearning methods, one a file: `factory(model, ...) -> Transform`."""
+"""Unlearning methods, one a file, in folders by what they unlearn from.
+
+Each is `factory(model, ...) -> Transform`.
+"""
 
 from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
-from mu_jax.transforms.bad_teacher import bad_teacher
-from mu_jax.transforms.blindspot import BlindspotInfo, blindspot
-from mu_jax.transforms.boundary_expand import boundary_expand
-from mu_jax.transforms.boundary_shrink import BoundaryShrinkInfo, boundary_shrink
-from mu_jax.transforms.ce_u import ce_u
-from mu_jax.transforms.code_eraser import CodeEraserInfo, code_eraser
-from mu_jax.transforms.concept_noise import concept_noise
-from mu_jax.transforms.dmm import dmm
-from mu_jax.transforms.dpo import dpo
-from mu_jax.transforms.finetune import finetune
-from mu_jax.transforms.fisher_forgetting import FisherForgettingInfo, fisher_forgetting
-from mu_jax.transforms.gaussian_amnesiac import gaussian_amnesiac
-from mu_jax.transforms.grad_diff import grad_diff
-from mu_jax.transforms.gradient_ascent import gradient_ascent
-from mu_jax.transforms.iau import IAUInfo, iau
-from mu_jax.transforms.influence import InfluenceInfo, influence
-from mu_jax.transforms.l1_sparse import l1_sparse
-from mu_jax.transforms.laf import LAFInfo, laf
-from mu_jax.transforms.magnitude_prune import magnitude_prune
-from mu_jax.transforms.modhifi import ModHiFiInfo, modhifi
-from mu_jax.transforms.neg_grad_plus import neg_grad_plus
-from mu_jax.transforms.npo import npo
-from mu_jax.transforms.ntk_scrub import NTKScrubInfo, ntk_scrub
-from mu_jax.transforms.o3 import o3
-from mu_jax.transforms.oracle_matching import oracle_matching
-from mu_jax.transforms.pdu import PDUInfo, pdu
-from mu_jax.transforms.random_labels import RandomLabelsInfo, random_labels
-from mu_jax.transforms.retrain import retrain
-from mu_jax.transforms.rmu import rmu
-from mu_jax.transforms.salun import SalUnInfo, salun
-from mu_jax.transforms.satimp import satimp
-from mu_jax.transforms.scrub import SCRUBInfo, scrub
-from mu_jax.transforms.simnpo import simnpo
-from mu_jax.transforms.ssd import SSDInfo, ssd
-from mu_jax.transforms.synflow_prune import synflow_prune
-from mu_jax.transforms.task_negation import task_negation
-from mu_jax.transforms.undial import undial
-from mu_jax.transforms.unsir import UNSIRInfo, unsir
-from mu_jax.transforms.wga import wga
+from mu_jax.transforms.general.bad_teacher import bad_teacher
+from mu_jax.transforms.general.blindspot import BlindspotInfo, blindspot
+from mu_jax.transforms.general.boundary_expand import boundary_expand
+from mu_jax.transforms.general.boundary_shrink import BoundaryShrinkInfo, boundary_shrink
+from mu_jax.transforms.general.concept_noise import concept_noise
+from mu_jax.transforms.general.dmm import dmm
+from mu_jax.transforms.general.finetune import finetune
+from mu_jax.transforms.general.fisher_forgetting import FisherForgettingInfo, fisher_forgetting
+from mu_jax.transforms.general.gaussian_amnesiac import gaussian_amnesiac
+from mu_jax.transforms.general.gradient_ascent import gradient_ascent
+from mu_jax.transforms.general.iau import IAUInfo, iau
+from mu_jax.transforms.general.influence import InfluenceInfo, influence
+from mu_jax.transforms.general.l1_sparse import l1_sparse
+from mu_jax.transforms.general.laf import LAFInfo, laf
+from mu_jax.transforms.general.magnitude_prune import magnitude_prune
+from mu_jax.transforms.general.modhifi import ModHiFiInfo, modhifi
+from mu_jax.transforms.general.neg_grad_plus import neg_grad_plus
+from mu_jax.transforms.general.ntk_scrub import NTKScrubInfo, ntk_scrub
+from mu_jax.transforms.general.o3 import o3
+from mu_jax.transforms.general.oracle_matching import oracle_matching
+from mu_jax.transforms.general.random_labels import RandomLabelsInfo, random_labels
+from mu_jax.transforms.general.retrain import retrain
+from mu_jax.transforms.general.salun import SalUnInfo, salun
+from mu_jax.transforms.general.scrub import SCRUBInfo, scrub
+from mu_jax.transforms.general.ssd import SSDInfo, ssd
+from mu_jax.transforms.general.synflow_prune import synflow_prune
+from mu_jax.transforms.general.task_negation import task_negation
+from mu_jax.transforms.general.unsir import UNSIRInfo, unsir
+from mu_jax.transforms.language.ce_u import ce_u
+from mu_jax.transforms.language.code_eraser import CodeEraserInfo, code_eraser
+from mu_jax.transforms.language.dpo import dpo
+from mu_jax.transforms.language.grad_diff import grad_diff
+from mu_jax.transforms.language.npo import npo
+from mu_jax.transforms.language.pdu import PDUInfo, pdu
+from mu_jax.transforms.language.rmu import rmu
+from mu_jax.transforms.language.satimp import satimp
+from mu_jax.transforms.language.simnpo import simnpo
+from mu_jax.transforms.language.undial import undial
+from mu_jax.transforms.language.wga import wga
 
 __all__ = [
     "BlindspotInfo",
@@ -103,21 +106,9 @@ __all__ = [
     "wga",
 ]
 
-# Methods whose sets are rows of tokens.
+# Methods whose sets are rows of tokens: those of the folder `language`.
 LANGUAGE = frozenset(
-    {
-        "ce_u",
-        "code_eraser",
-        "dpo",
-        "grad_diff",
-        "npo",
-        "pdu",
-        "rmu",
-        "satimp",
-        "simnpo",
-        "undial",
-        "wga",
-    }
+    name for name in __all__ if globals()[name].__module__.startswith(f"{__name__}.language.")
 )
 
 # Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.

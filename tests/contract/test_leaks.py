@@ -122,7 +122,10 @@ def names_of(function):
     return {a.arg for a in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]}
 
 
-@pytest.mark.parametrize("path", sorted(Path(inspect.getfile(mu.transforms)).parent.glob("*.py")))
+FILES = sorted(Path(inspect.getfile(mu.transforms)).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_method_sees_one_model(path):
     if path.name == "transform.py":  # `method` itself runs a factory again for another model
         return

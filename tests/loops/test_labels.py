@@ -12,7 +12,7 @@ import pytest
 
 import mu_jax as mu
 from mu_jax.loops.predict import all_targets
-from mu_jax.transforms.gaussian_amnesiac import draw_labels
+from mu_jax.transforms.general.gaussian_amnesiac import draw_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:SSD selected")
 N, CLASSES, IGNORED = 12, 3, -100

@@ -174,14 +174,14 @@ NUMBERS = (
     ),
     Mutation(
         "SSD takes a dampening below 0, which flips signs",
-        "mu_jax/transforms/ssd.py",
+        "mu_jax/transforms/general/ssd.py",
         "    check_range(high=3e38, dampening=dampening)\n",
         "",
         (_BAD + "test_numbers_that_cannot_be_are_refused",),
     ),
     Mutation(
         "SSD takes an alpha that is negative or NaN",
-        "mu_jax/transforms/ssd.py",
+        "mu_jax/transforms/general/ssd.py",
         "    check_range(alpha=None if adaptive else alpha)\n",
         "",
         (_BAD + "test_numbers_that_cannot_be_are_refused",),
@@ -195,10 +195,10 @@ NUMBERS = (
     ),
     Mutation(
         "pruning takes a sparsity above 1",
-        "mu_jax/transforms/magnitude_prune.py",
+        "mu_jax/transforms/general/magnitude_prune.py",
         "    check_range(0, 1, sparsity=sparsity)\n",
         "    check_range(sparsity=sparsity)\n",
-        ("tests/data/test_checks.py", "tests/transforms/test_magnitude_prune.py"),
+        ("tests/data/test_checks.py", "tests/transforms/general/test_magnitude_prune.py"),
     ),
     Mutation(
         "conjugate gradients in float64 are damped by a float32 number",
@@ -282,14 +282,14 @@ MODELS = (
     ),
     Mutation(
         "Gaussian amnesia takes targets of one part alone",
-        "mu_jax/transforms/gaussian_amnesiac.py",
+        "mu_jax/transforms/general/gaussian_amnesiac.py",
         "    leaves, structure = jax.tree.flatten(targets[0])\n",
         "    leaves, structure = [targets[0]], jax.tree.structure(0)\n",
         (_WRONG + "test_structured_targets",),
     ),
     Mutation(
         "an attribution of another shape is broadcast",
-        "mu_jax/transforms/dmm.py",
+        "mu_jax/transforms/general/dmm.py",
         "            if jnp.shape(effect) != known.shape:\n",
         "            if False:\n",
         (_WRONG + "test_an_attribution_of_another_shape_is_not_broadcast",),
@@ -336,7 +336,7 @@ MISTAKES = (
     ),
     Mutation(
         "oracles must be one tree of stacked models",
-        "mu_jax/transforms/oracle_matching.py",
+        "mu_jax/transforms/general/oracle_matching.py",
         "    if isinstance(oracles, list) or type(oracles) is tuple:",
         "    if False:",
         (_WRONG + "test_oracles_may_be_a_list",),

@@ -37,11 +37,11 @@ HOLDING = (
     ),
     Mutation(
         "the penalty moves weights that are 0",
-        "mu_jax/transforms/l1_sparse.py",
+        "mu_jax/transforms/general/l1_sparse.py",
         "return (wide * jax.lax.stop_gradient(jnp.sign(wide))).sum()",
         "return jnp.abs(wide).sum()",
         (
-            "tests/transforms/test_l1_sparse.py::"
+            "tests/transforms/general/test_l1_sparse.py::"
             "test_the_norm_has_the_derivative_of_the_sign_which_is_0_at_0",
         ),
     ),

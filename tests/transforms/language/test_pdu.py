@@ -18,7 +18,7 @@ from mu_jax.data.tokens import TokenTargets
 from mu_jax.loops.gradients import total
 from mu_jax.objectives.token_terms import token_cross_entropy
 from mu_jax.objectives.weighted import flatness
-from mu_jax.transforms.pdu import _primal_dual
+from mu_jax.transforms.language.pdu import _primal_dual
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(3)

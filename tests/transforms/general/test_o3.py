@@ -13,7 +13,7 @@ from trees import assert_close, assert_identical, is_one_sentence
 import mu_jax as mu
 from mu_jax import adapters as lora
 from mu_jax.data.batches import Batch
-from mu_jax.transforms.o3 import wrong_targets
+from mu_jax.transforms.general.o3 import wrong_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY, SGD = jax.random.key(3), optax.sgd(0.1)

@@ -13,7 +13,7 @@ from golden_networks import MODEL, params
 from golden_runs import Recorded, epochs_of, optimizer_of
 
 import mu_jax as mu
-from mu_jax.transforms.scrub import rewind_index
+from mu_jax.transforms.general.scrub import rewind_index
 
 GOLDEN = load("classification_scrub.npz")
 

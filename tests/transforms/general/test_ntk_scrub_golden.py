@@ -12,7 +12,7 @@ from golden_files import load
 from golden_networks import MODEL, params
 
 import mu_jax as mu
-from mu_jax.transforms.ntk_scrub import trapezium
+from mu_jax.transforms.general.ntk_scrub import trapezium
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 GOLDEN = load("classification_ntk.npz")

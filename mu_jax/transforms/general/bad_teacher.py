@@ -22,7 +22,7 @@ from mu_jax.mesh.shards import created_like
 from mu_jax.model import Model
 from mu_jax.objectives.modes import InEitherMode
 from mu_jax.transforms._shared.transform import Unlearn, method, number, report_fit
-from mu_jax.transforms.scrub import divergence
+from mu_jax.transforms.general.scrub import divergence
 
 PyTree = Any
 _COLDEST = float(np.finfo(np.float32).tiny)

@@ -15,7 +15,7 @@ from golden_runs import Recorded
 
 import mu_jax as mu
 from mu_jax.transforms._shared.noise import as_noise, learn_noise
-from mu_jax.transforms.unsir import impair_and_repair
+from mu_jax.transforms.general.unsir import impair_and_repair
 
 GOLDEN = load("classification_unsir.npz")
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ from small_models import setting
 from trees import assert_close, assert_identical, is_one_sentence, stack
 
 import mu_jax as mu
-from mu_jax.transforms.scrub import divergence
+from mu_jax.transforms.general.scrub import divergence
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ from golden_networks import MODEL, params
 from golden_runs import Recorded, batch, epochs_of, optimizer_of
 
 import mu_jax as mu
-from mu_jax.transforms.salun import saliency_mask
+from mu_jax.transforms.general.salun import saliency_mask
 
 GOLDEN = load("classification_salun.npz")
 FRACTIONS = GOLDEN["mask_fractions"].tolist()

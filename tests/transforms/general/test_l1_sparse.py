@@ -9,7 +9,7 @@ from small_models import setting
 from trees import assert_close, is_one_sentence
 
 import mu_jax as mu
-from mu_jax.transforms.l1_sparse import l1_norm, linear_decay
+from mu_jax.transforms.general.l1_sparse import l1_norm, linear_decay
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(0)

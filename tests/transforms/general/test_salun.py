@@ -12,7 +12,7 @@ from trees import assert_close, assert_identical, is_one_sentence, stack
 import mu_jax as mu
 from mu_jax.data.batches import pad
 from mu_jax.objectives import relabeled, uniform_label
-from mu_jax.transforms.salun import saliency_mask
+from mu_jax.transforms.general.salun import saliency_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 KEY = jax.random.key(0)

@@ -20,7 +20,7 @@ from mu_jax.data.forget_retain import Marked
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 GOLDEN = load("classification_salun_soft.npz")
-MODULE = importlib.import_module("mu_jax.transforms.random_labels")
+MODULE = importlib.import_module("mu_jax.transforms.general.random_labels")
 STEPS, EPOCHS = 10, 2
 
 

@@ -12,7 +12,7 @@ from golden_files import load
 from golden_networks import MODEL, params
 
 import mu_jax as mu
-from mu_jax.transforms.fisher_forgetting import Rules, add_noise, draw_noise
+from mu_jax.transforms.general.fisher_forgetting import Rules, add_noise, draw_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 GOLDEN = load("classification_fisher.npz")

@@ -9,7 +9,7 @@ from trees import assert_close, assert_identical
 
 import mu_jax as mu
 from mu_jax.losses import squared_error
-from mu_jax.transforms.gaussian_amnesiac import draw_labels
+from mu_jax.transforms.general.gaussian_amnesiac import draw_labels
 
 KEY, SGD, N = jax.random.key(0), optax.sgd(0.1), 23
 MODEL = mu.from_function(lambda w, state, x: x @ w, squared_error)

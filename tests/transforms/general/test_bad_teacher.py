@@ -23,7 +23,7 @@ from mu_jax.data.forget_retain import Marked
 
 pytestmark = pytest.mark.filterwarnings("ignore::mu_jax.UnlearningWarning")
 GOLDEN = load("classification_bad_teacher.npz")
-MODULE = importlib.import_module("mu_jax.transforms.bad_teacher")
+MODULE = importlib.import_module("mu_jax.transforms.general.bad_teacher")
 KEY = jax.random.key(0)
 
 

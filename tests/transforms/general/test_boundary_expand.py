@@ -10,7 +10,7 @@ from trees import assert_close, is_one_sentence
 
 import mu_jax as mu
 from mu_jax.statistics.layers import find_head
-from mu_jax.transforms.boundary_expand import Row, Widened, _widened, uniform_row
+from mu_jax.transforms.general.boundary_expand import Row, Widened, _widened, uniform_row
 
 KEY = jax.random.key(0)
 SGD = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))

@@ -19,7 +19,7 @@ import mu_jax as mu
 from mu_jax.data.forget_retain import Marked
 
 GOLDEN = load("classification_neg_grad_plus.npz")
-MODULE = importlib.import_module("mu_jax.transforms.neg_grad_plus")
+MODULE = importlib.import_module("mu_jax.transforms.general.neg_grad_plus")
 
 
 def pull_to(anchor, strength):

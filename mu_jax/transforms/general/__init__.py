@@ -1,0 +1,1 @@
+"""Methods for models of any kind: their sets are inputs with targets."""
