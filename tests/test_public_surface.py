@@ -302,6 +302,15 @@ def floor(module):
     raise AssertionError(f"give {unit(module)} a floor in FLOORS")
 
 
+def test_a_file_of_a_family_is_a_method_of_its_name():
+    files = [name.rpartition(".") for name in MODULES if name.count(".") == 3]
+    families = {f"mu_jax.transforms.{family}" for family in ("general", "language")}
+    methods = {name for room, _, name in files if room in families}
+    public = {n for n in mu.transforms.__all__ if inspect.isfunction(getattr(mu.transforms, n))}
+    assert methods == public
+    assert {"npo", "rmu"} < mu.transforms.LANGUAGE < methods
+
+
 LOWER = sorted(name for name in MODULES if name != "mu_jax")
 
 

@@ -3,6 +3,9 @@
 Each is `factory(model, ...) -> Transform`.
 """
 
+import pkgutil
+
+from mu_jax.transforms import language
 from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
 from mu_jax.transforms.general.bad_teacher import bad_teacher
@@ -106,10 +109,8 @@ __all__ = [
     "wga",
 ]
 
-# Methods whose sets are rows of tokens: those of the folder `language`.
-LANGUAGE = frozenset(
-    name for name in __all__ if globals()[name].__module__.startswith(f"{__name__}.language.")
-)
+# Methods whose sets are rows of tokens: the files of the folder `language`.
+LANGUAGE = frozenset(module.name for module in pkgutil.iter_modules(language.__path__))
 
 # Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.
 ADAPTED = frozenset({"o3"})
