@@ -21,8 +21,8 @@ def short(value: Any) -> str:
       >>> import jax.numpy as jnp, optax
       >>> short(jnp.float32(0.25)), short(jnp.ones((3, 4))), short(optax.squared_error)
       ('0.25', 'float32[3,4]', 'squared_error')
-      >>> short({"a": 1, "b": jnp.ones(2)})
-      'dict(1, float32[2])'
+      >>> short({"a": 1, "b": jnp.ones(2)}), short((4, 4, 2))
+      ('dict(1, float32[2])', '(4, 4, 2)')
     """
     if isinstance(value, _PLAIN):
         return repr(value)
@@ -37,7 +37,7 @@ def short(value: Any) -> str:
     leaves = jax.tree.leaves(value) if isinstance(value, Mapping | Sequence) else []
     if leaves and not any(map(callable, leaves)):
         few = ", ".join(map(short, leaves[:4])) + (", ..." if leaves[4:] else "")
-        return f"{type(value).__name__}({few})"
+        return f"{'' if type(value) is tuple else type(value).__name__}({few})"
     return getattr(value, "__name__", type(value).__name__)
 
 

@@ -171,12 +171,15 @@ def _hashed(tree: PyTree) -> tuple[Any, tuple]:
 
 
 def named_layer(layers: Sequence[Layer], name: str) -> Layer:
-    """The layer whose leaf has a name, with or without that of its collection.
+    """The layer whose leaf has a name, or the one whose leaf lies in the layer of this name.
+
+    A name may stand without that of its collection, `Dense_0/kernel` for `params/Dense_0/kernel`.
 
     Raises:
       ValueError: no such layer, or several.
     """
-    found = [x for x in layers if x.name == name or x.name.endswith("/" + name)]
+    exact = [x for x in layers if x.name == name or x.name.endswith("/" + name)]
+    found = exact or [x for x in layers if lies_in(x.name, name)]
     if len(found) != 1:
         known = ", ".join(layer.name for layer in layers) or "none"
         raise ValueError(
@@ -184,12 +187,6 @@ def named_layer(layers: Sequence[Layer], name: str) -> Layer:
             f"found {name!r}: name one of these"
         )
     return found[0]
-
-
-def _layer_in(layers: Sequence[Layer], name: str) -> Layer:
-    """The one layer whose kernel lies in the layer of a name, or has this name itself."""
-    found = [x for x in layers if lies_in(x.name, name)]
-    return found[0] if len(found) == 1 else named_layer(layers, name)
 
 
 class Head(NamedTuple):
@@ -220,9 +217,7 @@ def find_head(
         layer = last_layer(model, variables, inputs)
     else:
         layers = find_layers(model, variables, inputs)
-        layer = (
-            _layer_in(layers, names) if isinstance(names, str) else named_layer(layers, names[0])
-        )
+        layer = named_layer(layers, names if isinstance(names, str) else names[0])
         check_last(model, variables, inputs, layer)
     shape: tuple[int, ...] = getattr(jax.eval_shape(model.apply, *given), "shape", ())
     if len(shape) != 2 or shape[1] != layer.shape[2] or shape[1] < 2:

@@ -8,7 +8,14 @@ from small_models import setting
 from trees import is_one_sentence
 
 import mu_jax as mu
-from mu_jax.statistics.layers import find_head, find_layers, last_layer, named_layer, with_inputs
+from mu_jax.statistics.layers import (
+    Layer,
+    find_head,
+    find_layers,
+    last_layer,
+    named_layer,
+    with_inputs,
+)
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
 
@@ -87,6 +94,15 @@ def test_a_layer_by_its_name(name):
     chosen = setting("raw")
     layers = find_layers(chosen.model, chosen.variables, chosen.inputs)
     assert named_layer(layers, name).name == "params/hidden"
+
+
+def test_a_layer_by_the_name_of_what_its_kernel_lies_in():
+    names = ("params/net/a/kernel", "params/net/ab/kernel", "params/head")
+    layers = [Layer(name, n, (1, 1, 1), (0,), (n,), (), 1, True) for n, name in enumerate(names)]
+    assert [named_layer(layers, name).leaf for name in ("a", "net/ab", "head")] == [0, 1, 2]
+    with pytest.raises(ValueError, match="found 'net'") as error:
+        named_layer(layers, "net")
+    assert is_one_sentence(str(error.value))
 
 
 def test_a_head_with_a_scale_behind_it_and_its_bias():

@@ -84,8 +84,8 @@ def modhifi(
       model: any model with dense layers or convolutions.
       share: share of the channels of each layer to take out, rounded down; may be traced.
       channels: their number instead.
-      layers: names of the kernels, such as `("Dense_1/kernel",)`. Default: all trained kernels but
-        the first, whose channels are those of the inputs.
+      layers: names of the layers or of their kernels, such as `("Dense_1",)`. Default: all trained
+        kernels but the first, whose channels are those of the inputs.
       factor: what removed channels are multiplied by, 0 by default; may be traced.
       compensate: whether the kept channels make up for the removed ones.
 
