@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+# They have no examples, and as modules of examples they would have one name.
+collect_ignore_glob = ["*conftest.py"]
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "jax"
 # Linux gives a process 65,530 memory maps, and every compiled program takes some.
