@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
+from processes import COMPILE_FAST
 
 # They have no examples, and as modules of examples they would have one name.
 collect_ignore_glob = ["*conftest.py"]
@@ -19,11 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "jax"
 # Linux gives a process 65,530 memory maps, and every compiled program takes some.
 MOST_MAPS = 40_000
-# Three quarters of the compilation time goes; results change in the last bits only.
-COMPILE_FAST = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1"
-)
 
 # Examples in docstrings that compile for a second, of what tests and pages check as well.
 # A new example is quick.
