@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from promises import Mutation
@@ -27,6 +29,7 @@ from promises.saying import SAYING
 from promises.serving import SERVING
 
 ROOT = Path(__file__).resolve().parents[1]
+JOBS = min(os.cpu_count() or 1, 4)  # mutations at a time; a job takes about 2 GB
 FOLDERS = ("mu_jax", "experiments", "launch_tpu", "benchmarks", "examples", "tests", "docs")
 FILES = ("pyproject.toml", "setup.cfg", "README.md")
 UNTOUCHED = shutil.ignore_patterns("__pycache__", ".*_cache")
@@ -186,11 +189,30 @@ def noticed(mutation: Mutation, folder: Path) -> tuple[str, str]:
     return failed[1], how
 
 
-def failing(tests: Iterable[str], folder: Path) -> list[str]:
+def failing(tests: Iterable[str]) -> list[str]:
     """Those of the tests that fail on the library as it is, and have noticed nothing."""
-    code, output = outcome(sorted(set(tests)), folder)
+    with checkout() as folder:
+        code, output = outcome(sorted(set(tests)), folder)
     found = [failed[1] for failed in FAILED.finditer(output)]
     return found if code in (0, 1) else [f"exit code {code}: {output.strip().splitlines()[-1]}"]
+
+
+def in_order(mutations: list[Mutation]) -> Iterator[tuple[Mutation, str, str, float]]:
+    """Each mutation with what `noticed` says and its seconds, several at a time."""
+    with contextlib.ExitStack() as stack:
+        free: queue.Queue[Path] = queue.Queue()
+        for _ in range(min(JOBS, len(mutations))):
+            free.put(stack.enter_context(checkout()))
+
+        def tried(mutation: Mutation) -> tuple[Mutation, str, str, float]:
+            folder, start = free.get(), time.monotonic()
+            try:
+                return mutation, *noticed(mutation, folder), time.monotonic() - start
+            finally:
+                free.put(folder)
+
+        with ThreadPoolExecutor(JOBS) as pool:
+            yield from pool.map(tried, mutations)
 
 
 def main(only: list[str]) -> int:
@@ -201,18 +223,12 @@ def main(only: list[str]) -> int:
         wrong = [f"expected words of a mutation, found {only}: see tests/promises"]
     print("| broken | file | test that fails first | how | seconds |\n|---|---|---|---|---|")
     found = []
-    with checkout() as folder:
-        for mutation in mutations:
-            if stale(mutation):
-                continue
-            start = time.monotonic()
-            test, how = noticed(mutation, folder)
-            name = f"`{test.removeprefix('tests/')}`" if test else "-"
-            seconds = f"{time.monotonic() - start:.0f}"
-            cells = (mutation.name, f"`{mutation.file}`", name, how, seconds)
-            print(f"| {' | '.join(cells)} |", flush=True)
-            found += [test] if test else []
-        bad = failing(found, folder) if found else []
+    for mutation, test, how, seconds in in_order([m for m in mutations if not stale(m)]):
+        name = f"`{test.removeprefix('tests/')}`" if test else "-"
+        cells = (mutation.name, f"`{mutation.file}`", name, how, f"{seconds:.0f}")
+        print(f"| {' | '.join(cells)} |", flush=True)
+        found += [test] if test else []
+    bad = failing(found) if found else []
     wrong += [f"expected {test} to pass without a mutation, found that it fails" for test in bad]
     print("\n".join(["", f"{len(found)} of {len(mutations)} noticed", *wrong]))
     return 1 if wrong or len(found) < len(mutations) else 0
