@@ -141,10 +141,16 @@ class shrink(InEitherMode):
         if self.curved:
             apart = curvatures(self.model, original, batch)
             apart -= curvatures(self.model, variables, batch)
-            apart = jnp.where(batch.weight > 0, apart, 0)
+            # Of equal parameters it is rounding, whose direction would be a step of full length.
+            moved_yet = ~_equal(self.model.params(variables), self.model.params(original))
+            apart = jnp.where(moved_yet & (batch.weight > 0), apart, 0)
             distance = safe_sqrt(jnp.sum(jnp.square(apart)))
             terms["curvature"] = Term(distance, jnp.ones(()), numbers["curvature"])
         return terms, moved
+
+
+def _equal(one: PyTree, two: PyTree) -> jax.Array:
+    return jnp.stack([(a == b).all() for a, b in zip(*map(jax.tree.leaves, (one, two)))]).all()
 
 
 @dataclasses.dataclass(frozen=True)

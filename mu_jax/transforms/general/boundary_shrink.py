@@ -127,7 +127,8 @@ def boundary_shrink(
       2. Any inputs; there images of three channels.
       3. `levels` is read; there attacked inputs are always rounded.
       4. Inference mode by default.
-      5. The derivative of the curvature term at distance 0, the first step, is 0, not NaN.
+      5. The derivative of the curvature term at distance 0, the first step, is 0; there NaN, or the
+         direction of rounding.
 
     References:
       M. Chen, W. Gao, G. Liu, K. Peng, C. Wang. Boundary Unlearning: Rapid Forgetting of Deep

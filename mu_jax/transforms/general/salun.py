@@ -106,7 +106,7 @@ def salun(
       Gradient-based Weight Saliency in Both Image Classification and Generation. ICLR 2024.
 
     Example:
-      >>> import mu_jax as mu
+      >>> import jax.numpy as jnp, mu_jax as mu
       >>> model = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
       >>> data = mu.batches(jnp.eye(3), jnp.arange(3), batch_size=2)
       >>> forget, retain = mu.split(data, [2])
