@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import pathlib
-import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 
@@ -374,15 +373,15 @@ def test_two_evaluations_at_once_leave_a_whole_file(tmp_path):
         for name, size in (("one", 300), ("two", 5))
     ]
     whole = {write_records(path, records).read_text() for records in sets}
-    done = threading.Event()
 
     def write(records):
-        while not done.is_set():
+        for _ in range(60):
             write_records(path, records)
 
+    found = set()
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(write, records) for records in sets]
-        found = {path.read_text() for _ in range(300)}
-        done.set()
+        while not all(job.done() for job in jobs):
+            found.add(path.read_text())
     assert all(job.result() is None for job in jobs) and found <= whole
     assert [entry.name for entry in tmp_path.iterdir()] == ["evaluation.jsonl"]
