@@ -99,7 +99,7 @@ STATISTICS = (
         _INTERVALS,
         '    for axis, (what, n) in enumerate(zip(("models", "examples"), values.shape)):\n',
         '    for axis, what, n in ((1, "examples", values.shape[1]),):\n',
-        ("tests/evaluation/test_coverage.py",),
+        ("tests/evaluation/test_intervals.py::test_two_levels_cover_the_mean_where_one_does_not",),
     ),
     Mutation(
         "a 95th percentile of ten values has an interval",
