@@ -150,7 +150,8 @@ class shrink(InEitherMode):
 
 
 def _equal(one: PyTree, two: PyTree) -> jax.Array:
-    return jnp.stack([(a == b).all() for a, b in zip(*map(jax.tree.leaves, (one, two)))]).all()
+    same = [(a == b).all() for a, b in zip(*map(jax.tree.leaves, (one, two)))]
+    return jnp.array(same, bool).all()
 
 
 @dataclasses.dataclass(frozen=True)
