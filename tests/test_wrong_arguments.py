@@ -184,6 +184,20 @@ def test_parameters_that_are_no_arrays_of_floats_are_refused_by_name(name):
     refused("floating-point parameters, found int32 at 'n'", GRADIENTS[name], model, whole)
 
 
+@pytest.mark.parametrize(
+    ("weights", "sentence", "error"),
+    [
+        (jnp.ones((3, 2), complex), "found complex64 as the only leaf", TypeError),
+        (jnp.arange(6).reshape(3, 2), "found int32 as the only leaf", TypeError),
+        (jax.nn.relu, "as parameters, found .* as the only leaf", TypeError),
+        (jnp.full((3, 2), jnp.nan), "NaN or infinity in the only leaf", ValueError),
+    ],
+)
+def test_parameters_that_are_one_leaf_have_no_name_in_a_sentence(weights, sentence, error):
+    model = mu.from_function(lambda w, state, x: x @ w, mu.losses.cross_entropy)
+    refused(sentence, GRADIENTS["collect"], model, mu.Variables(weights), error=error)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (), (6, 1), (6,)])
 def test_an_attribution_of_another_shape_is_not_broadcast(shape):
     unlearn = mu.dmm(MODEL, lambda model, v, forget, pool: jnp.ones(shape), SGD)

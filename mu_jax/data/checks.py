@@ -109,13 +109,12 @@ def check_params(params: Any) -> None:
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"expected real parameters, found {dtype} at {path_name(path)!r}: keep real and "
-                "imaginary part as two leaves and join them in the model, or freeze the leaf by "
-                "mu.restrict"
+                f"expected real parameters, found {dtype} {_where(path)}: keep real and imaginary "
+                "part as two leaves and join them in the model, or freeze the leaf by mu.restrict"
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"expected floating-point parameters, found {dtype} at {path_name(path)!r}: keep "
+                f"expected floating-point parameters, found {dtype} {_where(path)}: keep "
                 "what is not trained in the state, or freeze it by mu.restrict"
             )
 
@@ -129,7 +128,12 @@ def check_arrays(params: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
             raise TypeError(
-                f"expected arrays as parameters, found {type(leaf).__name__} at "
-                f"{path_name(path)!r}: give the arrays alone, such as the first part of "
+                f"expected arrays as parameters, found {type(leaf).__name__} {_where(path)}: give "
+                "the arrays alone, such as the first part of "
                 "eqx.partition(module, eqx.is_inexact_array), and put them back in `predict`"
             )
+
+
+def _where(path: Any) -> str:
+    """The place of a leaf by its name, which a tree of one leaf does not have."""
+    return f"at {path_name(path)!r}" if path_name(path) else "as the only leaf"

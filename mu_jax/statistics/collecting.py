@@ -128,4 +128,4 @@ def _finite(xp: Any, tree: PyTree) -> PyTree:
 
 def _bad_leaves(finite: PyTree) -> str:
     paths = jax.tree_util.tree_leaves_with_path(finite)
-    return ", ".join(path_name(path) for path, good in paths if not good)
+    return ", ".join(path_name(path) or "the only leaf" for path, good in paths if not good)
