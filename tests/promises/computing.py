@@ -18,6 +18,7 @@ _MASKED = "tests/test_masked_classes.py::"
 _ADAPTERS = "tests/test_adapters.py::"
 _WRONG = "tests/test_wrong_arguments.py::"
 _BAD = "tests/test_bad_input.py::"
+_SHRINK = "tests/transforms/general/test_boundary_shrink.py::"
 
 ROWS = (
     Mutation(
@@ -157,6 +158,13 @@ LABELS = (
 )
 
 NUMBERS = (
+    Mutation(
+        "rounding of equal parameters is a step of the curvature term",
+        "mu_jax/objectives/boundary.py",
+        "jnp.where(moved_yet & (batch.weight > 0), apart, 0)",
+        "jnp.where(batch.weight > 0, apart, 0)",
+        (_SHRINK + "test_the_curvature_of_equal_parameters_pulls_nowhere",),
+    ),
     Mutation(
         "complex parameters are taken, and their gradient points uphill",
         "mu_jax/data/checks.py",

@@ -74,7 +74,7 @@ def test_the_retain_set_is_not_read():
     assert_close(unlearn(KEY, chosen.variables, forget, other)[0], expected, rtol=0, atol=0)
 
 
-def test_the_curvature_of_equal_parameters_pulls_nowhere_even_if_rounded_otherwise():
+def test_the_curvature_of_equal_parameters_pulls_nowhere():
     model = mu.from_function(lambda w, state, x: state * jnp.tanh(x @ w), mu.losses.cross_entropy)
     weights, batch = jnp.array([[1.0, -0.5], [0.3, 0.8]]), rows([[0.2, -0.4], [0.5, 0.1]], (0, 1))
     numbers = {"epsilon": 0.1, "curvature": 1.0}
