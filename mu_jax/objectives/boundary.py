@@ -142,16 +142,16 @@ class shrink(InEitherMode):
             apart = curvatures(self.model, original, batch)
             apart -= curvatures(self.model, variables, batch)
             # Of equal parameters it is rounding, whose direction would be a step of full length.
-            moved_yet = ~_equal(self.model.params(variables), self.model.params(original))
-            apart = jnp.where(moved_yet & (batch.weight > 0), apart, 0)
+            differ = _differ(self.model.params(variables), self.model.params(original))
+            apart = jnp.where(differ & (batch.weight > 0), apart, 0)
             distance = safe_sqrt(jnp.sum(jnp.square(apart)))
             terms["curvature"] = Term(distance, jnp.ones(()), numbers["curvature"])
         return terms, moved
 
 
-def _equal(one: PyTree, two: PyTree) -> jax.Array:
-    same = [(a == b).all() for a, b in zip(*map(jax.tree.leaves, (one, two)))]
-    return jnp.array(same, bool).all()
+def _differ(one: PyTree, two: PyTree) -> jax.Array:
+    leaves = zip(*map(jax.tree.leaves, (one, two)))
+    return jnp.array([(a != b).any() for a, b in leaves], bool).any()
 
 
 @dataclasses.dataclass(frozen=True)

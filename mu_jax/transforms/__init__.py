@@ -3,8 +3,6 @@
 Each is `factory(model, ...) -> Transform`.
 """
 
-import pkgutil
-
 from mu_jax.transforms import language
 from mu_jax.transforms._shared.pruned import PruneInfo
 from mu_jax.transforms._shared.transform import Info, Transform, UnlearningWarning
@@ -109,8 +107,8 @@ __all__ = [
     "wga",
 ]
 
-# Methods whose sets are rows of tokens: the files of the folder `language`.
-LANGUAGE = frozenset(module.name for module in pkgutil.iter_modules(language.__path__))
+# Methods whose sets are rows of tokens: those whose file is in the folder `language`.
+LANGUAGE = frozenset(name for name in __all__ if hasattr(language, name))
 
 # Methods of models with low-rank adapters, `mu.adapters.adapted(model)`.
 ADAPTED = frozenset({"o3"})

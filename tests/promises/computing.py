@@ -161,7 +161,7 @@ NUMBERS = (
     Mutation(
         "rounding of equal parameters is a step of the curvature term",
         "mu_jax/objectives/boundary.py",
-        "jnp.where(moved_yet & (batch.weight > 0), apart, 0)",
+        "jnp.where(differ & (batch.weight > 0), apart, 0)",
         "jnp.where(batch.weight > 0, apart, 0)",
         (_SHRINK + "test_the_curvature_of_equal_parameters_pulls_nowhere",),
     ),
